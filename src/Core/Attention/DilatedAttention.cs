@@ -1,0 +1,196 @@
+using LongNet.Core.Numerics;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+using static TorchSharp.torch.nn;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// Multi-head dilated attention (section 2 of arXiv:2307.02486): project to queries, keys and values, attend in every branch,
+/// mix the branches by their softmax denominators, drop out, project back.
+/// </summary>
+/// <remarks>
+/// Cost grows linearly with length. Lengths that a segment does not divide end in a short segment; nothing is padded. A row
+/// that no branch of a head keeps gets 0 from that head.
+/// </remarks>
+public sealed class DilatedAttention : Module<Tensor, Tensor>
+{
+    private readonly Linear queryProjection, keyProjection, valueProjection, outputProjection;
+    private readonly DilatedAttentionOptions options;
+    private readonly IKeyValueExchange exchange;
+    private readonly XPos? xPos;
+    private readonly long heads;
+    private readonly double dropout;
+    private readonly bool ownsXPos;
+
+    /// <summary>Several branches, mixed.</summary>
+    /// <param name="dModel">Channels of input and output; a multiple of <paramref name="numHeads"/>.</param>
+    /// <param name="numHeads">Number of heads.</param>
+    /// <param name="dilationRates">r of every branch.</param>
+    /// <param name="segmentSizes">w of every branch; as many.</param>
+    /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
+    /// <param name="causal">Whether a row sees only itself and earlier rows.</param>
+    /// <param name="useXpos">Whether queries and keys carry their positions by <see cref="XPos"/>.</param>
+    /// <param name="useRelPosBias">Relative position bias; not available yet, refused with an error.</param>
+    /// <param name="headOffsets">Which rows of a segment each head keeps.</param>
+    /// <param name="mixingGradient">Whether the mixing weights have a gradient.</param>
+    /// <param name="exchange">
+    /// Where the sequence lives: null when all of it is here, else what finds the keys of other shards. With an exchange,
+    /// forward and backward are collective. This is the <c>Distributed</c> flag of the original documentation.
+    /// </param>
+    /// <exception cref="UserException">Heads do not divide the channels, lists of different lengths, or a value out of range.</exception>
+    public DilatedAttention(
+        long dModel,
+        long numHeads,
+        IReadOnlyList<long> dilationRates,
+        IReadOnlyList<long> segmentSizes,
+        double dropout = 0.0,
+        bool causal = false,
+        bool useXpos = false,
+        bool useRelPosBias = false,
+        HeadOffsets headOffsets = HeadOffsets.Interleaved,
+        MixingGradient mixingGradient = MixingGradient.Exact,
+        IKeyValueExchange? exchange = null)
+        : this(
+            dModel,
+            numHeads,
+            new DilatedAttentionOptions(SegmentSchedule.FromLists(segmentSizes, dilationRates), causal, headOffsets, mixingGradient),
+            dropout,
+            useXpos ? new XPos(HeadDim(dModel, numHeads), SegmentSchedule.FromLists(segmentSizes, dilationRates)) : null,
+            exchange)
+    {
+        if (useRelPosBias)
+            throw new UserException("useRelPosBias: relative position bias is not available in this version; leave it false and use useXpos for positions.");
+        ownsXPos = true;
+    }
+
+    /// <summary>One branch, as in the original documentation.</summary>
+    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?)"/>
+    /// <param name="dModel">Channels of input and output.</param>
+    /// <param name="numHeads">Number of heads.</param>
+    /// <param name="dilationRate">r, the distance between kept rows.</param>
+    /// <param name="segmentSize">w, the rows per segment.</param>
+    public DilatedAttention(
+        long dModel,
+        long numHeads,
+        long dilationRate,
+        long segmentSize,
+        double dropout = 0.0,
+        bool causal = false,
+        bool useXpos = false,
+        bool useRelPosBias = false,
+        HeadOffsets headOffsets = HeadOffsets.Interleaved,
+        IKeyValueExchange? exchange = null)
+        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange)
+    {
+    }
+
+    /// <summary>For models: options as one value, and one <see cref="XPos"/> for all layers.</summary>
+    /// <param name="dModel">Channels of input and output; a multiple of <paramref name="numHeads"/>.</param>
+    /// <param name="numHeads">Number of heads.</param>
+    /// <param name="options">Schedule, causality, head offsets, mixing gradient.</param>
+    /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
+    /// <param name="xPos">Positions, for the same head size and schedule; null for none. Not owned.</param>
+    /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    public DilatedAttention(
+        long dModel,
+        long numHeads,
+        DilatedAttentionOptions options,
+        double dropout,
+        XPos? xPos,
+        IKeyValueExchange? exchange)
+        : base(nameof(DilatedAttention))
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        _ = HeadDim(dModel, numHeads);
+        if (dropout is not (>= 0 and < 1))
+            throw new UserException($"dropout is {dropout}, but must be at least 0 and below 1.");
+        this.options = options;
+        this.exchange = exchange ?? LocalKeyValues.Instance;
+        this.dropout = dropout;
+        heads = numHeads;
+        this.xPos = xPos;
+
+        queryProjection = Linear(dModel, dModel);
+        keyProjection = Linear(dModel, dModel);
+        valueProjection = Linear(dModel, dModel);
+        outputProjection = Linear(dModel, dModel);
+        register_module("q_proj", queryProjection);
+        register_module("k_proj", keyProjection);
+        register_module("v_proj", valueProjection);
+        register_module("out_proj", outputProjection);
+    }
+
+    /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
+    public override Tensor forward(Tensor input) => forward(input, null);
+
+    /// <summary>Attends. Collective among the shards of the sequence when an exchange was given.</summary>
+    /// <param name="input">[batch, length, dModel]: the rows held here. Not disposed.</param>
+    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's generator.</param>
+    /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
+    public Tensor forward(Tensor input, DropoutContext? dropoutContext)
+    {
+        ArgumentNullException.ThrowIfNull(input);
+        BackwardPass.ThrowIfFailed();
+        long dModel = queryProjection.weight!.shape[0];
+        if (input.dim() != 3 || input.shape[2] != dModel)
+        {
+            throw new UserException(
+                $"DilatedAttention takes [batch, length, {dModel}], but was given [{string.Join(", ", input.shape)}].");
+        }
+
+        using var scope = NewDisposeScope();
+        Tensor q = SplitHeads(queryProjection.forward(input));
+        Tensor k = SplitHeads(keyProjection.forward(input));
+        Tensor v = SplitHeads(valueProjection.forward(input));
+        if (xPos is not null)
+            (q, k) = xPos.Rotate(q, k, exchange.Place(input.shape[1]));
+
+        Tensor attended = Attend(q, k, v, options, exchange).reshape(input.shape);
+        if (training)
+            attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
+        return outputProjection.forward(attended).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
+    /// <param name="q">Queries, [batch, length, heads, headDim]; float32, float64, bfloat16 or float16. Not disposed.</param>
+    /// <param name="k">Keys, shaped like q.</param>
+    /// <param name="v">Values, shaped like q.</param>
+    /// <param name="options">What is computed.</param>
+    /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <returns>Mixed heads, shaped like q. Owned by the caller.</returns>
+    public static Tensor Attend(Tensor q, Tensor k, Tensor v, DilatedAttentionOptions options, IKeyValueExchange? exchange = null)
+    {
+        ArgumentNullException.ThrowIfNull(q);
+        ArgumentNullException.ThrowIfNull(k);
+        ArgumentNullException.ThrowIfNull(v);
+        ArgumentNullException.ThrowIfNull(options);
+        if (q.dim() != 4 || !q.shape.SequenceEqual(k.shape) || !q.shape.SequenceEqual(v.shape))
+        {
+            throw new UserException(
+                $"Attention takes q, k and v of one shape [batch, length, heads, headDim], but was given [{string.Join(", ", q.shape)}], " +
+                $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
+        }
+
+        using var scope = NewDisposeScope();
+        DilatedAttentionPlan plan = DilatedAttentionPlan.Create(q, options, exchange ?? LocalKeyValues.Instance);
+        return DilatedAttentionFunction.apply(q.contiguous(), k.contiguous(), v.contiguous(), plan).MoveToOuterDisposeScope();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing && ownsXPos)
+            xPos?.Dispose();
+        base.Dispose(disposing);
+    }
+
+    private static long HeadDim(long dModel, long numHeads) => numHeads >= 1 && dModel >= 1 && dModel % numHeads == 0
+        ? dModel / numHeads
+        : throw new UserException($"numHeads ({numHeads}) must divide dModel ({dModel}): choose a head count that divides it.");
+
+    private Tensor SplitHeads(Tensor projected)
+    {
+        long[] shape = projected.shape;
+        return projected.view(shape[0], shape[1], heads, shape[2] / heads);
+    }
+}

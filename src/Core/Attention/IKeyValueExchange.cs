@@ -1,0 +1,59 @@
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// Answers "which keys may my queries see?": where the local rows lie in the whole sequence, and which other shards
+/// hold rows of the same segments. Attention asks nothing else about where the sequence lives.
+/// </summary>
+public interface IKeyValueExchange
+{
+    /// <summary>Places local rows in the whole sequence.</summary>
+    /// <param name="localLength">Rows that this process holds.</param>
+    SequenceShard Place(long localLength);
+
+    /// <summary>The shards that share this shard's segment of the branch, or null where every segment is whole here.</summary>
+    /// <exception cref="UserException">
+    /// The branch neither divides the shard nor is divided by it. Thrown alike on every process, before any exchange.
+    /// </exception>
+    ISegmentPeers? PeersOf(Branch branch, SequenceShard shard);
+}
+
+/// <summary>The processes whose consecutive shards make up one segment.</summary>
+public interface ISegmentPeers
+{
+    /// <summary>The peers' shards in row order, the own among them.</summary>
+    IReadOnlyList<SequenceShard> Shards { get; }
+
+    /// <summary>Index of the own shard in <see cref="Shards"/>.</summary>
+    int Own { get; }
+
+    /// <summary>Concatenates every peer's rows. Collective among the peers.</summary>
+    /// <param name="rows">Own elements, [counts[Own]], contiguous. Not disposed.</param>
+    /// <param name="counts">Elements of every peer.</param>
+    /// <returns>[Σ counts], in peer order. Owned by the caller.</returns>
+    Tensor Gather(Tensor rows, IReadOnlyList<long> counts);
+
+    /// <summary>
+    /// The transpose of <see cref="Gather"/>: sums every peer's gradients of the gathered rows and brings each peer the
+    /// sum for its own. Collective among the peers.
+    /// </summary>
+    /// <param name="gradients">[Σ counts], contiguous. Not disposed.</param>
+    /// <param name="counts">Elements of every peer.</param>
+    /// <returns>[counts[Own]]. Owned by the caller.</returns>
+    Tensor ReturnGradients(Tensor gradients, IReadOnlyList<long> counts);
+}
+
+/// <summary>The answer of one process that holds the whole sequence: every key is here.</summary>
+public sealed class LocalKeyValues : IKeyValueExchange
+{
+    public static LocalKeyValues Instance { get; } = new();
+
+    private LocalKeyValues()
+    {
+    }
+
+    public SequenceShard Place(long localLength) => SequenceShard.Whole(localLength);
+
+    public ISegmentPeers? PeersOf(Branch branch, SequenceShard shard) => null;
+}

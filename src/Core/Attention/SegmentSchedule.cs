@@ -1,0 +1,103 @@
+using System.Collections;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// The branches of a dilated attention, in order. The paper's is w = 2048 … 32768 with r = 1, 2, 4, 6, 12
+/// (section 4.1 of arXiv:2307.02486).
+/// </summary>
+public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentSchedule>
+{
+    private readonly Branch[] branches;
+
+    /// <exception cref="UserException">No branch, or a segment length or dilation below 1.</exception>
+    public SegmentSchedule(IEnumerable<Branch> branches)
+    {
+        ArgumentNullException.ThrowIfNull(branches);
+        this.branches = [.. branches];
+        if (this.branches.Length == 0)
+            throw new UserException("A segment schedule needs at least one branch: give one segment length and one dilation rate.");
+        for (int b = 0; b < this.branches.Length; b++)
+        {
+            if (this.branches[b].SegmentLength < 1 || this.branches[b].Dilation < 1)
+            {
+                throw new UserException(
+                    $"Branch {b} of the segment schedule is {this.branches[b]}: segment length and dilation rate must be at least 1.");
+            }
+        }
+    }
+
+    public SegmentSchedule(params Branch[] branches)
+        : this((IEnumerable<Branch>)branches)
+    {
+    }
+
+    /// <summary>Number of branches.</summary>
+    public int Count => branches.Length;
+
+    /// <summary>Rows of the longest segment.</summary>
+    public long LongestSegment => branches.Max(branch => branch.SegmentLength);
+
+    public Branch this[int index] => branches[index];
+
+    /// <summary>Pairs the two lists branch by branch, as the original documentation's constructor takes them.</summary>
+    /// <param name="segmentLengths">w of every branch.</param>
+    /// <param name="dilationRates">r of every branch; as many.</param>
+    /// <exception cref="UserException">The lists differ in length, are empty, or hold a value below 1.</exception>
+    public static SegmentSchedule FromLists(IReadOnlyList<long> segmentLengths, IReadOnlyList<long> dilationRates)
+    {
+        ArgumentNullException.ThrowIfNull(segmentLengths);
+        ArgumentNullException.ThrowIfNull(dilationRates);
+        if (segmentLengths.Count != dilationRates.Count)
+        {
+            throw new UserException(
+                $"The segment schedule has {segmentLengths.Count} segment lengths but {dilationRates.Count} dilation rates: " +
+                "give one dilation rate per segment length.");
+        }
+
+        return new SegmentSchedule(segmentLengths.Zip(dilationRates, (length, dilation) => new Branch(length, dilation)));
+    }
+
+    /// <summary>
+    /// The length of aligned blocks that no segment of any branch straddles: the least common multiple of the segment
+    /// lengths, or <paramref name="sequenceLength"/> where that is shorter.
+    /// </summary>
+    public long CommonBlock(long sequenceLength)
+    {
+        long common = 1;
+        foreach (Branch branch in branches)
+        {
+            long step = branch.SegmentLength / GreatestCommonDivisor(common, branch.SegmentLength);
+            if (step > sequenceLength / common)
+                return sequenceLength;
+            common *= step;
+        }
+
+        return Math.Min(common, sequenceLength);
+    }
+
+    public IEnumerator<Branch> GetEnumerator() => ((IEnumerable<Branch>)branches).GetEnumerator();
+
+    IEnumerator IEnumerable.GetEnumerator() => branches.GetEnumerator();
+
+    public bool Equals(SegmentSchedule? other) => other is not null && branches.AsSpan().SequenceEqual(other.branches);
+
+    public override bool Equals(object? obj) => Equals(obj as SegmentSchedule);
+
+    public override int GetHashCode()
+    {
+        var hash = new HashCode();
+        foreach (Branch branch in branches)
+            hash.Add(branch);
+        return hash.ToHashCode();
+    }
+
+    public override string ToString() => string.Join(", ", branches);
+
+    private static long GreatestCommonDivisor(long a, long b)
+    {
+        while (b != 0)
+            (a, b) = (b, a % b);
+        return a;
+    }
+}

@@ -1,0 +1,162 @@
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// One segment of a branch whose rows lie on several shards: which rows each shard keeps, and how the kept keys and
+/// values are packed for the exchange. A packed part holds, head group by head group, the keys
+/// [batch, rows, heads, headDim], then the values likewise.
+/// </summary>
+internal sealed class SharedSegment
+{
+    private readonly ISegmentPeers peers;
+    private readonly IReadOnlyList<HeadGroup> groups;
+    private readonly long batch, headDim;
+    private readonly long[,] rows;   // [peer, group]
+    private readonly long[,] starts; // first element of a group's keys within the peer's keys, [peer, group]
+    private readonly long[] counts;  // elements of keys and values, per peer
+    private readonly long[] origins; // first element of a peer's part
+    private readonly RowBlock[] own; // per group
+
+    /// <param name="branch">A branch whose segment is longer than the shard.</param>
+    /// <param name="peers">Who shares the segment.</param>
+    /// <param name="groups">The branch's head groups.</param>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="headDim">Elements per head.</param>
+    public SharedSegment(Branch branch, ISegmentPeers peers, IReadOnlyList<HeadGroup> groups, long batch, long headDim)
+    {
+        this.peers = peers;
+        this.groups = groups;
+        this.batch = batch;
+        this.headDim = headDim;
+        rows = new long[peers.Shards.Count, groups.Count];
+        starts = new long[peers.Shards.Count, groups.Count];
+        counts = new long[peers.Shards.Count];
+        origins = new long[peers.Shards.Count];
+        own = new RowBlock[groups.Count];
+
+        long segmentStart = peers.Shards[0].FirstRow;
+        long origin = 0;
+        for (int peer = 0; peer < peers.Shards.Count; peer++)
+        {
+            SequenceShard shard = peers.Shards[peer];
+            long elements = 0;
+            for (int g = 0; g < groups.Count; g++)
+            {
+                // The first row at or after the shard's start that lies at offset (mod r) of the *global* segment start.
+                long before = shard.FirstRow - segmentStart - groups[g].Offset;
+                long first = before <= 0 ? -before : (branch.Dilation - before % branch.Dilation) % branch.Dilation;
+                rows[peer, g] = RowBlock.KeptRows(shard.Length, first, branch.Dilation);
+                starts[peer, g] = elements;
+                elements += batch * rows[peer, g] * groups[g].Heads * headDim;
+                if (peer == peers.Own)
+                {
+                    own[g] = new RowBlock(first, rows[peer, g], branch.Dilation, batch, shard.Length, groups[g]);
+                }
+            }
+
+            origins[peer] = origin;
+            counts[peer] = 2 * elements;
+            origin += counts[peer];
+        }
+
+        TotalElements = origin;
+    }
+
+    /// <summary>The own rows of every head group that keeps some, with the group's index.</summary>
+    public IEnumerable<(int Group, RowBlock Block)> OwnBlocks =>
+        own.Select((block, group) => (group, block)).Where(pair => pair.block.Rows > 0);
+
+    /// <summary>Elements of all gathered parts together.</summary>
+    public long TotalElements { get; }
+
+    /// <summary>Gathers every peer's kept keys and values. Collective among the peers.</summary>
+    /// <param name="keys">[batch, length, heads, headDim].</param>
+    /// <param name="values">Likewise.</param>
+    /// <returns>All packed parts, [<see cref="TotalElements"/>].</returns>
+    public Tensor Gather(Tensor keys, Tensor values)
+    {
+        using Tensor packed = empty(counts[peers.Own], dtype: keys.dtype, device: keys.device);
+        foreach (var (group, block) in OwnBlocks)
+        {
+            Part(packed, 0, peers.Own, group, Kind.Keys).copy_(block.View(keys));
+            Part(packed, 0, peers.Own, group, Kind.Values).copy_(block.View(values));
+        }
+
+        return peers.Gather(packed, counts);
+    }
+
+    /// <summary>
+    /// The keys and values of other shards that the own queries may see, each [batch, heads, rows, headDim], or null where
+    /// there are none. Causal: earlier shards only.
+    /// </summary>
+    public (Tensor Keys, Tensor Values)? Visible(Tensor gathered, int group, bool causal)
+    {
+        int[] visible = [.. VisiblePeers(group, causal)];
+        return visible.Length == 0 ? null : (Concatenate(Kind.Keys), Concatenate(Kind.Values));
+
+        Tensor Concatenate(Kind kind)
+        {
+            Tensor[] parts = [.. visible.Select(peer => Part(gathered, origins[peer], peer, group, kind))];
+            return parts.Length == 1 ? parts[0] : cat(parts, dim: 2);
+        }
+    }
+
+    /// <summary>Writes gradients of <see cref="Visible"/>'s keys and values to their places among all gathered parts.</summary>
+    /// <param name="gradients">[<see cref="TotalElements"/>].</param>
+    /// <param name="group">Head group.</param>
+    /// <param name="causal">As given to <see cref="Visible"/>.</param>
+    /// <param name="keyGradient">[batch, heads, rows, headDim].</param>
+    /// <param name="valueGradient">Likewise.</param>
+    public void Place(Tensor gradients, int group, bool causal, Tensor keyGradient, Tensor valueGradient)
+    {
+        long row = 0;
+        foreach (int peer in VisiblePeers(group, causal))
+        {
+            long count = rows[peer, group];
+            Part(gradients, origins[peer], peer, group, Kind.Keys).copy_(keyGradient.narrow(2, row, count));
+            Part(gradients, origins[peer], peer, group, Kind.Values).copy_(valueGradient.narrow(2, row, count));
+            row += count;
+        }
+    }
+
+    /// <summary>Brings the gradients of the own rows home and adds them. Collective among the peers.</summary>
+    /// <param name="gradients">[<see cref="TotalElements"/>], what this shard's queries say about all gathered rows.</param>
+    /// <param name="keyGradient">[batch, length, heads, headDim]; added to.</param>
+    /// <param name="valueGradient">Likewise.</param>
+    public void ReturnGradients(Tensor gradients, Tensor keyGradient, Tensor valueGradient)
+    {
+        using Tensor home = peers.ReturnGradients(gradients, counts);
+        foreach (var (group, block) in OwnBlocks)
+        {
+            block.View(keyGradient).add_(Part(home, 0, peers.Own, group, Kind.Keys), Numerics.Scalars.One);
+            block.View(valueGradient).add_(Part(home, 0, peers.Own, group, Kind.Values), Numerics.Scalars.One);
+        }
+    }
+
+    private IEnumerable<int> VisiblePeers(int group, bool causal)
+    {
+        for (int peer = 0; peer < (causal ? peers.Own : peers.Shards.Count); peer++)
+        {
+            if (peer != peers.Own && rows[peer, group] > 0)
+                yield return peer;
+        }
+    }
+
+    private enum Kind
+    {
+        Keys,
+        Values,
+    }
+
+    // [batch, heads, rows, headDim], a view of the packed part that begins at `origin`.
+    private Tensor Part(Tensor packed, long origin, int peer, int group, Kind kind)
+    {
+        long count = rows[peer, group], heads = groups[group].Heads;
+        long start = origin + starts[peer, group] + (kind == Kind.Values ? counts[peer] / 2 : 0);
+        return packed.as_strided(
+            [batch, heads, count, headDim],
+            [count * heads * headDim, headDim, heads * headDim, 1],
+            packed.storage_offset() + start);
+    }
+}

@@ -1,0 +1,119 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// xPos: rotates queries and keys by their absolute positions and lets attention decay with distance (Sun et al., "A
+/// Length-Extrapolatable Transformer", arXiv:2212.10554, section 2.2).
+/// </summary>
+/// <remarks>
+/// <para>Neighbouring channels (2i, 2i + 1) form a pair with angle n · 10000^(−2i/d) and scale ζᵢ^(±n/512), where
+/// ζᵢ = (2i/d + 0.4) / 1.4, plus for queries, minus for keys.</para>
+/// <para>Only the difference of positions enters a logit, so exponents count from the middle of the block that holds the row,
+/// where blocks are the shortest that no segment straddles. They grow with the segment length, not with the sequence.</para>
+/// <para>Angles are computed in float64, which keeps them right to 1e-6 at positions beyond 10⁹.</para>
+/// </remarks>
+public sealed class XPos : IDisposable
+{
+    private const double ScaleBase = 512, Gamma = 0.4, RotaryBase = 10000;
+
+    private readonly long headDim;
+    private readonly SegmentSchedule schedule;
+    private (SequenceShard Shard, ScalarType Type, DeviceType Device)? cached;
+    private Tensor? queryFactors, keyFactors;
+
+    /// <param name="headDim">Channels per head; even.</param>
+    /// <param name="schedule">The branches in which the rotated queries and keys meet.</param>
+    public XPos(long headDim, SegmentSchedule schedule)
+    {
+        ArgumentNullException.ThrowIfNull(schedule);
+        if (headDim % 2 != 0)
+            throw new UserException($"xPos rotates pairs of channels, but a head has {headDim}: choose d_model and heads so that d_model / heads is even.");
+        this.headDim = headDim;
+        this.schedule = schedule;
+    }
+
+    /// <summary>Rotates and scales queries and keys. Differentiable.</summary>
+    /// <param name="q">[batch, length, heads, headDim]. Not disposed.</param>
+    /// <param name="k">[batch, length, heads, headDim]. Not disposed.</param>
+    /// <param name="shard">Which rows of the sequence these are.</param>
+    /// <returns>Rotated tensors of the inputs' shape and dtype; computed in float32, or float64 for float64.</returns>
+    /// <exception cref="UserException">The schedule's blocks are so long that a scale would overflow the dtype.</exception>
+    public (Tensor Q, Tensor K) Rotate(Tensor q, Tensor k, SequenceShard shard)
+    {
+        ArgumentNullException.ThrowIfNull(q);
+        ArgumentNullException.ThrowIfNull(k);
+        EnsureFactors(shard, q.dtype, q.device);
+        return (Multiply(q, queryFactors!), Multiply(k, keyFactors!));
+    }
+
+    public void Dispose()
+    {
+        queryFactors?.Dispose();
+        keyFactors?.Dispose();
+        (queryFactors, keyFactors, cached) = (null, null, null);
+    }
+
+    // ln of the largest scale a rotated element may carry. The type's own exponents end at ±87 (float16: ±10), and what is
+    // scaled needs some of them.
+    private static double LargestLogScale(ScalarType type) => type == ScalarType.Float16 ? 8 : 80;
+
+    private static Tensor Multiply(Tensor tensor, Tensor factors)
+    {
+        using var scope = NewDisposeScope();
+        long[] shape = tensor.shape;
+        Tensor pairs = tensor.to(BranchMixture.AccumulationType(tensor.dtype)).reshape(shape[0], shape[1], shape[2], shape[3] / 2, 2);
+        return pairs.view_as_complex().mul(factors).view_as_real().reshape(shape).to(tensor.dtype).MoveToOuterDisposeScope();
+    }
+
+    // Factors are the same for every layer and step, so the last shard's are kept.
+    private void EnsureFactors(SequenceShard shard, ScalarType type, Device device)
+    {
+        if (cached == (shard, type, device.type))
+            return;
+        Dispose();
+        long block = schedule.CommonBlock(shard.TotalLength);
+        double logScale = block / 2 / ScaleBase * -Math.Log(Gamma / (1 + Gamma));
+        double largest = LargestLogScale(type);
+        if (logScale > largest)
+        {
+            long longest = (long)(largest / -Math.Log(Gamma / (1 + Gamma)) * ScaleBase * 2);
+            throw new UserException(
+                $"xPos over blocks of {block} rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
+                $"e^{logScale:0}, more than {type} holds; blocks of at most {longest} rows work: shorten the longest segment or choose segment " +
+                "lengths that divide it.");
+        }
+
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        long pairs = headDim / 2;
+        var logScales = new double[pairs];
+        var frequencies = new double[pairs];
+        for (int i = 0; i < pairs; i++)
+        {
+            frequencies[i] = Math.Pow(RotaryBase, -2.0 * i / headDim);
+            logScales[i] = Math.Log((2.0 * i / headDim + Gamma) / (1 + Gamma)) / ScaleBase;
+        }
+
+        var positions = new double[shard.Length];
+        var distances = new double[shard.Length];
+        for (long row = 0; row < shard.Length; row++)
+        {
+            long position = shard.FirstRow + row;
+            positions[row] = position;
+            distances[row] = position % block - block / 2;
+        }
+
+        Tensor angles = outer(tensor(positions), tensor(frequencies));
+        Tensor exponents = outer(tensor(distances), tensor(logScales));
+        ScalarType complexType = BranchMixture.AccumulationType(type) == ScalarType.Float64 ? ScalarType.ComplexFloat64 : ScalarType.ComplexFloat32;
+        queryFactors = Factors(exponents.exp());
+        keyFactors = Factors(exponents.neg().exp());
+        cached = (shard, type, device.type);
+
+        // [length, 1, headDim / 2]; outlives every scope, as the cache owns it.
+        Tensor Factors(Tensor scale) =>
+            polar(scale, angles).to(complexType).to(device).unsqueeze(1).DetachFromDisposeScope();
+    }
+}

@@ -1,0 +1,87 @@
+using System.Buffers;
+using System.Runtime.InteropServices;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Native;
+
+/// <summary>
+/// The bytes of contiguous CPU tensors, in row-major element order, without a copy and without the 2 GiB limit of
+/// <c>Tensor.bytes</c>. The one place that turns a tensor into an address.
+/// </summary>
+/// <remarks>
+/// Chunks are lent to a callback instead of returned: the tensor is kept alive until the callback is done, so that no
+/// span outlives its memory.
+/// </remarks>
+public static unsafe partial class TensorMemory
+{
+    /// <summary>Bytes per chunk where the caller does not choose: 64 MiB.</summary>
+    public const int DefaultChunkBytes = 64 << 20;
+
+    /// <summary>Whether the tensor's elements lie in CPU memory in row-major order without gaps.</summary>
+    public static bool IsDirect(Tensor tensor) =>
+        tensor.device_type == DeviceType.CPU && tensor.is_contiguous();
+
+    /// <summary>Size of all elements in bytes.</summary>
+    public static long ByteLength(Tensor tensor) => checked(tensor.NumberOfElements * tensor.ElementSize);
+
+    /// <summary>
+    /// Address of the first element, the storage offset included; zero for a tensor without elements. Valid only while
+    /// the caller keeps the tensor alive (<see cref="GC.KeepAlive"/> after the last use).
+    /// </summary>
+    /// <param name="tensor">Any shape and dtype; contiguous, on the CPU.</param>
+    /// <exception cref="ArgumentException">The tensor is strided or on another device.</exception>
+    public static nint Address(Tensor tensor)
+    {
+        if (!IsDirect(tensor))
+        {
+            throw new ArgumentException(
+                $"A contiguous CPU tensor is needed, not one on {tensor.device} with strides "
+                + $"[{string.Join(", ", tensor.stride())}]; pass tensor.cpu().contiguous().",
+                nameof(tensor));
+        }
+
+        var address = THSTensor_data(tensor.Handle);
+        GC.KeepAlive(tensor);
+        return address;
+    }
+
+    /// <summary>Lends the tensor's bytes in order, chunk by chunk, to be read.</summary>
+    /// <param name="tensor">Contiguous, on the CPU.</param>
+    /// <param name="action">Takes each chunk and its offset in bytes from the first element.</param>
+    /// <param name="chunkBytes">Size of every chunk but the last.</param>
+    public static void Read(Tensor tensor, ReadOnlySpanAction<byte, long> action, int chunkBytes = DefaultChunkBytes)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(chunkBytes);
+        var address = (byte*)Address(tensor);
+        var length = ByteLength(tensor);
+        for (long offset = 0; offset < length; offset += chunkBytes)
+        {
+            action(new ReadOnlySpan<byte>(address + offset, (int)Math.Min(chunkBytes, length - offset)), offset);
+        }
+
+        GC.KeepAlive(tensor);
+    }
+
+    /// <summary>
+    /// Lends the tensor's bytes in order, chunk by chunk, to be overwritten. Autograd does not see the change.
+    /// </summary>
+    /// <param name="tensor">Contiguous, on the CPU.</param>
+    /// <param name="action">Fills each chunk; is given its offset in bytes from the first element.</param>
+    /// <param name="chunkBytes">Size of every chunk but the last.</param>
+    public static void Write(Tensor tensor, SpanAction<byte, long> action, int chunkBytes = DefaultChunkBytes)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(chunkBytes);
+        var address = (byte*)Address(tensor);
+        var length = ByteLength(tensor);
+        for (long offset = 0; offset < length; offset += chunkBytes)
+        {
+            action(new Span<byte>(address + offset, (int)Math.Min(chunkBytes, length - offset)), offset);
+        }
+
+        GC.KeepAlive(tensor);
+    }
+
+    [LibraryImport("LibTorchSharp")]
+    private static partial nint THSTensor_data(nint tensor);
+}

@@ -1,0 +1,48 @@
+using System.Runtime.ExceptionServices;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Numerics;
+
+/// <summary>
+/// Runs backward so that an error inside a custom function surfaces as an exception. libtorch ends the process when one
+/// leaves a backward callback, so the functions of this library hand theirs in here and the pass throws it afterwards.
+/// </summary>
+public static class BackwardPass
+{
+    private static Exception? pending;
+
+    /// <summary>Computes the gradients of a scalar loss, accumulating into the leaves.</summary>
+    /// <param name="loss">A tensor of one element. Not disposed.</param>
+    /// <exception cref="Exception">What a custom function's backward threw, with its stack trace.</exception>
+    public static void Run(Tensor loss)
+    {
+        ArgumentNullException.ThrowIfNull(loss);
+        ThrowIfFailed();
+        loss.backward();
+        ThrowIfFailed();
+    }
+
+    /// <summary>Throws what the last backward pass left behind, for those who call <c>Tensor.backward()</c> themselves.</summary>
+    public static void ThrowIfFailed()
+    {
+        if (Interlocked.Exchange(ref pending, null) is { } failure)
+            ExceptionDispatchInfo.Throw(failure);
+    }
+
+    /// <summary>Calls a custom function's backward; on an error keeps it for the pass and returns no gradients.</summary>
+    /// <param name="inputs">How many gradients the function owes, one per input of forward.</param>
+    /// <param name="backward">Returns as many gradients, null where there is none.</param>
+    internal static List<Tensor> Guard(int inputs, Func<List<Tensor>> backward)
+    {
+        try
+        {
+            return backward();
+        }
+        catch (Exception failure)
+        {
+            // The first error is the cause; later ones follow from its missing gradients.
+            Interlocked.CompareExchange(ref pending, failure, null);
+            return [.. Enumerable.Repeat<Tensor>(null!, inputs)];
+        }
+    }
+}

@@ -1,0 +1,79 @@
+using System.Runtime.InteropServices;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Numerics;
+
+/// <summary>
+/// The random choices of one training step, for the rows that this process holds. A row's choices depend on its sequence
+/// and its absolute position, so they are the same however the batch and the sequence are sharded.
+/// </summary>
+/// <param name="Stream">Stream of the step, e.g. derived from (seed, step).</param>
+/// <param name="Sequences">Identity of every sequence of the batch, e.g. its place in the global batch.</param>
+/// <param name="FirstRow">Absolute position of the first row held.</param>
+public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, long FirstRow);
+
+/// <summary>Inverted dropout with counter-based masks.</summary>
+public static class CounterDropout
+{
+    /// <summary>Zeroes each element with the given probability and scales the rest to keep the mean.</summary>
+    /// <param name="input">[batch, length, channels]. Not disposed.</param>
+    /// <param name="probability">0 ≤ p &lt; 1.</param>
+    /// <param name="context">Where the rows lie; null draws from TorchSharp's global generator instead.</param>
+    /// <param name="site">Names this use, so that no two share a mask.</param>
+    /// <returns>Shaped like the input; the input itself for p = 0. Differentiable.</returns>
+    public static Tensor Apply(Tensor input, double probability, DropoutContext? context, string site)
+    {
+        ArgumentNullException.ThrowIfNull(input);
+        if (probability == 0)
+            return input;
+        if (context is null)
+            return nn.functional.dropout(input, probability, training: true);
+        using Tensor mask = Mask(input.shape, probability, context, site);
+        return input.mul(mask.to(input.dtype).to(input.device));
+    }
+
+    /// <summary>The factors themselves: 0 or 1 / (1 − p), float32 on the CPU. Owned by the caller.</summary>
+    /// <param name="shape">[batch, length, channels].</param>
+    /// <param name="probability">0 ≤ p &lt; 1.</param>
+    /// <param name="context">As many sequences as the batch has.</param>
+    /// <param name="site">Names this use.</param>
+    public static Tensor Mask(long[] shape, double probability, DropoutContext context, string site)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        ArgumentNullException.ThrowIfNull(context);
+        if (shape.Length != 3 || shape[0] != context.Sequences.Count)
+        {
+            throw new ArgumentException(
+                $"Dropout takes [batch, length, channels] with a batch of {context.Sequences.Count}, not [{string.Join(", ", shape)}].");
+        }
+
+        long length = shape[1];
+        int channels = checked((int)shape[2]);
+        RandomStream stream = context.Stream.Derive(site);
+        RandomStream[] sequences = [.. context.Sequences.Select(sequence => stream.Derive(sequence))];
+        uint threshold = (uint)Math.Min(probability * 4294967296.0, uint.MaxValue);
+        float kept = (float)(1 / (1 - probability));
+        Tensor mask = empty(shape, dtype: ScalarType.Float32);
+        nint address = Native.TensorMemory.Address(mask);
+        Parallel.For(
+            0L,
+            shape[0] * length,
+            new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, get_num_threads()) },
+            row => FillRow(address, row * channels, channels, sequences[row / length].Derive(context.FirstRow + row % length), threshold, kept));
+        GC.KeepAlive(mask);
+        return mask;
+    }
+
+    private static unsafe void FillRow(nint address, long first, int channels, RandomStream row, uint threshold, float kept)
+    {
+        Span<float> factors = MemoryMarshal.CreateSpan(ref *((float*)address + first), channels);
+        for (int c = 0; c < channels; c += 2)
+        {
+            // One draw serves two elements, 32 bits each.
+            ulong bits = row.Bits(c);
+            factors[c] = (uint)bits < threshold ? 0 : kept;
+            if (c + 1 < channels)
+                factors[c + 1] = (uint)(bits >> 32) < threshold ? 0 : kept;
+        }
+    }
+}
