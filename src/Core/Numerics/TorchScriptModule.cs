@@ -11,7 +11,7 @@ internal sealed class TorchScriptModule
     private readonly Lazy<jit.CompilationUnit> unit;
 
     /// <param name="source">TorchScript function definitions. Compiled on first use, as libtorch may not be loaded yet.</param>
-    public TorchScriptModule(string source) => unit = new Lazy<jit.CompilationUnit>(() => jit.compile(source));
+    public TorchScriptModule(string source) => unit = new Lazy<jit.CompilationUnit>(() => jit.compile(source + "\n"));
 
     /// <summary>Calls a function of the script.</summary>
     /// <param name="function">Its name; must be defined in the source.</param>

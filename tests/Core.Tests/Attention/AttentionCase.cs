@@ -1,0 +1,37 @@
+using LongNet.Core.Attention;
+using LongNet.TestKit;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Tests.Attention;
+
+/// <summary>One attention problem, run by the program and by the oracle.</summary>
+public sealed record AttentionCase(long Batch, long Length, long Heads, long HeadDim, DilatedAttentionOptions Options, int Seed = 1)
+{
+    /// <summary>Compares output and the gradients of q, k and v with the float64 oracle.</summary>
+    /// <param name="type">Compute type of the program; the oracle sees the same rounded inputs in float64.</param>
+    /// <param name="tolerance">Largest allowed error relative to the largest expected value.</param>
+    public void AssertMatchesOracle(ScalarType type, double tolerance)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator((ulong)Seed);
+        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => Random())];
+        Tensor cotangent = Random();
+
+        Tensor[] own = [.. inputs.Select(x => x.detach().clone().requires_grad_())];
+        Tensor output = DilatedAttention.Attend(own[0], own[1], own[2], Options);
+        Numerics.BackwardPassRunner.Run(output, cotangent);
+
+        Tensor[] exact = [.. inputs.Select(x => x.to(float64).requires_grad_())];
+        Tensor expected = AttentionOracle.Attend(exact[0], exact[1], exact[2], Options);
+        expected.backward([cotangent.to(float64)]);
+
+        Assert.Equal(type, output.dtype);
+        string description = ToString();
+        Compare.AssertClose(output, expected, tolerance, $"output of {description}");
+        // A causal first row's gradient is exactly zero: what is below 1 is compared absolutely.
+        foreach (var (name, index) in new[] { ("q", 0), ("k", 1), ("v", 2) })
+            Compare.AssertClose(own[index].grad!, exact[index].grad!, tolerance, $"gradient of {name} of {description}", floor: 0.1);
+
+        Tensor Random() => randn([Batch, Length, Heads, HeadDim], dtype: float64, generator: generator).to(type);
+    }
+}

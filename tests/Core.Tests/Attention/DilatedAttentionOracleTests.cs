@@ -1,0 +1,73 @@
+using CsCheck;
+using LongNet.Core.Attention;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Tests.Attention;
+
+public class DilatedAttentionOracleTests
+{
+    // float64 rounding of sums of a few hundred terms.
+    private const double Float64Tolerance = 1e-12;
+
+    // float32 rounding (6e-8) of the same sums, and of the kernel's exponentials.
+    private const double Float32Tolerance = 2e-5;
+
+    // bfloat16 keeps 8 bits: one rounding of inputs' products, probabilities and outputs each is up to 4e-3.
+    private const double BFloat16Tolerance = 4e-2;
+
+    public static TheoryData<string, AttentionCase> Cases()
+    {
+        var data = new TheoryData<string, AttentionCase>();
+        foreach (bool causal in new[] { false, true })
+        {
+            foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
+            {
+                Add("one segment, one branch", 1, 16, 2, 8, (16, 1));
+                Add("several segments, one branch", 2, 64, 4, 8, (16, 2));
+                Add("the paper's geometric schedule", 2, 64, 4, 8, (16, 1), (32, 2), (64, 4));
+                Add("length no segment divides", 2, 50, 4, 8, (16, 1), (32, 2), (64, 4));
+                Add("more sequences than segments", 5, 37, 4, 8, (16, 1), (32, 2));
+                Add("dilation that divides neither segment nor heads", 1, 48, 4, 8, (12, 1), (24, 3));
+                Add("dilation above the head count", 2, 64, 2, 8, (16, 1), (64, 5));
+                Add("dilation above the segment", 1, 24, 8, 4, (4, 6), (24, 2));
+                Add("rows no branch keeps", 2, 32, 2, 8, (16, 4));
+                Add("one row", 3, 1, 2, 8, (4, 1), (8, 2));
+                Add("odd head size", 1, 20, 3, 5, (8, 1), (20, 3));
+
+                void Add(string name, long batch, long length, long heads, long headDim, params (long W, long R)[] branches) =>
+                    data.Add(
+                        $"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}",
+                        new AttentionCase(batch, length, heads, headDim, new DilatedAttentionOptions(
+                            new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))), causal, offsets)));
+            }
+        }
+
+        return data;
+    }
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public void Attend_Table_MatchesOracle(string name, AttentionCase problem)
+    {
+        Assert.NotEmpty(name);
+        problem.AssertMatchesOracle(float64, Float64Tolerance);
+        problem.AssertMatchesOracle(float32, Float32Tolerance);
+        problem.AssertMatchesOracle(bfloat16, BFloat16Tolerance);
+    }
+
+    [Fact]
+    public void Attend_RandomProblems_MatchOracle()
+    {
+        Gen<Branch> branch = Gen.Select(Gen.Long[1, 40], Gen.Long[1, 7]).Select((w, r) => new Branch(w, r));
+        var problems = Gen.Select(
+            Gen.Long[1, 3], Gen.Long[1, 48], Gen.Long[1, 5], Gen.Long[1, 8], branch.Array[1, 4],
+            Gen.Bool, Gen.Enum<HeadOffsets>(), Gen.Int[0, 1_000_000]);
+        problems.Sample(
+            (batch, length, heads, headDim, branches, causal, offsets, seed) =>
+                new AttentionCase(
+                    batch, length, heads, headDim, new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets), seed)
+                    .AssertMatchesOracle(float64, Float64Tolerance),
+            iter: 300,
+            threads: 1);
+    }
+}

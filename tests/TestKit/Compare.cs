@@ -1,0 +1,34 @@
+using static TorchSharp.torch;
+
+namespace LongNet.TestKit;
+
+/// <summary>Comparisons of tensors that tell how far apart they are.</summary>
+public static class Compare
+{
+    /// <summary>Largest absolute difference over the largest absolute expected value (over 1 where that is smaller than floor).</summary>
+    /// <param name="actual">Any dtype.</param>
+    /// <param name="expected">The same shape.</param>
+    /// <param name="floor">Expected values all below this count as this large, so that exact zeros can be compared.</param>
+    public static double RelativeError(Tensor actual, Tensor expected, double floor = 1e-30)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradient = no_grad();
+        if (!actual.shape.SequenceEqual(expected.shape))
+            throw new ArgumentException($"Shapes differ: [{string.Join(", ", actual.shape)}] and [{string.Join(", ", expected.shape)}].");
+        if (actual.NumberOfElements == 0)
+            return 0;
+        Tensor a = actual.cpu().to(float64), e = expected.cpu().to(float64);
+        if (!a.isfinite().all().item<bool>())
+            return double.NaN;
+        double scale = Math.Max(e.abs().max().item<double>(), floor);
+        return (a - e).abs().max().item<double>() / scale;
+    }
+
+    /// <summary>Fails unless the relative error is at most the tolerance (NaN fails).</summary>
+    public static void AssertClose(Tensor actual, Tensor expected, double tolerance, string what, double floor = 1e-30)
+    {
+        double error = RelativeError(actual, expected, floor);
+        if (!(error <= tolerance))
+            throw new InvalidOperationException($"{what}: relative error {error:g3} is above {tolerance:g3}.");
+    }
+}
