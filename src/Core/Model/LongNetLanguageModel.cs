@@ -1,0 +1,122 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+using static TorchSharp.torch.nn;
+
+namespace LongNet.Core.Model;
+
+/// <summary>
+/// A decoder-only language model with dilated attention. Parameter names are those of the authors' Python code
+/// (embed_tokens, layers.N.self_attn.q_proj, …).
+/// </summary>
+public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
+{
+    /// <summary>Targets with this value have no loss.</summary>
+    public const long IgnoredTarget = -100;
+
+    // GPT-2's initialisation: this deviation everywhere, and residual projections smaller by √(2 · layers).
+    private const double InitialDeviation = 0.02;
+
+    private readonly LongNetConfig config;
+    private readonly Embedding embedding;
+    private readonly TransformerBlock[] blocks;
+    private readonly LayerNorm finalNorm;
+    private readonly Linear? outputProjection;
+    private readonly XPos? xPos;
+
+    /// <param name="config">The model's shape.</param>
+    /// <param name="seed">Decides the initial parameters, alike on every rank.</param>
+    /// <param name="exchange">Where the sequence lives; null when all of it is here. Not owned.</param>
+    public LongNetLanguageModel(LongNetConfig config, long seed, IKeyValueExchange? exchange = null)
+        : base(nameof(LongNetLanguageModel))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        this.config = config;
+        xPos = config.Positions == PositionEncoding.XPos ? new XPos(config.DModel / config.Heads, config.Schedule) : null;
+        embedding = Embedding(config.Vocabulary, config.DModel);
+        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, xPos, exchange))];
+        finalNorm = LayerNorm(config.DModel);
+        register_module("embed_tokens", embedding);
+        register_module("layers", ModuleList(blocks));
+        register_module("layer_norm", finalNorm);
+        if (!config.TieEmbeddings)
+        {
+            outputProjection = Linear(config.DModel, config.Vocabulary, hasBias: false);
+            register_module("output_projection", outputProjection);
+        }
+
+        Initialize(new RandomStream(0).Derive(seed).Derive("parameters"));
+    }
+
+    /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
+    public override Tensor forward(Tensor tokens) => forward(tokens, null);
+
+    /// <summary>Next-token logits. Collective among the shards of the sequence when an exchange was given.</summary>
+    /// <param name="tokens">[batch, length], int64: the rows held here. Not disposed.</param>
+    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's generator.</param>
+    /// <returns>[batch, length, vocabulary]. Owned by the caller.</returns>
+    public Tensor forward(Tensor tokens, DropoutContext? dropoutContext)
+    {
+        ArgumentNullException.ThrowIfNull(tokens);
+        using var scope = NewDisposeScope();
+        Tensor hidden = embedding.forward(tokens);
+        if (training)
+            hidden = CounterDropout.Apply(hidden, config.Dropout, dropoutContext, "embedding");
+        for (int layer = 0; layer < blocks.Length; layer++)
+        {
+            DropoutContext? ofLayer = dropoutContext is null
+                ? null
+                : dropoutContext with { Stream = dropoutContext.Stream.Derive(layer) };
+            hidden = blocks[layer].forward(hidden, ofLayer);
+        }
+
+        hidden = finalNorm.forward(hidden);
+        return functional.linear(hidden, outputProjection?.weight ?? embedding.weight!).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Sum of the cross-entropies of all valid targets, in nats. Collective when an exchange was given.</summary>
+    /// <param name="tokens">[batch, length], int64.</param>
+    /// <param name="targets">[batch, length], int64; <see cref="IgnoredTarget"/> where there is none.</param>
+    /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
+    /// <returns>Scalar, at least float32; 0 where no target is valid. Owned by the caller.</returns>
+    public Tensor LossSum(Tensor tokens, Tensor targets, DropoutContext? dropoutContext = null)
+    {
+        ArgumentNullException.ThrowIfNull(targets);
+        using var scope = NewDisposeScope();
+        Tensor logits = forward(tokens, dropoutContext);
+        if (logits.dtype is ScalarType.BFloat16 or ScalarType.Float16)
+            logits = logits.to(float32);
+        return functional.cross_entropy(
+            logits.view(-1, config.Vocabulary), targets.reshape(-1), ignore_index: IgnoredTarget, reduction: Reduction.Sum)
+            .MoveToOuterDisposeScope();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+            xPos?.Dispose();
+        base.Dispose(disposing);
+    }
+
+    // Every parameter draws from a stream of its own name, so that adding one leaves the others' values alone.
+    private void Initialize(RandomStream stream)
+    {
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        foreach (var (name, parameter) in named_parameters())
+        {
+            if (name.EndsWith(".bias", StringComparison.Ordinal))
+            {
+                parameter.zero_();
+            }
+            else if (!name.Contains("layer_norm", StringComparison.Ordinal))
+            {
+                bool intoResidual = name.EndsWith("out_proj.weight", StringComparison.Ordinal) || name.EndsWith("fc2.weight", StringComparison.Ordinal);
+                double deviation = intoResidual ? InitialDeviation / Math.Sqrt(2 * config.Layers) : InitialDeviation;
+                using var generator = new Generator(stream.Derive(name).Key);
+                init.normal_(parameter, 0, deviation, generator);
+            }
+        }
+    }
+}

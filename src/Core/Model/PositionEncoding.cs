@@ -1,0 +1,11 @@
+namespace LongNet.Core.Model;
+
+/// <summary>How attention learns where a row lies.</summary>
+public enum PositionEncoding
+{
+    /// <summary>Nothing but the causal mask tells positions.</summary>
+    None,
+
+    /// <summary>Rotation by absolute position with decay over distance: <see cref="Attention.XPos"/>.</summary>
+    XPos,
+}

@@ -1,0 +1,64 @@
+using LongNet.Core;
+using LongNet.Core.Attention;
+
+namespace LongNet.Distributed.SequenceParallel;
+
+/// <summary>
+/// Which segment lengths a sharded sequence allows: a segment divides a rank's rows, or whole ranks make up a segment.
+/// </summary>
+public static class SegmentSpan
+{
+    /// <summary>Whether segments of this length lie whole on ranks, or are made up of whole ranks.</summary>
+    /// <param name="segmentLength">w; at most the whole sequence.</param>
+    /// <param name="rowsPerRank">ℓ.</param>
+    /// <param name="ranks">Ranks that share the sequence.</param>
+    public static bool Fits(long segmentLength, long rowsPerRank, int ranks) =>
+        ranks == 1 || segmentLength % rowsPerRank == 0 || rowsPerRank % segmentLength == 0;
+
+    /// <summary>Refuses a schedule that does not fit, with what would. Pure: no collective, the same on every rank.</summary>
+    /// <exception cref="UserException">A branch does not fit; names it, the numbers, and the nearest that works.</exception>
+    public static void Validate(SegmentSchedule schedule, long sequenceLength, int ranks)
+    {
+        ArgumentNullException.ThrowIfNull(schedule);
+        if (sequenceLength % ranks != 0)
+        {
+            throw new UserException(
+                $"A sequence of {sequenceLength} rows cannot be shared evenly by {ranks} ranks: choose a sequence length that is a multiple of {ranks}, " +
+                $"such as {(sequenceLength / ranks + 1) * ranks}.");
+        }
+
+        long rowsPerRank = sequenceLength / ranks;
+        foreach (Branch branch in schedule)
+        {
+            if (!Fits(Math.Min(branch.SegmentLength, sequenceLength), rowsPerRank, ranks))
+                throw new UserException(Explain(branch, rowsPerRank, ranks));
+        }
+    }
+
+    internal static string Explain(Branch branch, long rowsPerRank, int ranks)
+    {
+        long w = branch.SegmentLength, sequenceLength = rowsPerRank * ranks;
+        long[] lengths = [.. Candidates(rowsPerRank, ranks).OrderBy(length => Math.Abs(length - w)).ThenBy(length => length)];
+        int rankCount = Enumerable.Range(1, ranks)
+            .Where(count => sequenceLength % count == 0 && Fits(w, sequenceLength / count, count))
+            .Max();
+        return
+            $"Branch {branch} does not fit {ranks} ranks with {rowsPerRank} rows each: a segment must divide a rank's rows or be a multiple of them. " +
+            $"The nearest segment length that works is {lengths[0]}; with this schedule, {rankCount} rank{(rankCount == 1 ? "" : "s")} can share the sequence.";
+    }
+
+    private static IEnumerable<long> Candidates(long rowsPerRank, int ranks)
+    {
+        for (long divisor = 1; divisor * divisor <= rowsPerRank; divisor++)
+        {
+            if (rowsPerRank % divisor == 0)
+            {
+                yield return divisor;
+                yield return rowsPerRank / divisor;
+            }
+        }
+
+        for (long multiple = 2; multiple <= ranks; multiple++)
+            yield return multiple * rowsPerRank;
+    }
+}
