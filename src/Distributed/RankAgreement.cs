@@ -1,0 +1,91 @@
+using System.Text;
+using LongNet.Core;
+using LongNet.Core.Native;
+using static TorchSharp.torch;
+
+namespace LongNet.Distributed;
+
+/// <summary>Makes a mistake that some ranks see (a missing file on one machine) end the program on all of them alike.</summary>
+public static class RankAgreement
+{
+    /// <summary>
+    /// Runs the action on every rank; returns only if no rank threw a <see cref="UserException"/>. Collective. The action
+    /// itself must not communicate, because a rank that throws would leave the others waiting.
+    /// </summary>
+    /// <exception cref="UserException">
+    /// On every rank, with the message of the lowest rank that failed, and its number where not all did.
+    /// </exception>
+    public static void Run(ProcessGroup group, Action action)
+    {
+        ArgumentNullException.ThrowIfNull(action);
+        Run(group, () =>
+        {
+            action();
+            return true;
+        });
+    }
+
+    /// <inheritdoc cref="Run(ProcessGroup, Action)"/>
+    /// <returns>What the function returned on this rank.</returns>
+    public static T Run<T>(ProcessGroup group, Func<T> function)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        ArgumentNullException.ThrowIfNull(function);
+        UserException? own = null;
+        T result = default!;
+        try
+        {
+            result = function();
+        }
+        catch (UserException mistake)
+        {
+            own = mistake;
+        }
+
+        // One byte per rank is all that ranks in agreement pay.
+        byte[] failed = AllGather(group, [own is null ? (byte)0 : (byte)1]);
+        int first = Array.IndexOf(failed, (byte)1);
+        if (first < 0)
+            return result;
+        string message = BroadcastText(group, group.Rank == first ? own!.Message : null, first);
+        bool onAll = Array.TrueForAll(failed, status => status == 1);
+        string told = onAll ? message : $"Rank {first}: {message}";
+        throw own is null ? new UserException(told) : new UserException(told, own);
+    }
+
+    /// <summary>Gives every rank the root's bytes. Collective.</summary>
+    /// <param name="value">What the root says; not read on other ranks.</param>
+    public static byte[] Broadcast(ProcessGroup group, byte[]? value, int root)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        bool isRoot = group.Rank == root;
+        if (isRoot)
+            ArgumentNullException.ThrowIfNull(value);
+        using var scope = NewDisposeScope();
+        Tensor length = tensor(new long[] { isRoot ? value!.LongLength : 0 });
+        group.Broadcast(length, root);
+        Tensor content = empty([length.item<long>()], dtype: uint8);
+        if (isRoot)
+            TensorMemory.Write(content, (span, offset) => value.AsSpan((int)offset, span.Length).CopyTo(span));
+        group.Broadcast(content, root);
+        return isRoot ? value! : Bytes(content);
+    }
+
+    /// <summary>Gives every rank the root's text. Collective.</summary>
+    /// <param name="value">What the root says; not read on other ranks.</param>
+    public static string BroadcastText(ProcessGroup group, string? value, int root) =>
+        Encoding.UTF8.GetString(Broadcast(group, value is null ? null : Encoding.UTF8.GetBytes(value), root));
+
+    private static byte[] AllGather(ProcessGroup group, byte[] own)
+    {
+        using var scope = NewDisposeScope();
+        return Bytes(group.AllGather(tensor(own, dtype: uint8)));
+    }
+
+    private static byte[] Bytes(Tensor content)
+    {
+        var bytes = new byte[TensorMemory.ByteLength(content)];
+        TensorMemory.Read(content, (span, offset) => span.CopyTo(bytes.AsSpan((int)offset)));
+        return bytes;
+    }
+}

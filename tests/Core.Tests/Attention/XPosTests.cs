@@ -1,0 +1,103 @@
+using LongNet.Core.Attention;
+using LongNet.TestKit;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Tests.Attention;
+
+public class XPosTests
+{
+    private static readonly SegmentSchedule Schedule = new(new Branch(16, 1), new Branch(48, 3));
+
+    [Fact]
+    public void Rotate_Logits_DependOnDistanceAlone()
+    {
+        using var scope = NewDisposeScope();
+        using var xPos = new XPos(8, Schedule);
+        using var generator = new Generator(3);
+        Tensor row = randn([1, 1, 1, 8], dtype: float64, generator: generator);
+        var (q, k) = xPos.Rotate(row.expand(1, 96, 1, 8), row.expand(1, 96, 1, 8), SequenceShard.Whole(96));
+        Tensor logits = q.view(96, 8).matmul(k.view(96, 8).t());
+
+        // Rows 5 and 2 of the first block of 48, and the rows as far apart in the same and in the next block.
+        double expected = logits[5, 2].item<double>();
+        Assert.Equal(expected, logits[40, 37].item<double>(), 1e-12); // float64 rounding
+        Assert.Equal(expected, logits[53, 50].item<double>(), 1e-12);
+    }
+
+    [Fact]
+    public void Rotate_Logits_EqualTheFormula()
+    {
+        using var scope = NewDisposeScope();
+        using var xPos = new XPos(4, Schedule);
+        Tensor x = ones([1, 48, 1, 4], dtype: float64);
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(48));
+        double logit = q.view(48, 4)[30].dot(k.view(48, 4)[9]).item<double>();
+
+        // Σ over pairs of ζ^(21/512) · 2 cos(21 θ): both elements of a pair are 1.
+        double expected = Enumerable.Range(0, 2).Sum(i =>
+            Math.Pow((2.0 * i / 4 + 0.4) / 1.4, 21 / 512.0) * 2 * Math.Cos(21 * Math.Pow(10000, -2.0 * i / 4)));
+        Assert.Equal(expected, logit, 1e-12); // float64 rounding
+    }
+
+    [Fact]
+    public void Rotate_Shards_EqualTheWhole()
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(3);
+        Tensor x = randn([2, 96, 3, 8], dtype: float32, generator: generator);
+        using var whole = new XPos(8, Schedule);
+        var (q, k) = whole.Rotate(x, x, SequenceShard.Whole(96));
+        for (long first = 0; first < 96; first += 32)
+        {
+            using var part = new XPos(8, Schedule);
+            var (partQ, partK) = part.Rotate(x.narrow(1, first, 32), x.narrow(1, first, 32), new SequenceShard(first, 32, 96));
+            Compare.AssertClose(partQ, q.narrow(1, first, 32), 0, "shard of q");
+            Compare.AssertClose(partK, k.narrow(1, first, 32), 0, "shard of k");
+        }
+    }
+
+    [Fact]
+    public void Rotate_FarPosition_KeepsAnglesExact()
+    {
+        using var scope = NewDisposeScope();
+        const long Far = 1_000_000_000;
+        using var xPos = new XPos(4, new SegmentSchedule(new Branch(16, 1)));
+        Tensor x = ones([1, 16, 1, 4], dtype: float32);
+        var (q, _) = xPos.Rotate(x, x, new SequenceShard(Far, 16, Far + 16));
+        for (int i = 0; i < 2; i++)
+        {
+            // decimal has 28 digits: the angle itself is exact before its cosine is taken.
+            decimal angle = (Far + 3) * (decimal)Math.Pow(10000, -2.0 * i / 4) % (decimal)(2 * Math.PI);
+            double scale = Math.Pow((2.0 * i / 4 + 0.4) / 1.4, ((Far + 3) % 16 - 8) / 512.0);
+            double expected = scale * (Math.Cos((double)angle) - Math.Sin((double)angle));
+
+            // float32 keeps 6e-8; reducing by a rounded 2π costs 1e9 · 1e-16 turns more.
+            Assert.Equal(expected, q[0, 3, 0, 2 * i].item<float>(), 2e-6);
+        }
+    }
+
+    [Fact]
+    public void Rotate_BlocksTooLong_SaysTheLongestThatWorks()
+    {
+        using var scope = NewDisposeScope();
+        using var xPos = new XPos(4, new SegmentSchedule(new Branch(1 << 20, 1)));
+        Tensor x = zeros([1, 4, 1, 4]);
+        var error = Assert.Throws<UserException>(() => xPos.Rotate(x, x, new SequenceShard(0, 4, 1 << 20)));
+        Assert.Equal(
+            "xPos over blocks of 1048576 rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
+            "e^1283, more than Float32 holds; blocks of at most 65391 rows work: shorten the longest segment or choose segment lengths that divide it.",
+            error.Message);
+    }
+
+    [Fact]
+    public void Rotate_LongestBlock_StaysFiniteAndInvertible()
+    {
+        using var scope = NewDisposeScope();
+        using var xPos = new XPos(64, new SegmentSchedule(new Branch(65391, 1)));
+        Tensor x = ones([1, 65391, 1, 64], dtype: float32);
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(65391));
+
+        // A row with itself: every pair gives ζ⁰ · 2.
+        Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself"); // float32 rounding
+    }
+}
