@@ -1,0 +1,192 @@
+using System.Collections;
+using System.Globalization;
+using System.Reflection;
+using LongNet.Core;
+using YamlDotNet.Core;
+using YamlDotNet.RepresentationModel;
+
+namespace LongNet.Trainer.Configuration;
+
+/// <summary>Finds, reads and writes configuration files.</summary>
+public static class ConfigurationFile
+{
+    /// <summary>
+    /// A path from here, or else a name in the nearest configs folder up the tree, with or without its ".yaml".
+    /// </summary>
+    /// <exception cref="UserException">Neither exists; says where it was looked for and what is there.</exception>
+    public static string Find(string nameOrPath, string? from = null)
+    {
+        ArgumentNullException.ThrowIfNull(nameOrPath);
+        string here = from ?? Directory.GetCurrentDirectory();
+        string direct = Path.Combine(here, nameOrPath);
+        if (File.Exists(direct))
+            return direct;
+        for (DirectoryInfo? folder = new(here); folder is not null; folder = folder.Parent)
+        {
+            string configs = Path.Combine(folder.FullName, "configs");
+            if (!Directory.Exists(configs))
+                continue;
+            foreach (string candidate in new[] { nameOrPath, nameOrPath + ".yaml" })
+            {
+                if (File.Exists(Path.Combine(configs, candidate)))
+                    return Path.Combine(configs, candidate);
+            }
+
+            string names = string.Join(", ", Directory.GetFiles(configs, "*.yaml").Select(Path.GetFileName).Order(StringComparer.Ordinal));
+            throw new UserException($"There is no configuration {nameOrPath} here or in {configs}, which has {(names.Length == 0 ? "none" : names)}.");
+        }
+
+        throw new UserException($"There is no configuration {nameOrPath} in {here}, and no configs folder there or above.");
+    }
+
+    /// <summary>Reads a configuration, applies overrides and checks everything that does not depend on the ranks.</summary>
+    /// <param name="path">The YAML file.</param>
+    /// <param name="overrides">key.path=value each, over the file.</param>
+    /// <exception cref="UserException">All problems, one line each.</exception>
+    public static RunConfig Load(string path, IReadOnlyList<string> overrides)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        ArgumentNullException.ThrowIfNull(overrides);
+        var problems = new ConfigurationProblems();
+        var origins = new Dictionary<YamlNode, string>(ReferenceEqualityComparer.Instance);
+        YamlMappingNode root = Parse(path);
+        foreach (string assignment in overrides)
+            Override(root, assignment, origins, problems);
+        problems.ThrowIfAny();
+
+        string shown = Path.GetRelativePath(Directory.GetCurrentDirectory(), path);
+        var binder = new YamlBinder(problems, node =>
+            origins.TryGetValue(node, out string? origin) ? origin : string.Create(CultureInfo.InvariantCulture, $"{shown}, line {node.Start.Line}"));
+        var config = (RunConfig?)binder.Section(typeof(RunConfig), root, "");
+        if (config is not null)
+        {
+            config = Complete(config, path, dataIsOverridden: overrides.Any(text => text.StartsWith("data.path=", StringComparison.Ordinal)));
+            RunConfigRules.Check(config, problems);
+        }
+
+        problems.ThrowIfAny();
+        return config!;
+    }
+
+    /// <summary>The whole configuration as YAML, every default written out; reading it gives an equal one.</summary>
+    public static string ToYaml(RunConfig config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        using var text = new StringWriter(CultureInfo.InvariantCulture);
+        new YamlStream(new YamlDocument(Node(config))).Save(text, assignAnchors: false);
+        return text.ToString().Replace("...\n", "", StringComparison.Ordinal);
+    }
+
+    // Fills in what depends on other keys or on where the file lies.
+    private static RunConfig Complete(RunConfig config, string path, bool dataIsOverridden)
+    {
+        string name = config.Name ?? Path.GetFileNameWithoutExtension(path);
+        string folder = dataIsOverridden ? Directory.GetCurrentDirectory() : Path.GetDirectoryName(Path.GetFullPath(path))!;
+        return config with
+        {
+            Name = name,
+            Output = config.Output ?? Path.Combine("runs", name),
+            Model = config.Model with { FeedForward = config.Model.FeedForward ?? 4 * config.Model.DModel },
+            Data = config.Data with { Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, folder))] },
+            Optimizer = config.Optimizer with
+            {
+                MinLr = config.Optimizer.MinLr ?? config.Optimizer.Lr / 10,
+                DecaySteps = config.Optimizer.DecaySteps ?? config.Training.Steps,
+            },
+        };
+    }
+
+    private static YamlMappingNode Parse(string path)
+    {
+        try
+        {
+            using var reader = new StreamReader(path);
+            var stream = new YamlStream();
+            stream.Load(reader);
+            return stream.Documents.Count > 0 && stream.Documents[0].RootNode is YamlMappingNode root
+                ? root
+                : throw new UserException($"{path} holds no configuration: it must be a YAML mapping with keys such as model, data and training.");
+        }
+        catch (YamlException error)
+        {
+            throw new UserException($"{path}, line {error.Start.Line}: this is not valid YAML: {error.InnerException?.Message ?? error.Message}");
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException($"The configuration {path} cannot be read: {error.Message}");
+        }
+    }
+
+    private static void Override(YamlMappingNode root, string assignment, Dictionary<YamlNode, string> origins, ConfigurationProblems problems)
+    {
+        string origin = $"--set {assignment}";
+        int equals = assignment.IndexOf('=', StringComparison.Ordinal);
+        if (equals <= 0)
+        {
+            problems.Add($"{origin}: write --set key.path=value, such as --set optimizer.lr=3e-4.");
+            return;
+        }
+
+        var stream = new YamlStream();
+        try
+        {
+            stream.Load(new StringReader(assignment[(equals + 1)..]));
+        }
+        catch (YamlException)
+        {
+            problems.Add($"{origin}: the value is not valid YAML.");
+            return;
+        }
+
+        YamlNode value = stream.Documents.Count > 0 ? stream.Documents[0].RootNode : new YamlScalarNode("");
+        string[] keys = assignment[..equals].Split('.');
+        YamlMappingNode group = root;
+        for (int k = 0; k < keys.Length; k++)
+        {
+            var existing = group.Children.FirstOrDefault(pair => pair.Key is YamlScalarNode scalar && scalar.Value == keys[k]);
+            var key = new YamlScalarNode(keys[k]);
+            origins[key] = origin;
+            if (existing.Key is not null)
+                group.Children.Remove(existing.Key);
+            YamlNode child = k == keys.Length - 1 ? value : existing.Value as YamlMappingNode ?? new YamlMappingNode();
+            if (k == keys.Length - 1 || existing.Value is not YamlMappingNode)
+                Mark(child);
+            // An untouched key keeps its own line in messages.
+            group.Children.Add(k < keys.Length - 1 && existing.Key is not null ? existing.Key : key, child);
+            if (child is YamlMappingNode next)
+                group = next;
+        }
+
+        void Mark(YamlNode node)
+        {
+            foreach (YamlNode part in node.AllNodes)
+                origins[part] = origin;
+        }
+    }
+
+    private static YamlNode Node(object? value)
+    {
+        switch (value)
+        {
+            case null:
+                return new YamlScalarNode("auto");
+            case string text:
+                return new YamlScalarNode(text) { Style = ScalarStyle.DoubleQuoted };
+            case bool flag:
+                return new YamlScalarNode(flag ? "true" : "false");
+            case double number:
+                return new YamlScalarNode(number.ToString("R", CultureInfo.InvariantCulture));
+            case Enum choice:
+                return new YamlScalarNode(choice.ToString().ToLowerInvariant());
+            case IFormattable number:
+                return new YamlScalarNode(number.ToString(null, CultureInfo.InvariantCulture));
+            case IEnumerable list:
+                return new YamlSequenceNode(list.Cast<object>().Select(Node)) { Style = YamlDotNet.Core.Events.SequenceStyle.Flow };
+        }
+
+        var mapping = new YamlMappingNode();
+        foreach (PropertyInfo property in YamlBinder.Properties(value.GetType()))
+            mapping.Add(YamlBinder.Key(property.Name), Node(property.GetValue(value)));
+        return mapping;
+    }
+}

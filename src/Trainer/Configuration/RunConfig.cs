@@ -1,0 +1,168 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Model;
+
+namespace LongNet.Trainer.Configuration;
+
+/// <summary>One run, as the YAML file describes it. Keys are the properties' names in snake_case.</summary>
+public sealed record RunConfig
+{
+    /// <summary>Names the run; the configuration file's name where it is not given.</summary>
+    public string? Name { get; init; }
+
+    /// <summary>Decides initial parameters, sample order and dropout.</summary>
+    public long Seed { get; init; } = 1;
+
+    /// <summary>Run directory, relative to the current directory; runs/NAME where it is not given.</summary>
+    public string? Output { get; init; }
+
+    public required ModelConfig Model { get; init; }
+
+    public required DataConfig Data { get; init; }
+
+    public ParallelConfig Parallel { get; init; } = new();
+
+    public required OptimizerConfig Optimizer { get; init; }
+
+    public required TrainingConfig Training { get; init; }
+
+    public EvaluationConfig Evaluation { get; init; } = new();
+
+    public CheckpointConfig Checkpoint { get; init; } = new();
+
+    public RuntimeConfig Runtime { get; init; } = new();
+}
+
+public sealed record ModelConfig
+{
+    public required long Layers { get; init; }
+
+    public required long DModel { get; init; }
+
+    public required long Heads { get; init; }
+
+    /// <summary>Channels inside the feed-forward network; 4 · d_model where it is not given.</summary>
+    public long? FeedForward { get; init; }
+
+    public long Vocabulary { get; init; } = 256;
+
+    public required AttentionConfig Attention { get; init; }
+
+    public PositionEncoding Positions { get; init; } = PositionEncoding.XPos;
+
+    public double Dropout { get; init; }
+
+    public bool TieEmbeddings { get; init; } = true;
+
+    /// <summary>The model's shape, for the library.</summary>
+    public LongNetConfig ToModel() => new()
+    {
+        Layers = Layers,
+        DModel = DModel,
+        Heads = Heads,
+        FeedForward = FeedForward ?? 4 * DModel,
+        Vocabulary = Vocabulary,
+        Schedule = SegmentSchedule.FromLists(Attention.SegmentLengths, Attention.DilationRates),
+        HeadOffsets = Attention.HeadOffsets,
+        MixingGradient = Attention.MixingGradient,
+        Positions = Positions,
+        Dropout = Dropout,
+        TieEmbeddings = TieEmbeddings,
+    };
+}
+
+public sealed record AttentionConfig
+{
+    public required IReadOnlyList<long> SegmentLengths { get; init; }
+
+    public required IReadOnlyList<long> DilationRates { get; init; }
+
+    public HeadOffsets HeadOffsets { get; init; } = HeadOffsets.Interleaved;
+
+    public MixingGradient MixingGradient { get; init; } = MixingGradient.Exact;
+}
+
+public enum Tokenizer
+{
+    /// <summary>Every byte is a token.</summary>
+    Byte,
+}
+
+public sealed record DataConfig
+{
+    /// <summary>Files, directories or globs of text; relative to the configuration file's folder.</summary>
+    public required IReadOnlyList<string> Path { get; init; }
+
+    /// <summary>Globs left out of directories and globs.</summary>
+    public IReadOnlyList<string> Exclude { get; init; } = ["**/bin/**", "**/obj/**", "**/runs/**", "**/.*", "**/.*/**"];
+
+    public Tokenizer Tokenizer { get; init; } = Tokenizer.Byte;
+
+    /// <summary>Share of the corpus, at its end, that is held out.</summary>
+    public double ValidationFraction { get; init; } = 0.05;
+}
+
+public sealed record ParallelConfig
+{
+    /// <summary>Ranks along the batch; auto: what the sequence axis leaves, or 1.</summary>
+    public int? Data { get; init; }
+
+    /// <summary>Ranks along the sequence; auto: what the data axis leaves.</summary>
+    public int? Sequence { get; init; }
+}
+
+public sealed record OptimizerConfig
+{
+    /// <summary>Peak learning rate.</summary>
+    public required double Lr { get; init; }
+
+    /// <summary>Learning rate after the decay; lr / 10 where it is not given.</summary>
+    public double? MinLr { get; init; }
+
+    public long WarmupSteps { get; init; }
+
+    /// <summary>Step at which the cosine reaches min_lr; training.steps where it is not given.</summary>
+    public long? DecaySteps { get; init; }
+
+    public IReadOnlyList<double> Betas { get; init; } = [0.9, 0.95];
+
+    public double Epsilon { get; init; } = 1e-8;
+
+    public double WeightDecay { get; init; } = 0.1;
+
+    /// <summary>Largest global gradient norm; 0 turns clipping off.</summary>
+    public double GradientClipping { get; init; } = 1.0;
+}
+
+public sealed record TrainingConfig
+{
+    public required long Steps { get; init; }
+
+    public required long SequenceLength { get; init; }
+
+    /// <summary>Sequences per optimizer step, over all ranks.</summary>
+    public long BatchSize { get; init; } = 1;
+
+    /// <summary>Sequences per data-parallel rank at once; the rest of the batch is gradient accumulation. auto: all of its share.</summary>
+    public long? MicroBatchSize { get; init; }
+}
+
+public sealed record EvaluationConfig
+{
+    /// <summary>Steps between evaluations; 0 turns them off.</summary>
+    public long EverySteps { get; init; }
+
+    /// <summary>Held-out sequences per evaluation.</summary>
+    public long Sequences { get; init; } = 16;
+}
+
+public sealed record CheckpointConfig
+{
+    /// <summary>Steps between checkpoints; 0: only at the end.</summary>
+    public long EverySteps { get; init; }
+}
+
+public sealed record RuntimeConfig
+{
+    /// <summary>CPU threads per rank; auto: the host's cores shared out among its ranks.</summary>
+    public int? Threads { get; init; }
+}

@@ -1,0 +1,72 @@
+using System.Globalization;
+using LongNet.Core.Model;
+
+namespace LongNet.Trainer.Configuration;
+
+/// <summary>What a configuration must satisfy, whatever the ranks.</summary>
+internal static class RunConfigRules
+{
+    public static void Check(RunConfig config, ConfigurationProblems problems)
+    {
+        AtLeast("model.layers", config.Model.Layers, 1);
+        AtLeast("model.d_model", config.Model.DModel, 1);
+        AtLeast("model.heads", config.Model.Heads, 1);
+        AtLeast("model.feed_forward", config.Model.FeedForward!.Value, 1);
+        AtLeast("training.steps", config.Training.Steps, 1);
+        AtLeast("training.sequence_length", config.Training.SequenceLength, 1);
+        AtLeast("training.batch_size", config.Training.BatchSize, 1);
+        AtLeast("training.micro_batch_size", config.Training.MicroBatchSize ?? 1, 1);
+        AtLeast("evaluation.every_steps", config.Evaluation.EverySteps, 0);
+        AtLeast("evaluation.sequences", config.Evaluation.Sequences, 1);
+        AtLeast("checkpoint.every_steps", config.Checkpoint.EverySteps, 0);
+        AtLeast("parallel.data", config.Parallel.Data ?? 1, 1);
+        AtLeast("parallel.sequence", config.Parallel.Sequence ?? 1, 1);
+        AtLeast("runtime.threads", config.Runtime.Threads ?? 1, 1);
+        AtLeast("optimizer.warmup_steps", config.Optimizer.WarmupSteps, 0);
+        AtLeast("optimizer.decay_steps", config.Optimizer.DecaySteps!.Value, 1);
+        problems.Require(config.Model.Vocabulary >= 256, Text($"model.vocabulary is {config.Model.Vocabulary}, but the byte tokenizer needs at least 256."));
+        problems.Require(config.Model.Dropout is >= 0 and < 1, Text($"model.dropout is {config.Model.Dropout}, but must be at least 0 and below 1."));
+        problems.Require(
+            config.Data.ValidationFraction is >= 0 and < 1,
+            Text($"data.validation_fraction is {config.Data.ValidationFraction}, but must be at least 0 and below 1."));
+        problems.Require(config.Data.Path.Count > 0, "data.path is empty: name a file, a directory or a glob of text.");
+        problems.Require(config.Optimizer.Lr > 0, Text($"optimizer.lr is {config.Optimizer.Lr}, but must be above 0."));
+        problems.Require(config.Optimizer.MinLr >= 0, Text($"optimizer.min_lr is {config.Optimizer.MinLr}, but must be at least 0."));
+        problems.Require(config.Optimizer.Epsilon > 0, Text($"optimizer.epsilon is {config.Optimizer.Epsilon}, but must be above 0."));
+        problems.Require(config.Optimizer.WeightDecay >= 0, Text($"optimizer.weight_decay is {config.Optimizer.WeightDecay}, but must be at least 0."));
+        problems.Require(
+            config.Optimizer.GradientClipping >= 0,
+            Text($"optimizer.gradient_clipping is {config.Optimizer.GradientClipping}, but must be at least 0 (0 turns it off)."));
+        problems.Require(
+            config.Optimizer.Betas.Count == 2 && config.Optimizer.Betas.All(beta => beta is >= 0 and < 1),
+            $"optimizer.betas is [{string.Join(", ", config.Optimizer.Betas)}], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].");
+        Attention(config.Model);
+
+        void Attention(ModelConfig model)
+        {
+            if (model.Heads >= 1 && model.DModel >= 1)
+            {
+                problems.Require(
+                    model.DModel % model.Heads == 0,
+                    $"model.heads ({model.Heads}) must divide model.d_model ({model.DModel}): {NearestDivisor(model.DModel, model.Heads)} heads would.");
+                problems.Require(
+                    model.Positions == PositionEncoding.None || model.DModel % model.Heads != 0 || model.DModel / model.Heads % 2 == 0,
+                    $"model.positions is xpos, which rotates pairs of channels, but a head has {model.DModel / model.Heads}: make d_model / heads even, or set positions: none.");
+            }
+
+            var (lengths, rates) = (model.Attention.SegmentLengths, model.Attention.DilationRates);
+            problems.Require(
+                lengths.Count == rates.Count && lengths.Count > 0,
+                $"model.attention has {lengths.Count} segment_lengths and {rates.Count} dilation_rates: give one of each per branch.");
+            problems.Require(lengths.All(w => w >= 1), $"model.attention.segment_lengths is [{string.Join(", ", lengths)}], but every length must be at least 1.");
+            problems.Require(rates.All(r => r >= 1), $"model.attention.dilation_rates is [{string.Join(", ", rates)}], but every rate must be at least 1.");
+        }
+
+        void AtLeast(string key, long value, long least) => problems.Require(value >= least, $"{key} is {value}, but must be at least {least}.");
+    }
+
+    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+
+    private static long NearestDivisor(long number, long near) => Enumerable.Range(1, (int)Math.Min(number, int.MaxValue - 1))
+        .Where(candidate => number % candidate == 0).MinBy(candidate => Math.Abs(candidate - near));
+}

@@ -1,0 +1,169 @@
+using System.Collections;
+using System.Globalization;
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using System.Text;
+using YamlDotNet.RepresentationModel;
+
+namespace LongNet.Trainer.Configuration;
+
+/// <summary>
+/// Binds YAML nodes to records strictly: unknown keys, wrong types and missing required keys are problems that name where
+/// they stand.
+/// </summary>
+internal sealed class YamlBinder(ConfigurationProblems problems, Func<YamlNode, string> where)
+{
+    /// <summary>A property's key in YAML: its name in snake_case.</summary>
+    public static string Key(string property)
+    {
+        var key = new StringBuilder();
+        foreach (char character in property)
+        {
+            if (char.IsUpper(character) && key.Length > 0)
+                key.Append('_');
+            key.Append(char.ToLowerInvariant(character));
+        }
+
+        return key.ToString();
+    }
+
+    /// <summary>The properties that keys bind to.</summary>
+    public static IReadOnlyList<PropertyInfo> Properties(Type type) =>
+        [.. type.GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(property => property.CanWrite)];
+
+    public static bool IsSection(Type type) => type.IsClass && type != typeof(string) && type.Namespace == typeof(RunConfig).Namespace;
+
+    /// <param name="type">A record of this namespace.</param>
+    /// <param name="node">What the file gives for it; null where it is absent.</param>
+    /// <param name="path">Dotted path with a trailing dot, or empty at the top.</param>
+    /// <returns>The record, or null where a problem prevents it.</returns>
+    public object? Section(Type type, YamlNode? node, string path)
+    {
+        var given = new Dictionary<string, YamlNode>();
+        if (node is YamlMappingNode mapping)
+        {
+            foreach (var (keyNode, value) in mapping.Children)
+                given[((YamlScalarNode)keyNode).Value ?? ""] = value;
+            foreach (var (keyNode, _) in mapping.Children)
+                CheckKnown(type, keyNode, path);
+        }
+        else if (node is not null && !IsNull(node))
+        {
+            problems.Add($"{where(node)}: {path.TrimEnd('.')} must be a group of keys, such as {string.Join(", ", Properties(type).Take(3).Select(property => Key(property.Name)))}.");
+            return null;
+        }
+
+        object section = Activator.CreateInstance(type)!;
+        bool complete = true;
+        foreach (PropertyInfo property in Properties(type))
+        {
+            string key = path + Key(property.Name);
+            bool required = property.GetCustomAttribute<RequiredMemberAttribute>() is not null;
+            given.TryGetValue(Key(property.Name), out YamlNode? value);
+            if (value is null || IsNull(value))
+            {
+                if (required && IsSection(property.PropertyType))
+                {
+                    complete &= Section(property.PropertyType, null, key + ".") is not null;
+                }
+                else if (required)
+                {
+                    problems.Add($"{(node is null ? "" : where(node) + ": ")}the key \"{key}\" is required and missing.");
+                    complete = false;
+                }
+
+                continue;
+            }
+
+            object? bound = IsSection(property.PropertyType)
+                ? Section(property.PropertyType, value, key + ".")
+                : Value(property.PropertyType, value, key);
+            if (bound is Unbound or null)
+                complete &= bound is not Unbound && !IsSection(property.PropertyType);
+            if (bound is not Unbound && (bound is not null || !IsSection(property.PropertyType)))
+                property.SetValue(section, bound);
+        }
+
+        return complete ? section : null;
+    }
+
+    private static bool IsNull(YamlNode node) => node is YamlScalarNode { Style: YamlDotNet.Core.ScalarStyle.Plain, Value: "" or "~" or "null" };
+
+    private void CheckKnown(Type type, YamlNode keyNode, string path)
+    {
+        string key = ((YamlScalarNode)keyNode).Value ?? "";
+        string[] known = [.. Properties(type).Select(property => Key(property.Name))];
+        if (known.Contains(key))
+            return;
+        string? nearest = ConfigurationProblems.Nearest(key, known);
+        problems.Add(
+            $"{where(keyNode)}: unknown key \"{path}{key}\"; " +
+            (nearest is null ? $"the keys here are {string.Join(", ", known)}." : $"did you mean \"{path}{nearest}\"?"));
+    }
+
+    private object? Value(Type type, YamlNode node, string key)
+    {
+        Type? nullable = Nullable.GetUnderlyingType(type);
+        if (nullable is not null && node is YamlScalarNode { Value: "auto" })
+            return null;
+        Type target = nullable ?? type;
+        if (target.IsGenericType)
+            return List(target.GetGenericArguments()[0], node, key);
+        if (node is YamlScalarNode { Value: { } text })
+        {
+            if (target == typeof(string))
+                return text;
+            if (target == typeof(long) && long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long whole))
+                return whole;
+            if (target == typeof(int) && int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int small))
+                return small;
+            if (target == typeof(double) && double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double number) && double.IsFinite(number))
+                return number;
+            if (target == typeof(bool) && text is "true" or "false")
+                return text == "true";
+            if (target.IsEnum && Enum.GetNames(target).FirstOrDefault(name => name.Equals(text, StringComparison.OrdinalIgnoreCase)) is { } match)
+                return Enum.Parse(target, match);
+        }
+
+        problems.Add($"{where(node)}: {key} is {Describe(node)}, but must be {Expected(target)}{(nullable is null ? "" : " or auto")}.");
+        return Unbound.Instance;
+    }
+
+    private object List(Type element, YamlNode node, string key)
+    {
+        // One value stands for a list of one.
+        IEnumerable<YamlNode> items = node is YamlSequenceNode sequence ? sequence.Children : [node];
+        var list = (IList)Activator.CreateInstance(typeof(List<>).MakeGenericType(element))!;
+        bool complete = true;
+        foreach (YamlNode item in items)
+        {
+            object? value = Value(element, item, key);
+            if (value is Unbound)
+                complete = false;
+            else
+                list.Add(value);
+        }
+
+        return complete ? list : Unbound.Instance;
+    }
+
+    private static string Describe(YamlNode node) => node switch
+    {
+        YamlScalarNode scalar => $"\"{scalar.Value}\"",
+        YamlSequenceNode => "a list",
+        _ => "a group of keys",
+    };
+
+    private static string Expected(Type type) =>
+        type == typeof(string) ? "text"
+        : type == typeof(long) || type == typeof(int) ? "a whole number"
+        : type == typeof(double) ? "a number"
+        : type == typeof(bool) ? "true or false"
+        : type.IsEnum ? string.Join(" or ", Enum.GetNames(type).Select(name => name.ToLowerInvariant()))
+        : "a list";
+
+    private sealed class Unbound
+    {
+        public static Unbound Instance { get; } = new();
+    }
+}
