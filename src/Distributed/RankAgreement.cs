@@ -12,7 +12,7 @@ public static class RankAgreement
     /// Runs the action on every rank; returns only if no rank threw a <see cref="UserException"/>. Collective. The action
     /// itself must not communicate, because a rank that throws would leave the others waiting.
     /// </summary>
-    /// <exception cref="UserException">
+    /// <exception cref="UnanimousException">
     /// On every rank, with the message of the lowest rank that failed, and its number where not all did.
     /// </exception>
     public static void Run(ProcessGroup group, Action action)
@@ -50,7 +50,7 @@ public static class RankAgreement
         string message = BroadcastText(group, group.Rank == first ? own!.Message : null, first);
         bool onAll = Array.TrueForAll(failed, status => status == 1);
         string told = onAll ? message : $"Rank {first}: {message}";
-        throw own is null ? new UserException(told) : new UserException(told, own);
+        throw new UnanimousException(told, own);
     }
 
     /// <summary>Gives every rank the root's bytes. Collective.</summary>

@@ -27,6 +27,10 @@ public sealed record RankEnvironment(
     /// <summary>Environment variable that names another MPI library, by file name or path.</summary>
     public const string LibraryVariable = "LONGNET_MPI_LIBRARY";
 
+    /// <summary>Whether a launcher started this process. Reads no numbers, so it never fails.</summary>
+    public static bool IsLaunched => Environment.GetEnvironmentVariable("OMPI_COMM_WORLD_SIZE") is { Length: > 0 }
+        || Environment.GetEnvironmentVariable("PMI_SIZE") is { Length: > 0 };
+
     /// <summary>Whether this process speaks for all: rank 0.</summary>
     public bool IsRoot => Rank == 0;
 

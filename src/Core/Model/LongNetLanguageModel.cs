@@ -115,7 +115,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
                 bool intoResidual = name.EndsWith("out_proj.weight", StringComparison.Ordinal) || name.EndsWith("fc2.weight", StringComparison.Ordinal);
                 double deviation = intoResidual ? InitialDeviation / Math.Sqrt(2 * config.Layers) : InitialDeviation;
                 using var generator = new Generator(stream.Derive(name).Key);
-                init.normal_(parameter, 0, deviation, generator);
+                // init.normal_ takes a generator but ignores it.
+                parameter.normal_(0, deviation, generator);
             }
         }
     }

@@ -77,6 +77,41 @@ public static class ConfigurationFile
         return text.ToString().Replace("...\n", "", StringComparison.Ordinal);
     }
 
+    /// <summary>The keys that change what is computed and whose values differ between two texts of <see cref="ToYaml"/>.</summary>
+    /// <returns>"key: before → after" each.</returns>
+    public static string[] ChangedKeys(string before, string after)
+    {
+        string[] irrelevant = ["name", "output", "data.path", "data.exclude", "training.steps", "training.micro_batch_size"];
+        string[] irrelevantGroups = ["parallel.", "evaluation.", "checkpoint.", "logging.", "runtime."];
+        Dictionary<string, string> old = Flat(before), now = Flat(after);
+        return [.. now.Where(entry => !irrelevant.Contains(entry.Key) && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal)))
+            .Where(entry => !old.TryGetValue(entry.Key, out string? value) || value != entry.Value)
+            .Select(entry => $"{entry.Key}: {old.GetValueOrDefault(entry.Key, "none")} → {entry.Value}")];
+
+        static Dictionary<string, string> Flat(string text)
+        {
+            var values = new Dictionary<string, string>();
+            var stream = new YamlStream();
+            stream.Load(new StringReader(text));
+            if (stream.Documents.Count > 0)
+                Walk(stream.Documents[0].RootNode, "", values);
+            return values;
+        }
+
+        static void Walk(YamlNode node, string path, Dictionary<string, string> values)
+        {
+            if (node is YamlMappingNode mapping)
+            {
+                foreach (var (key, value) in mapping.Children)
+                    Walk(value, path.Length == 0 ? $"{key}" : $"{path}.{key}", values);
+            }
+            else
+            {
+                values[path] = node is YamlSequenceNode sequence ? $"[{string.Join(", ", sequence.Children)}]" : $"{node}";
+            }
+        }
+    }
+
     // Fills in what depends on other keys or on where the file lies.
     private static RunConfig Complete(RunConfig config, string path, bool dataIsOverridden)
     {

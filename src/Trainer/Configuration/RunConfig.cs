@@ -29,6 +29,8 @@ public sealed record RunConfig
 
     public CheckpointConfig Checkpoint { get; init; } = new();
 
+    public LoggingConfig Logging { get; init; } = new();
+
     public RuntimeConfig Runtime { get; init; } = new();
 }
 
@@ -159,6 +161,12 @@ public sealed record CheckpointConfig
 {
     /// <summary>Steps between checkpoints; 0: only at the end.</summary>
     public long EverySteps { get; init; }
+}
+
+public sealed record LoggingConfig
+{
+    /// <summary>Steps between lines on the console. metrics.jsonl has every step.</summary>
+    public long EverySteps { get; init; } = 10;
 }
 
 public sealed record RuntimeConfig

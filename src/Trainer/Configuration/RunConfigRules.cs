@@ -19,6 +19,7 @@ internal static class RunConfigRules
         AtLeast("evaluation.every_steps", config.Evaluation.EverySteps, 0);
         AtLeast("evaluation.sequences", config.Evaluation.Sequences, 1);
         AtLeast("checkpoint.every_steps", config.Checkpoint.EverySteps, 0);
+        AtLeast("logging.every_steps", config.Logging.EverySteps, 1);
         AtLeast("parallel.data", config.Parallel.Data ?? 1, 1);
         AtLeast("parallel.sequence", config.Parallel.Sequence ?? 1, 1);
         AtLeast("runtime.threads", config.Runtime.Threads ?? 1, 1);

@@ -1,0 +1,75 @@
+using System.Runtime.InteropServices;
+using TorchSharp;
+
+namespace LongNet.Core.Native;
+
+/// <summary>Loads libtorch, before the first tensor.</summary>
+public static class LibTorch
+{
+    /// <summary>Environment variable that names the folder of another libtorch, such as a Python installation's torch/lib.</summary>
+    public const string FolderVariable = "LONGNET_LIBTORCH";
+
+    // Each library needs those before it. The CUDA ones are missing from a libtorch for CPUs.
+    private static readonly (string Pattern, bool Required)[] Order =
+    [
+        ("libgomp*.so*", false), ("libc10.so", true), ("libtorch_cpu.so", true), ("libc10_cuda.so", false), ("libtorch_cuda.so", false), ("libtorch.so", true),
+    ];
+
+    /// <summary>Loads the folder that <see cref="FolderVariable"/> names, or else the one beside the program.</summary>
+    /// <exception cref="UserException">There is no libtorch, or it cannot be loaded; says where it was looked for.</exception>
+    public static void Load()
+    {
+        string? folder = Environment.GetEnvironmentVariable(FolderVariable);
+        if (!string.IsNullOrEmpty(folder))
+            LoadFrom(folder);
+        try
+        {
+            if (torch.TryInitializeDeviceType(DeviceType.CPU))
+                return;
+        }
+        catch (Exception error) when (error is TypeInitializationException or DllNotFoundException or NotSupportedException)
+        {
+            throw Missing(error.InnerException?.Message ?? error.Message);
+        }
+
+        throw Missing("it does not start");
+
+        static UserException Missing(string reason) => new(
+            $"libtorch cannot be loaded ({reason.Split('\n')[0].TrimEnd('.')}). Build with -p:TorchBackend=cpu, or set {FolderVariable} to a folder with libtorch_cpu.so.");
+    }
+
+    private static void LoadFrom(string folder)
+    {
+        // Two copies of libtorch in one process end it.
+        if (File.Exists(Path.Combine(AppContext.BaseDirectory, "libtorch_cpu.so")))
+        {
+            throw new UserException(
+                $"{FolderVariable} names {folder}, but this build brings its own libtorch: build with -p:TorchBackend=external, or unset {FolderVariable}.");
+        }
+
+        foreach (var (pattern, required) in Order)
+        {
+            string? file = Directory.Exists(folder) ? Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).FirstOrDefault() : null;
+            if (file is not null)
+                LoadLibrary(file);
+            else if (required)
+                throw new UserException($"{FolderVariable} is {folder}, which has no {pattern}: name the folder of a libtorch, such as torch/lib of a PyTorch installation.");
+        }
+
+        string binding = Path.Combine(AppContext.BaseDirectory, "libLibTorchSharp.so");
+        if (File.Exists(binding))
+            LoadLibrary(binding);
+    }
+
+    private static void LoadLibrary(string file)
+    {
+        try
+        {
+            NativeLibrary.Load(file);
+        }
+        catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
+        {
+            throw new UserException($"{file} cannot be loaded: {error.Message.Split('\n')[0]}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+using LongNet.Core;
+
+namespace LongNet.Trainer.Checkpoints;
+
+/// <summary>A run's folder: config.yaml, metrics.jsonl and checkpoints.</summary>
+/// <param name="Path">The folder.</param>
+public sealed record RunDirectory(string Path)
+{
+    public string ConfigFile => System.IO.Path.Combine(Path, "config.yaml");
+
+    public string MetricsFile => System.IO.Path.Combine(Path, "metrics.jsonl");
+
+    public string CheckpointFolder => System.IO.Path.Combine(Path, "checkpoints");
+
+    public CheckpointStore Checkpoints => new(CheckpointFolder);
+
+    /// <summary>Decides which checkpoint a run starts from, so that no run ever writes over another's.</summary>
+    /// <param name="resume">none, auto, or the path of a checkpoint or of a run.</param>
+    /// <returns>The checkpoint's folder; null to start anew.</returns>
+    /// <exception cref="UserException">There is a checkpoint that this run would write over, or none where one was named.</exception>
+    public string? StartingPoint(string resume)
+    {
+        ArgumentNullException.ThrowIfNull(resume);
+        if (resume == "auto")
+            return Checkpoints.Latest();
+        IReadOnlyList<long> own = Checkpoints.Steps();
+        if (resume == "none")
+        {
+            return own.Count == 0 ? null : throw new UserException(
+                $"{Path} already has a checkpoint of step {own[^1]}: add --resume auto to go on from it, or --output DIR to start another run.");
+        }
+
+        string checkpoint = File.Exists(System.IO.Path.Combine(resume, CheckpointManifest.FileName))
+            ? resume
+            : new RunDirectory(resume).Checkpoints.Latest() ?? throw new UserException(
+                $"--resume {resume}: there is no checkpoint. Give auto, none, a folder such as runs/NAME/checkpoints/step-00000100, or a run's folder.");
+        long step = CheckpointManifest.Read(checkpoint).Step;
+        bool inside = System.IO.Path.GetFullPath(checkpoint).StartsWith(System.IO.Path.GetFullPath(CheckpointFolder) + System.IO.Path.DirectorySeparatorChar, StringComparison.Ordinal);
+        // Going back within a run would write over its later steps; branching off belongs into a folder of its own.
+        return own.Count == 0 || (inside && own[^1] == step)
+            ? checkpoint
+            : throw new UserException(
+                $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step {step}) would write over: " +
+                "choose another --output, or remove the later checkpoints.");
+    }
+}

@@ -1,0 +1,82 @@
+using System.CommandLine;
+using LongNet.Distributed;
+using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Loop;
+using TorchSharp;
+
+namespace LongNet.Trainer.Commands;
+
+/// <summary>longnet train: trains a model, or goes on with one.</summary>
+internal static class TrainCommand
+{
+    public static Command Create()
+    {
+        var config = new Option<string>("--config", "-c")
+        {
+            Description = "YAML file, or the name of one in the nearest configs folder",
+            Required = true,
+            HelpName = "FILE",
+        };
+        var set = new Option<string[]>("--set")
+        {
+            Description = "Overrides a key, e.g. --set optimizer.lr=3e-4; may be repeated",
+            HelpName = "KEY.PATH=VALUE",
+            DefaultValueFactory = _ => [],
+        };
+        var steps = new Option<long?>("--steps")
+        {
+            Description = "Stops after this step; the learning-rate schedule stays that of training.steps",
+            HelpName = "N",
+        };
+        var output = new Option<string?>("--output", "-o")
+        {
+            Description = "Run directory; default: the configuration's output, or runs/NAME",
+            HelpName = "DIR",
+        };
+        var resume = new Option<string>("--resume")
+        {
+            Description = "auto: go on from the run directory's last checkpoint if there is one; none: start anew; or a checkpoint's folder",
+            HelpName = "auto|none|PATH",
+            DefaultValueFactory = _ => "none",
+        };
+        steps.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && long.TryParse(result.Tokens[0].Value, out long value) && value < 1)
+                result.AddError($"--steps is {value}, but must be at least 1.");
+        });
+        var command = new Command("train", "Trains a model on the ranks that mpiexec started, or on one without it") { config, set, steps, output, resume };
+        command.SetAction(parsed => RankProgram.Run(runtime => Train(
+            runtime,
+            parsed.GetRequiredValue(config),
+            parsed.GetValue(set)!,
+            parsed.GetValue(steps),
+            parsed.GetValue(output),
+            parsed.GetValue(resume)!)));
+        return command;
+    }
+
+    private static void Train(DistributedRuntime runtime, string nameOrPath, string[] overrides, long? steps, string? output, string resume)
+    {
+        RunPlan plan = RankAgreement.Run(runtime.World, () =>
+        {
+            RunConfig config = ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides);
+            if (output is not null)
+                config = config with { Output = output };
+            return RunPlan.Create(config, runtime.World.Size);
+        });
+        string ofRoot = RankAgreement.BroadcastText(runtime.World, plan.Fingerprint, 0);
+        RankAgreement.Run(runtime.World, () =>
+        {
+            if (plan.Fingerprint != ofRoot)
+            {
+                throw new Core.UserException(
+                    $"the configuration or the text here ({plan.Corpus.Fingerprint}) is not that of rank 0: give every machine the same files.");
+            }
+        });
+
+        torch.set_num_threads(plan.Config.Runtime.Threads ?? CpuThreads.ForThisRank(runtime.Environment));
+        using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
+        long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
+        new TrainingRun(plan, mesh, lastStep, resume, Console.Out).Run();
+    }
+}

@@ -1,0 +1,43 @@
+using LongNet.Core;
+using LongNet.Distributed;
+using LongNet.Distributed.SequenceParallel;
+using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Data;
+
+namespace LongNet.Trainer.Loop;
+
+/// <summary>Everything about a run that is known before the first collective, and alike on every rank.</summary>
+/// <param name="Config">The resolved configuration.</param>
+/// <param name="DataRanks">Ranks along the batch.</param>
+/// <param name="SequenceRanks">Ranks along the sequence.</param>
+/// <param name="Corpus">The text.</param>
+/// <param name="Split">Training and held-out windows.</param>
+/// <param name="Batch">How a step's sequences are dealt out.</param>
+public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks, Corpus Corpus, CorpusSplit Split, BatchPartition Batch)
+{
+    /// <summary>Rows of every sequence that a rank holds.</summary>
+    public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
+
+    /// <summary>Tells plans apart, so that ranks which read different files notice.</summary>
+    public string Fingerprint => ConfigurationFile.ToYaml(Config) + Corpus.Fingerprint;
+
+    /// <summary>Checks the configuration against the ranks and the corpus. No collective.</summary>
+    /// <exception cref="UserException">They do not fit; says what would.</exception>
+    public static RunPlan Create(RunConfig config, int ranks)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
+        SegmentSpan.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
+        BatchPartition batch = BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize);
+        Corpus corpus = Corpus.Open(config.Data);
+        using var source = new ByteTokenSource(corpus);
+        CorpusSplit split = CorpusSplit.Create(source.Length, config.Training.SequenceLength, config.Data.ValidationFraction);
+        if (config.Evaluation.EverySteps > 0 && split.ValidationWindows == 0)
+        {
+            throw new UserException(
+                "evaluation.every_steps asks for evaluations, but data.validation_fraction is 0, so nothing is held out: set it to 0.05, or every_steps to 0.");
+        }
+
+        return new RunPlan(config, data, sequence, corpus, split, batch);
+    }
+}

@@ -1,0 +1,141 @@
+using LongNet.Core.Model;
+using LongNet.Core.Optimization;
+using LongNet.Distributed;
+using LongNet.Distributed.DataParallel;
+using LongNet.Distributed.SequenceParallel;
+using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Configuration;
+using static TorchSharp.torch;
+
+namespace LongNet.Trainer.Loop;
+
+/// <summary>
+/// What training changes: parameters, optimizer state and the counters of steps, sequences and tokens. All of it is alike on
+/// every rank, so a checkpoint is written by one rank and fits any mesh.
+/// </summary>
+public sealed class TrainingState : IDisposable
+{
+    private readonly RunPlan plan;
+    private readonly DeviceMesh mesh;
+    private readonly (string Name, Tensor Value)[] parameters;
+
+    /// <summary>Makes the initial state. Collective over the mesh.</summary>
+    /// <param name="plan">The run. </param>
+    /// <param name="mesh">The ranks. Not owned.</param>
+    public TrainingState(RunPlan plan, DeviceMesh mesh)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        ArgumentNullException.ThrowIfNull(mesh);
+        this.plan = plan;
+        this.mesh = mesh;
+        RunConfig config = plan.Config;
+        Exchange = new GatheredKeyValues(mesh.Sequence);
+        Model = new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange);
+        var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
+        parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];
+        Gradients = new GradientBuffer(named);
+        Optimizer = new FusedAdamW(
+            named,
+            Gradients.Views,
+            new AdamWOptions(config.Optimizer.Betas[0], config.Optimizer.Betas[1], config.Optimizer.Epsilon, config.Optimizer.WeightDecay));
+        // Machines of different kinds may draw normal numbers that differ in the last bit.
+        Broadcast();
+    }
+
+    /// <summary>Where keys and values of other ranks come from. Owned.</summary>
+    public GatheredKeyValues Exchange { get; }
+
+    public LongNetLanguageModel Model { get; }
+
+    public GradientBuffer Gradients { get; }
+
+    public FusedAdamW Optimizer { get; }
+
+    /// <summary>Optimizer steps done.</summary>
+    public long Step { get; private set; }
+
+    /// <summary>The global sample cursor: sequences that the whole job has trained on.</summary>
+    public long SequencesConsumed { get; private set; }
+
+    /// <summary>Target tokens that the whole job has trained on.</summary>
+    public long TokensConsumed { get; private set; }
+
+    /// <summary>Payload bytes that this rank has sent.</summary>
+    public long BytesSent =>
+        (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + Exchange.Volume).BytesSent;
+
+    public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
+
+    /// <summary>Counts a step that has been done.</summary>
+    public void Advance(long sequences, long tokens)
+    {
+        Step++;
+        SequencesConsumed += sequences;
+        TokensConsumed += tokens;
+    }
+
+    /// <summary>Writes a checkpoint, on rank 0. Collective over the world.</summary>
+    /// <returns>The checkpoint's folder; empty on other ranks.</returns>
+    /// <exception cref="UnanimousException">The disk refuses.</exception>
+    public string Save(CheckpointStore store)
+    {
+        ArgumentNullException.ThrowIfNull(store);
+        return RankAgreement.Run(mesh.World, () => mesh.World.Rank != 0 ? "" : store.Save(
+            new CheckpointManifest
+            {
+                Format = CheckpointManifest.ExpectedFormat,
+                FormatVersion = CheckpointManifest.CurrentVersion,
+                Software = CheckpointStore.Software,
+                Step = Step,
+                SequencesConsumed = SequencesConsumed,
+                TokensConsumed = TokensConsumed,
+                Seed = plan.Config.Seed,
+                Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
+                Corpus = plan.Corpus.Fingerprint,
+                Files = [],
+            },
+            parameters,
+            Optimizer.State,
+            ConfigurationFile.ToYaml(plan.Config)));
+    }
+
+    /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
+    /// <param name="checkpoint">Its folder; not read on other ranks.</param>
+    /// <returns>Its manifest; null on other ranks.</returns>
+    /// <exception cref="UnanimousException">It is damaged or another model's.</exception>
+    public CheckpointManifest? Load(string checkpoint)
+    {
+        CheckpointManifest? manifest = RankAgreement.Run(mesh.World, () =>
+        {
+            if (mesh.World.Rank != 0)
+                return null;
+            CheckpointManifest read = CheckpointStore.Verify(checkpoint);
+            CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.ModelFile), parameters);
+            CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.OptimizerFile), Optimizer.State);
+            return read;
+        });
+        using var scope = NewDisposeScope();
+        Tensor counters = tensor(new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 });
+        mesh.World.Broadcast(counters, 0);
+        long[] values = counters.data<long>().ToArray();
+        (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
+        Broadcast();
+        return manifest;
+    }
+
+    public void Dispose()
+    {
+        Optimizer.Dispose();
+        Gradients.Dispose();
+        Model.Dispose();
+        Exchange.Dispose();
+    }
+
+    private void Broadcast()
+    {
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        foreach (var (_, value) in parameters.Concat(Optimizer.State))
+            mesh.World.Broadcast(value, 0);
+    }
+}

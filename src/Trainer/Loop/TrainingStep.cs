@@ -1,0 +1,113 @@
+using System.Diagnostics;
+using System.Globalization;
+using LongNet.Core.Model;
+using LongNet.Core.Numerics;
+using LongNet.Distributed;
+using LongNet.Trainer.Data;
+using LongNet.Trainer.Reporting;
+using static TorchSharp.torch;
+
+namespace LongNet.Trainer.Loop;
+
+/// <summary>
+/// One optimizer step: every micro-batch forward and backward, gradients summed over all ranks, clipped, applied. The loss is
+/// the sum over all tokens of the step divided by the number of valid ones, wherever they were computed.
+/// </summary>
+public sealed class TrainingStep
+{
+    private readonly RunPlan plan;
+    private readonly DeviceMesh mesh;
+    private readonly TrainingState state;
+    private readonly BatchReader reader;
+    private readonly SampleOrder order;
+    private readonly LearningRateSchedule schedule;
+    private readonly RandomStream dropout;
+
+    /// <param name="plan">The run.</param>
+    /// <param name="mesh">The ranks. Not owned.</param>
+    /// <param name="state">What a step changes. Not owned.</param>
+    /// <param name="reader">The corpus. Not owned.</param>
+    public TrainingStep(RunPlan plan, DeviceMesh mesh, TrainingState state, BatchReader reader)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        this.plan = plan;
+        this.mesh = mesh;
+        this.state = state;
+        this.reader = reader;
+        order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
+        schedule = LearningRateSchedule.From(plan.Config.Optimizer);
+        dropout = new RandomStream(0).Derive(plan.Config.Seed).Derive("dropout");
+    }
+
+    /// <summary>Does the next step. Collective over the world.</summary>
+    /// <exception cref="UnanimousException">The gradient is not finite; parameters are left as they were.</exception>
+    public StepMetrics Run()
+    {
+        var clock = Stopwatch.StartNew();
+        long sentBefore = state.BytesSent;
+        using var scope = NewDisposeScope();
+        state.Model.train();
+        state.Gradients.Zero();
+
+        var batches = new List<(Tensor Inputs, Tensor Targets, long[] Sequences)>();
+        long valid = 0;
+        for (long micro = 0; micro < plan.Batch.MicroSteps; micro++)
+        {
+            long[] sequences = [.. plan.Batch.Sequences(mesh.DataRank, micro).Select(place => state.SequencesConsumed + place)];
+            var (inputs, targets) = reader.Read([.. sequences.Select(order.WindowAt)], mesh.SequenceRank * plan.RowsPerRank, plan.RowsPerRank);
+            batches.Add((inputs, targets, sequences));
+            valid += CountValid(targets);
+        }
+
+        // The number of valid targets of the whole step comes first: it scales every rank's and micro-batch's part of the loss.
+        long tokens = (long)Sum(valid);
+        Tensor share = tensor(1.0 / Math.Max(1, tokens), dtype: ScalarType.Float32);
+        RandomStream stream = dropout.Derive(state.Step);
+        double lossSum = 0;
+        foreach (var (inputs, targets, sequences) in batches)
+        {
+            using var microScope = NewDisposeScope();
+            DropoutContext? context = plan.Config.Model.Dropout > 0
+                ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
+                : null;
+            Tensor loss = state.Model.LossSum(inputs, targets, context);
+            BackwardPass.Run(loss.mul(share));
+            lossSum += loss.to(float64).item<double>();
+        }
+
+        lossSum = Sum(lossSum);
+        state.Gradients.Reduce(mesh.World);
+        double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping);
+        double mean = lossSum / Math.Max(1, tokens);
+        if (!double.IsFinite(norm) || !double.IsFinite(mean))
+        {
+            // Every rank holds the same bits here, so every rank throws.
+            throw new UnanimousException(string.Create(
+                CultureInfo.InvariantCulture,
+                $"Step {state.Step + 1} has loss {mean} and gradient norm {norm}, so training cannot go on: lower optimizer.lr or lengthen " +
+                $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
+        }
+
+        double rate = schedule.RateAt(state.Step + 1);
+        state.Optimizer.Step(rate);
+        state.Advance(plan.Batch.BatchSize, tokens);
+        double seconds = clock.Elapsed.TotalSeconds;
+        return new StepMetrics(state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore);
+    }
+
+    private static long CountValid(Tensor targets)
+    {
+        using var scope = NewDisposeScope();
+        return targets.ne(IgnoredTarget).sum().item<long>();
+    }
+
+    private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
+
+    private double Sum(double value)
+    {
+        using var scope = NewDisposeScope();
+        Tensor total = tensor(new[] { value });
+        mesh.World.AllReduce(total);
+        return total.item<double>();
+    }
+}

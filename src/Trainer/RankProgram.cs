@@ -1,0 +1,60 @@
+using LongNet.Core;
+using LongNet.Core.Native;
+using LongNet.Distributed;
+
+namespace LongNet.Trainer;
+
+/// <summary>
+/// Runs a command on every rank and ends it on all of them: a mistake that all ranks see is told once, by rank 0, with exit
+/// code 2; an error of one rank is told by it and ends the job.
+/// </summary>
+internal static class RankProgram
+{
+    public const int UserError = 2;
+
+    public static int Run(Action<DistributedRuntime> command)
+    {
+        DistributedRuntime runtime;
+        RankEnvironment? environment = null;
+        try
+        {
+            environment = RankEnvironment.FromProcess();
+            LibTorch.Load();
+            runtime = DistributedRuntime.Start(environment);
+        }
+        catch (UserException mistake)
+        {
+            // No rank can ask another yet, so one rank per machine speaks.
+            if (environment is null || environment.LocalRank == 0)
+                Tell(environment is { Rank: > 0 } ? $"rank {environment.Rank}: {mistake.Message}" : mistake.Message);
+            return UserError;
+        }
+
+        try
+        {
+            command(runtime);
+            runtime.Dispose();
+            return 0;
+        }
+        catch (UnanimousException mistake)
+        {
+            if (runtime.Environment.IsRoot)
+                Tell(mistake.Message);
+            runtime.Dispose();
+            return UserError;
+        }
+        catch (UserException mistake)
+        {
+            Tell(runtime.World.Size > 1 ? $"rank {runtime.Environment.Rank}: {mistake.Message}" : mistake.Message);
+            runtime.Abort(UserError);
+            return UserError;
+        }
+    }
+
+    private static void Tell(string message)
+    {
+        Console.Out.Flush();
+        Console.Error.WriteLine($"longnet: {message}");
+        Console.Error.Flush();
+    }
+}

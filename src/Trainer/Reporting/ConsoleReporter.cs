@@ -1,0 +1,32 @@
+using System.Globalization;
+
+namespace LongNet.Trainer.Reporting;
+
+/// <summary>What a person reads while a run goes on. Rank 0 has one; the other ranks are silent.</summary>
+/// <param name="output">Where lines go.</param>
+/// <param name="lastStep">The step the run ends at.</param>
+/// <param name="everySteps">Steps between lines.</param>
+public sealed class ConsoleReporter(TextWriter output, long lastStep, long everySteps)
+{
+    private bool first = true;
+
+    public void Say(string line) => output.WriteLine(line);
+
+    public void Step(StepMetrics metrics)
+    {
+        ArgumentNullException.ThrowIfNull(metrics);
+        if (!first && metrics.Step % everySteps != 0 && metrics.Step != lastStep)
+            return;
+        first = false;
+        Say(string.Create(
+            CultureInfo.InvariantCulture,
+            $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  grad norm {metrics.GradientNorm:F3}  lr {metrics.LearningRate:g3}  {metrics.TokensPerSecond:F0} tokens/s"));
+    }
+
+    public void Evaluation(EvaluationMetrics metrics)
+    {
+        ArgumentNullException.ThrowIfNull(metrics);
+        Say(string.Create(
+            CultureInfo.InvariantCulture, $"step {metrics.Step}/{lastStep}  validation {metrics.BitsPerByte:F4} bits per byte (loss {metrics.Loss:F4})"));
+    }
+}

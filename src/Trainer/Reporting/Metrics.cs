@@ -1,0 +1,22 @@
+namespace LongNet.Trainer.Reporting;
+
+/// <summary>What one optimizer step tells. None but the seconds and the bytes depends on the number of ranks.</summary>
+/// <param name="Step">Steps done, this one included.</param>
+/// <param name="Loss">Mean cross-entropy per valid target token of the step, over all ranks, in nats.</param>
+/// <param name="GradientNorm">2-norm of the whole gradient before clipping.</param>
+/// <param name="LearningRate">The step's learning rate.</param>
+/// <param name="Tokens">Target tokens the run has trained on, this step included.</param>
+/// <param name="TokensPerSecond">Target tokens of this step over its seconds, over all ranks.</param>
+/// <param name="StepSeconds">Wall time of the step.</param>
+/// <param name="BytesSent">Payload bytes that rank 0 sent to other ranks in this step.</param>
+public sealed record StepMetrics(
+    long Step, double Loss, double GradientNorm, double LearningRate, long Tokens, double TokensPerSecond, double StepSeconds, long BytesSent);
+
+/// <summary>What one evaluation tells.</summary>
+/// <param name="Step">Steps done.</param>
+/// <param name="Loss">Mean cross-entropy per held-out target token, in nats.</param>
+public sealed record EvaluationMetrics(long Step, double Loss)
+{
+    /// <summary>The loss in bits; a token is a byte.</summary>
+    public double BitsPerByte => Loss / Math.Log(2);
+}

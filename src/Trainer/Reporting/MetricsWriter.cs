@@ -1,0 +1,118 @@
+using System.Buffers;
+using System.Text.Json;
+using LongNet.Core;
+
+namespace LongNet.Trainer.Reporting;
+
+/// <summary>
+/// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. Lines appear
+/// whole, as soon as they are known.
+/// </summary>
+public sealed class MetricsWriter : IDisposable
+{
+    private readonly FileStream file;
+
+    /// <summary>Opens the file, keeping what earlier parts of the same run wrote.</summary>
+    /// <param name="path">The file; its folder must exist.</param>
+    /// <param name="step">
+    /// Steps already done. Lines of later steps, which this run will do again, and a last line that was cut off are removed.
+    /// </param>
+    /// <exception cref="UserException">The file cannot be written.</exception>
+    public MetricsWriter(string path, long step)
+    {
+        try
+        {
+            file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite);
+            file.SetLength(KeptBytes(path, step));
+            file.Seek(0, SeekOrigin.End);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            file?.Dispose();
+            throw new UserException($"{path} cannot be written: {error.Message}");
+        }
+    }
+
+    public void Write(StepMetrics metrics)
+    {
+        ArgumentNullException.ThrowIfNull(metrics);
+        WriteLine(json =>
+        {
+            json.WriteNumber("step", metrics.Step);
+            json.WriteNumber("loss", metrics.Loss);
+            json.WriteNumber("grad_norm", metrics.GradientNorm);
+            json.WriteNumber("lr", metrics.LearningRate);
+            json.WriteNumber("tokens", metrics.Tokens);
+            json.WriteNumber("tokens_per_second", metrics.TokensPerSecond);
+            json.WriteNumber("step_seconds", metrics.StepSeconds);
+            json.WriteNumber("bytes_sent", metrics.BytesSent);
+        });
+    }
+
+    public void Write(EvaluationMetrics metrics)
+    {
+        ArgumentNullException.ThrowIfNull(metrics);
+        WriteLine(json =>
+        {
+            json.WriteNumber("step", metrics.Step);
+            json.WriteNumber("eval_loss", metrics.Loss);
+            json.WriteNumber("eval_bits_per_byte", metrics.BitsPerByte);
+        });
+    }
+
+    public void Dispose() => file.Dispose();
+
+    private void WriteLine(Action<Utf8JsonWriter> members)
+    {
+        var line = new ArrayBufferWriter<byte>();
+        using (var json = new Utf8JsonWriter(line))
+        {
+            json.WriteStartObject();
+            members(json);
+            json.WriteEndObject();
+        }
+
+        line.Write("\n"u8);
+        file.Write(line.WrittenSpan);
+        file.Flush();
+    }
+
+    // Where the first line begins that is torn or of a later step.
+    private static long KeptBytes(string path, long step)
+    {
+        using var content = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+        using var reader = new StreamReader(content);
+        long kept = 0;
+        bool terminated = content.Length > 0 && EndsWithNewline(content);
+        content.Seek(0, SeekOrigin.Begin);
+        while (reader.ReadLine() is { } line)
+        {
+            bool whole = terminated || reader.Peek() >= 0;
+            if (!whole || !IsUpTo(line, step))
+                break;
+            kept += System.Text.Encoding.UTF8.GetByteCount(line) + 1;
+        }
+
+        return kept;
+    }
+
+    private static bool EndsWithNewline(FileStream content)
+    {
+        content.Seek(-1, SeekOrigin.End);
+        return content.ReadByte() == '\n';
+    }
+
+    private static bool IsUpTo(string line, long step)
+    {
+        try
+        {
+            using JsonDocument document = JsonDocument.Parse(line);
+            return document.RootElement.ValueKind == JsonValueKind.Object
+                && document.RootElement.TryGetProperty("step", out JsonElement value) && value.TryGetInt64(out long number) && number <= step;
+        }
+        catch (JsonException)
+        {
+            return false;
+        }
+    }
+}
