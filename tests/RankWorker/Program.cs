@@ -1,1 +1,20 @@
-return 0;
+using LongNet.Distributed;
+using LongNet.RankWorker.Scenarios;
+using TorchSharp;
+
+// longnet-rank-worker SCENARIO [ARGUMENT …], started on every rank by mpiexec. A failed assertion ends all ranks with its message.
+var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
+{
+    ["process-group"] = ProcessGroupContract.Run,
+    ["sequence-attention"] = SequenceAttention.Run,
+    ["model-gradients"] = ModelGradients.Run,
+    ["rank-agreement"] = RankAgreementScenario.Run,
+    ["throw"] = Departures.Throw,
+    ["leave"] = Departures.Leave,
+    ["die"] = Departures.Die,
+};
+// Many messages where the group's own limit is small: large tensors take the same way.
+int largestMessage = args.Contains("--small-messages") ? 1000 : 1 << 30;
+using var runtime = DistributedRuntime.Start(RankEnvironment.FromProcess(), TimeSpan.FromSeconds(30), largestMessage);
+torch.set_num_threads(1);
+scenarios[args[0]](runtime, args[1..]);

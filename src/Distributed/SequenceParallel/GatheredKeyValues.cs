@@ -10,7 +10,8 @@ namespace LongNet.Distributed.SequenceParallel;
 /// </summary>
 /// <remarks>
 /// Volume per layer and such branch: a rank sends (ℓ / r) · dModel elements of keys and as many of values forward, and as many
-/// gradients for each other rank of the segment backward. Neither grows with the sequence.
+/// gradients for each other rank of the segment backward, the former in the compute type, the latter in at least float32, in
+/// which they are summed. Neither grows with the sequence.
 /// </remarks>
 public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
 {

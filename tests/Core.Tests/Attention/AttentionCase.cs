@@ -1,6 +1,5 @@
 using LongNet.Core.Attention;
 using LongNet.TestKit;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 

@@ -1,6 +1,4 @@
-using CsCheck;
 using LongNet.Core.Attention;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 

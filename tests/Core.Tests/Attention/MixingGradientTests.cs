@@ -1,7 +1,6 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Tests.Numerics;
 using LongNet.TestKit;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 

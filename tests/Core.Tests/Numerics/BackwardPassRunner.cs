@@ -1,5 +1,4 @@
 using LongNet.Core.Numerics;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Numerics;
 

@@ -1,6 +1,5 @@
 using LongNet.Core.Numerics;
 using LongNet.TestKit;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Numerics;
 

@@ -1,6 +1,4 @@
 using LongNet.Core.Optimization;
-using TorchSharp.Modules;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Optimization;
 

@@ -1,0 +1,30 @@
+namespace LongNet.Distributed.Tests;
+
+public class CpuThreadsTests
+{
+    [Theory]
+    [InlineData(16, 16, 1, 16)]
+    [InlineData(16, 16, 4, 4)]
+    [InlineData(16, 16, 5, 3)]
+    [InlineData(2, 2, 4, 1)]
+    // The launcher bound the rank to two of the machine's processors: those are its own already.
+    [InlineData(2, 16, 8, 2)]
+    public void PerRank_RanksOfAMachine_ShareItsProcessors(int visible, int machine, int localRanks, int expected) =>
+        Assert.Equal(expected, CpuThreads.PerRank(visible, machine, localRanks));
+
+    [Theory]
+    [InlineData("0-3,8,10-11\n", 7)]
+    [InlineData("5", 1)]
+    [InlineData("", null)]
+    [InlineData("3-1", null)]
+    [InlineData("all", null)]
+    public void CountOf_KernelsList_CountsProcessors(string list, int? expected) => Assert.Equal(expected, CpuThreads.CountOf(list));
+
+    [Fact]
+    public void Processors_OfThisMachine_AreNoMoreThanItHas()
+    {
+        var (visible, machine) = CpuThreads.Processors();
+        Assert.InRange(visible, 1, 65536);
+        Assert.InRange(machine, 1, 65536);
+    }
+}

@@ -1,0 +1,115 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Model;
+using LongNet.Core.Numerics;
+using LongNet.Distributed;
+using LongNet.Distributed.DataParallel;
+using LongNet.Distributed.SequenceParallel;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace LongNet.RankWorker.Scenarios;
+
+/// <summary>Loss, gradient norm and every parameter's gradient of a model on a mesh equal those of one rank.</summary>
+internal static class ModelGradients
+{
+    private const long Batch = 4, Length = 96;
+
+    /// <param name="runtime">The ranks.</param>
+    /// <param name="arguments">Sizes of the data and the sequence axis.</param>
+    public static void Run(DistributedRuntime runtime, string[] arguments)
+    {
+        using var mesh = new DeviceMesh(runtime.World, int.Parse(arguments[0]), int.Parse(arguments[1]));
+        Assert.Equal(mesh.World.Rank, mesh.DataRank * mesh.SequenceSize + mesh.SequenceRank);
+        Assert.Equal(mesh.SequenceRank, mesh.Sequence.Rank);
+        Assert.Equal(mesh.DataRank, mesh.Data.Rank);
+        foreach (bool tied in new[] { true, false })
+        {
+            foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
+            {
+                foreach (double dropout in new[] { 0, 0.3 })
+                {
+                    LongNetConfig config = Config(tied, offsets, dropout);
+                    // Rounding of sums of up to 384 rows' gradients in another order; the law of the project.
+                    Compare(mesh, config, float64, 1e-12);
+                    Compare(mesh, config, float32, 1e-5);
+                }
+            }
+        }
+    }
+
+    private static LongNetConfig Config(bool tied, HeadOffsets offsets, double dropout) => new()
+    {
+        Layers = 2,
+        DModel = 32,
+        Heads = 4,
+        FeedForward = 64,
+        Vocabulary = 256,
+        // With 4 ranks of 24 rows the branches span 1, 1, 2 and 4 of them; 3 and 5 divide neither heads nor segments.
+        Schedule = new SegmentSchedule(new Branch(12, 1), new Branch(24, 3), new Branch(48, 2), new Branch(96, 5)),
+        HeadOffsets = offsets,
+        Dropout = dropout,
+        TieEmbeddings = tied,
+    };
+
+    private static void Compare(DeviceMesh mesh, LongNetConfig config, ScalarType dtype, double tolerance)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(3);
+        Tensor tokens = randint(0, config.Vocabulary, [Batch, Length], dtype: int64, generator: generator);
+        Tensor targets = randint(0, config.Vocabulary, [Batch, Length], dtype: int64, generator: generator);
+        // The last quarter of every sequence, and all of the last, has no loss: some ranks have no valid target at all.
+        targets.narrow(1, Length * 3 / 4, Length / 4).fill_(LongNetLanguageModel.IgnoredTarget);
+        targets[Batch - 1].fill_(LongNetLanguageModel.IgnoredTarget);
+        long valid = targets.ne(LongNetLanguageModel.IgnoredTarget).sum().item<long>();
+        RandomStream stream = new RandomStream(5).Derive("dropout");
+
+        using var alone = new LongNetLanguageModel(config, seed: 11);
+        var (expectedLoss, expectedNorm, expected) = Gradients(alone, tokens, targets, [0, 1, 2, 3], 0, null);
+
+        long rows = Length / mesh.SequenceSize, sequences = Batch / mesh.DataSize;
+        long firstRow = rows * mesh.SequenceRank, firstSequence = sequences * mesh.DataRank;
+        using var exchange = new GatheredKeyValues(mesh.Sequence);
+        using var sharded = new LongNetLanguageModel(config, seed: 11, exchange);
+        var (loss, norm, actual) = Gradients(
+            sharded,
+            tokens.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
+            targets.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
+            [.. Enumerable.Range(0, (int)sequences).Select(s => firstSequence + s)], firstRow, mesh.World);
+
+        string what = $"mesh {mesh.DataSize}x{mesh.SequenceSize}, {dtype}, tied {config.TieEmbeddings}, {config.HeadOffsets}, dropout {config.Dropout}";
+        AssertRelative(expectedLoss, loss, tolerance, $"loss: {what}");
+        AssertRelative(expectedNorm, norm, tolerance, $"gradient norm: {what}");
+        Assert.Equal(expected.Count, actual.Count);
+        Assert.True(expected.Count >= 30, "a model of two blocks has at least 30 parameters");
+        foreach (var (name, gradient) in expected)
+        {
+            // The bias of keys moves all logits of a row alike where nothing is rotated, so parts of it are rounding: such
+            // gradients count as large as a thousandth of the whole.
+            TestKit.Compare.AssertClose(actual[name], gradient, tolerance, $"gradient of {name}: {what}", floor: 1e-3 * expectedNorm);
+        }
+
+        (double Loss, double Norm, Dictionary<string, Tensor> Gradients) Gradients(
+            LongNetLanguageModel model, Tensor tokens, Tensor targets, long[] sequences, long firstRow, ProcessGroup? world)
+        {
+            model.to(dtype);
+            model.train();
+            var named = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
+            using var buffer = new GradientBuffer(named);
+            Tensor loss = model.LossSum(tokens, targets, new DropoutContext(stream, sequences, firstRow)).div(valid);
+            BackwardPass.Run(loss);
+            Tensor sum = loss.detach().to(float64).reshape(1).clone();
+            if (world is not null)
+            {
+                world.AllReduce(sum);
+                buffer.Reduce(world);
+            }
+
+            double norm = buffer.Clip(0);
+            return (sum.item<double>(), norm, named.Select((entry, p) => (entry.name, buffer.Views[p].clone())).ToDictionary());
+        }
+    }
+
+    private static void AssertRelative(double expected, double actual, double tolerance, string what) =>
+        Assert.True(Math.Abs(actual - expected) <= tolerance * Math.Abs(expected), $"{what}: {actual:R} is not {expected:R}");
+}

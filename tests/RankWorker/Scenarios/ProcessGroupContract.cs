@@ -1,0 +1,230 @@
+using LongNet.Core.Native;
+using LongNet.Distributed;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace LongNet.RankWorker.Scenarios;
+
+/// <summary>What every process group promises, whatever carries it: run once per backend and number of ranks.</summary>
+internal static class ProcessGroupContract
+{
+    private static readonly ScalarType[] Floating = [ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16];
+
+    // Nothing, less than one element per rank, a small message, and one of several pieces where messages are small.
+    private static readonly long[] Lengths = [0, 1, 7, 1000, 20_011];
+
+    public static void Run(DistributedRuntime runtime, string[] arguments)
+    {
+        ProcessGroup world = runtime.World;
+        Assert.Equal(runtime.Environment.Rank, world.Rank);
+        Assert.Equal(runtime.Environment.Size, world.Size);
+        Check(world);
+        CheckSplit(world);
+        CheckBarrier(world);
+        CheckArguments(world);
+        Assert.Equal("world", world.Name);
+    }
+
+    private static void Check(ProcessGroup group)
+    {
+        foreach (ScalarType dtype in new[] { ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16, ScalarType.Int64, ScalarType.Byte, ScalarType.Bool })
+        {
+            foreach (long length in Lengths)
+            {
+                using var scope = NewDisposeScope();
+                CheckAllGather(group, dtype, length);
+                CheckAllGatherUnequal(group, dtype, length);
+                CheckBroadcast(group, dtype, length);
+                foreach (ReduceOperation operation in Operations(dtype))
+                {
+                    CheckAllReduce(group, dtype, length, operation);
+                    CheckReduceScatter(group, dtype, length, operation);
+                }
+            }
+        }
+    }
+
+    private static ReduceOperation[] Operations(ScalarType dtype) =>
+        Floating.Contains(dtype) ? Enum.GetValues<ReduceOperation>()
+        : dtype == ScalarType.Bool ? [ReduceOperation.Max, ReduceOperation.Min]
+        : [ReduceOperation.Sum, ReduceOperation.Max, ReduceOperation.Min];
+
+    // What rank r holds: every rank can compute every rank's.
+    private static Tensor Part(int rank, long length, ScalarType dtype)
+    {
+        using var generator = new Generator((ulong)(1000 + rank));
+        Tensor normal = randn(length, dtype: float64, generator: generator);
+        return dtype switch
+        {
+            // Bytes stay small, so that sums do not wrap.
+            ScalarType.Byte => normal.abs().mul(8).clamp(0, 50).to(dtype),
+            ScalarType.Int64 => normal.mul(1e6).to(dtype),
+            ScalarType.Bool => normal.gt(0),
+            _ => normal.to(dtype),
+        };
+    }
+
+    private static void CheckAllGather(ProcessGroup group, ScalarType dtype, long length)
+    {
+        CommunicationVolume before = group.Volume;
+        Tensor all = group.AllGather(Part(group.Rank, length, dtype).view(1, length));
+        Assert.Equal([group.Size, 1, length], all.shape);
+        for (int rank = 0; rank < group.Size; rank++)
+            AssertSameBits(Part(rank, length, dtype), all[rank].view(length));
+        long bytes = length * all.ElementSize;
+        AssertVolume(group, before, bytes, (group.Size - 1) * bytes);
+    }
+
+    // Some ranks have nothing, and no two the same.
+    private static long[] UnequalCounts(ProcessGroup group, long length) =>
+        [.. Enumerable.Range(0, group.Size).Select(rank => rank % 3 == 1 ? 0 : length + rank)];
+
+    private static void CheckAllGatherUnequal(ProcessGroup group, ScalarType dtype, long length)
+    {
+        long[] counts = UnequalCounts(group, length);
+        CommunicationVolume before = group.Volume;
+        Tensor all = group.AllGatherUnequal(Part(group.Rank, counts[group.Rank], dtype), counts);
+        AssertSameBits(cat([.. counts.Select((count, rank) => Part(rank, count, dtype))]), all);
+        long own = counts[group.Rank] * all.ElementSize;
+        AssertVolume(group, before, own, counts.Sum() * all.ElementSize - own);
+    }
+
+    private static void CheckBroadcast(ProcessGroup group, ScalarType dtype, long length)
+    {
+        for (int root = 0; root < group.Size; root++)
+        {
+            CommunicationVolume before = group.Volume;
+            Tensor values = Part(group.Rank, length, dtype);
+            group.Broadcast(values, root);
+            AssertSameBits(Part(root, length, dtype), values);
+            long bytes = length * values.ElementSize;
+            AssertVolume(group, before, group.Rank == root ? bytes : 0, group.Rank == root ? 0 : bytes);
+        }
+    }
+
+    private static void CheckAllReduce(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
+    {
+        CommunicationVolume before = group.Volume;
+        Tensor values = Part(group.Rank, length, dtype);
+        group.AllReduce(values, operation);
+        AssertSameBits(Reduced(group, length, dtype, operation), values);
+        long size = values.ElementSize, total = length * size;
+        long own = (length / group.Size + (group.Rank < length % group.Size ? 1 : 0)) * size;
+        // Reduce-scatter, then all-gather.
+        AssertVolume(group, before, total - own + own, (group.Size - 1) * own + total - own);
+    }
+
+    private static void CheckReduceScatter(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
+    {
+        long[] counts = UnequalCounts(group, length);
+        long total = counts.Sum(), own = counts[group.Rank];
+        CommunicationVolume before = group.Volume;
+        Tensor part = group.ReduceScatterUnequal(Part(group.Rank, total, dtype), counts, operation);
+        AssertSameBits(Reduced(group, total, dtype, operation).narrow(0, counts.Take(group.Rank).Sum(), own), part);
+        AssertVolume(group, before, (total - own) * part.ElementSize, (group.Size - 1) * own * part.ElementSize);
+    }
+
+    // In rank order, accumulated in at least float32, rounded once: the bits are part of the promise.
+    private static Tensor Reduced(ProcessGroup group, long length, ScalarType dtype, ReduceOperation operation)
+    {
+        ScalarType wide = dtype is ScalarType.Float16 or ScalarType.BFloat16 ? ScalarType.Float32 : dtype;
+        Tensor result = Part(0, length, dtype).to(wide);
+        for (int rank = 1; rank < group.Size; rank++)
+        {
+            Tensor other = Part(rank, length, dtype).to(wide);
+            result = (operation, dtype) switch
+            {
+                (ReduceOperation.Max, ScalarType.Bool) => result.logical_or(other),
+                (ReduceOperation.Min, ScalarType.Bool) => result.logical_and(other),
+                (ReduceOperation.Max, _) => maximum(result, other),
+                (ReduceOperation.Min, _) => minimum(result, other),
+                _ => result.add(other),
+            };
+        }
+
+        return (operation == ReduceOperation.Average ? result.div(group.Size) : result).to(dtype);
+    }
+
+    private static void CheckSplit(ProcessGroup world)
+    {
+        // Reversed keys reverse the order of ranks within a group.
+        using (ProcessGroup parity = world.Split(world.Rank % 2, -world.Rank, "parity"))
+        {
+            int[] members = [.. Enumerable.Range(0, world.Size).Where(rank => rank % 2 == world.Rank % 2).Reverse()];
+            Assert.Equal("parity", parity.Name);
+            Assert.Equal(members.Length, parity.Size);
+            Assert.Equal(world.Rank, members[parity.Rank]);
+            using var scope = NewDisposeScope();
+            Tensor ranks = parity.AllGather(tensor(new long[] { world.Rank }));
+            Assert.Equal(members.Select(rank => (long)rank), ranks.data<long>().ToArray());
+            Check(parity);
+        }
+
+        // Communicators are few; a group that is disposed gives its own back.
+        for (int round = 0; round < 300; round++)
+        {
+            using ProcessGroup again = world.Split(0, world.Rank, "again");
+            Assert.Equal(world.Size, again.Size);
+        }
+    }
+
+    // Ranks of one machine share a clock.
+    private static void CheckBarrier(ProcessGroup world)
+    {
+        if (world.Rank == world.Size - 1)
+            Thread.Sleep(200);
+        long entered = DateTime.UtcNow.Ticks;
+        world.Barrier();
+        long left = DateTime.UtcNow.Ticks;
+        using var scope = NewDisposeScope();
+        Tensor latestEntry = tensor(new[] { entered });
+        world.AllReduce(latestEntry, ReduceOperation.Max);
+        Assert.True(left >= latestEntry.item<long>(), $"rank {world.Rank} left the barrier before all had come");
+    }
+
+    private static void CheckArguments(ProcessGroup world)
+    {
+        using var scope = NewDisposeScope();
+        Tensor strided = zeros(4, 4).t();
+        string error = Assert.Throws<ArgumentException>(() => world.AllReduce(strided)).Message;
+        Assert.StartsWith("AllReduce in the group 'world' needs a contiguous CPU tensor, not one of shape [4, 4] on cpu with strides [1, 4].", error);
+        Assert.Throws<ArgumentException>(() => world.AllGather(strided));
+        Assert.Throws<ArgumentException>(() => world.Broadcast(strided, 0));
+        Assert.Throws<ArgumentOutOfRangeException>(() => world.Broadcast(zeros(1), world.Size));
+
+        long[] tooMany = [.. Enumerable.Repeat(1L, world.Size + 1)];
+        error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), tooMany)).Message;
+        Assert.StartsWith($"AllGatherUnequal in the group 'world' needs {world.Size} counts, one per rank, not {world.Size + 1}.", error);
+        long[] twos = [.. Enumerable.Repeat(2L, world.Size)];
+        error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), twos)).Message;
+        Assert.StartsWith($"AllGatherUnequal in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.", error);
+        Assert.Throws<ArgumentException>(() => world.ReduceScatterUnequal(zeros(1), twos));
+        Assert.Throws<ArgumentException>(() => world.AllReduce(zeros(1, dtype: ScalarType.Bool)));
+        Assert.Throws<ArgumentException>(() => world.AllReduce(zeros(1, dtype: ScalarType.Int64), ReduceOperation.Average));
+
+        ProcessGroup disposed = world.Split(0, world.Rank, "disposed");
+        disposed.Dispose();
+        disposed.Dispose();
+        if (world.Size > 1)
+            Assert.Throws<ObjectDisposedException>(disposed.Barrier);
+    }
+
+    private static void AssertSameBits(Tensor expected, Tensor actual)
+    {
+        Assert.Equal(expected.dtype, actual.dtype);
+        Assert.Equal(expected.shape, actual.shape);
+        Assert.Equal(Bytes(expected), Bytes(actual));
+    }
+
+    private static byte[] Bytes(Tensor values)
+    {
+        using Tensor contiguous = values.contiguous();
+        var bytes = new byte[TensorMemory.ByteLength(contiguous)];
+        TensorMemory.Read(contiguous, (span, offset) => span.CopyTo(bytes.AsSpan((int)offset)));
+        return bytes;
+    }
+
+    // A group of one rank counts nothing.
+    private static void AssertVolume(ProcessGroup group, CommunicationVolume before, long sent, long received) =>
+        Assert.Equal(group.Size == 1 ? default : new CommunicationVolume(sent, received), group.Volume - before);
+}

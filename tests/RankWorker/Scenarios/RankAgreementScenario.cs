@@ -1,0 +1,34 @@
+using LongNet.Core;
+using LongNet.Distributed;
+using Xunit;
+
+namespace LongNet.RankWorker.Scenarios;
+
+/// <summary>A mistake that some ranks see is thrown by all of them, and then they still communicate.</summary>
+internal static class RankAgreementScenario
+{
+    public static void Run(DistributedRuntime runtime, string[] arguments)
+    {
+        ProcessGroup world = runtime.World;
+        int last = world.Size - 1;
+
+        Assert.Equal(world.Rank + 1, RankAgreement.Run(world, () => world.Rank + 1));
+
+        var everywhere = Assert.Throws<UnanimousException>(() =>
+            RankAgreement.Run(world, () => throw new UserException("data.path is missing.")));
+        Assert.Equal("data.path is missing.", everywhere.Message);
+
+        var somewhere = Assert.Throws<UnanimousException>(() => RankAgreement.Run(world, () =>
+        {
+            if (world.Rank == last)
+                throw new UserException("data.path is missing.");
+        }));
+        Assert.Equal(world.Size == 1 ? "data.path is missing." : $"Rank {last}: data.path is missing.", somewhere.Message);
+
+        for (int root = 0; root < world.Size; root++)
+        {
+            Assert.Equal($"ünïcode {root}", RankAgreement.BroadcastText(world, world.Rank == root ? $"ünïcode {root}" : null, root));
+            Assert.Empty(RankAgreement.Broadcast(world, world.Rank == root ? [] : null, root));
+        }
+    }
+}

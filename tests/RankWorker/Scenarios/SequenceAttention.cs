@@ -1,0 +1,163 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
+using LongNet.Distributed;
+using LongNet.Distributed.SequenceParallel;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace LongNet.RankWorker.Scenarios;
+
+/// <summary>
+/// The law of sequence parallelism: output and gradients of a shard are the rows that one rank computes, up to rounding; and
+/// what travels is what the formula says.
+/// </summary>
+internal static class SequenceAttention
+{
+    private const long Batch = 2, Heads = 4, HeadDim = 8, RowsPerRank = 24;
+
+    // float64 rounding of sums of some hundred terms in another order.
+    private const double Float64Tolerance = 1e-12;
+
+    // The same sums in float32; the law of the project.
+    private const double Float32Tolerance = 1e-5;
+
+    // Inputs, probabilities and outputs are rounded to 8 bits each; the two sides round different partial sums.
+    private const double BFloat16Tolerance = 4e-2;
+
+    public static void Run(DistributedRuntime runtime, string[] arguments)
+    {
+        ProcessGroup world = runtime.World;
+        using var exchange = new GatheredKeyValues(world);
+        long whole = RowsPerRank * world.Size;
+        (string Name, Branch[] Branches)[] schedules =
+        [
+            ("local", [new(8, 1), new(24, 3)]),
+            ("the whole sequence", [new(whole, 1)]),
+            ("longer than the sequence", [new(5 * whole, 2)]),
+            ("local and shared", [new(12, 1), new(24, 2), new(2 * RowsPerRank, 2), new(whole, 4)]),
+            // Kept rows of different number on every rank, and none for some heads on some.
+            ("dilation that divides neither segment, shard nor heads", [new(24, 1), new(2 * RowsPerRank, 5), new(whole, 7)]),
+            ("dilation above the shard", [new(8, 1), new(whole, 31)]),
+            ("last segment shorter, of fewer ranks", [new(3 * RowsPerRank, 2)]),
+        ];
+        foreach (var (name, branches) in schedules)
+        {
+            foreach (bool causal in new[] { false, true })
+            {
+                foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
+                {
+                    var options = new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets);
+                    string what = $"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}, rank {world.Rank} of {world.Size}";
+                    Compare(world, exchange, options, float64, Float64Tolerance, what);
+                    Compare(world, exchange, options, float32, Float32Tolerance, what);
+                    Compare(world, exchange, options, bfloat16, BFloat16Tolerance, what);
+                }
+            }
+        }
+
+        Refuses(world, exchange);
+    }
+
+    private static void Compare(
+        ProcessGroup world, GatheredKeyValues exchange, DilatedAttentionOptions options, ScalarType dtype, double tolerance, string what)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(17);
+        long whole = RowsPerRank * world.Size, first = RowsPerRank * world.Rank;
+        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype))];
+
+        Tensor[] all = [.. inputs.Take(3).Select(x => x.clone().requires_grad_())];
+        Tensor expected = DilatedAttention.Attend(all[0], all[1], all[2], options);
+        BackwardPass.Run(expected.mul(inputs[3]).sum());
+
+        Tensor[] own = [.. inputs.Take(3).Select(x => Rows(x).clone().requires_grad_())];
+        CommunicationVolume before = exchange.Volume;
+        Tensor output = DilatedAttention.Attend(own[0], own[1], own[2], options, exchange);
+        CommunicationVolume forward = exchange.Volume - before;
+        BackwardPass.Run(output.mul(Rows(inputs[3])).sum());
+        CommunicationVolume backward = exchange.Volume - before - forward;
+
+        Assert.Equal(dtype, output.dtype);
+        TestKit.Compare.AssertClose(output, Rows(expected), tolerance, $"output: {what}, {dtype}");
+        foreach (var (tensor, index) in new[] { ("q", 0), ("k", 1), ("v", 2) })
+        {
+            // Scaled by the whole sequence's gradient: a shard whose own part is next to nothing proves nothing by digits.
+            double scale = all[index].grad!.abs().max().to(float64).item<double>();
+            TestKit.Compare.AssertClose(own[index].grad!, Rows(all[index].grad!), tolerance, $"gradient of {tensor}: {what}, {dtype}", floor: scale);
+        }
+
+        // Keys and values travel in the compute type, their gradients in the type they are summed in.
+        AssertVolume(world, options, forward, backward, output.ElementSize, dtype == float64 ? 8 : 4, what);
+
+        Tensor Rows(Tensor x) => x.narrow(1, first, RowsPerRank).contiguous();
+    }
+
+    // Counted here from the definition of kept rows alone, row by row.
+    private static void AssertVolume(
+        ProcessGroup world,
+        DilatedAttentionOptions options,
+        CommunicationVolume forward,
+        CommunicationVolume backward,
+        long elementSize,
+        long gradientSize,
+        string what)
+    {
+        long sentForward = 0, receivedForward = 0, sentBackward = 0, receivedBackward = 0;
+        long whole = RowsPerRank * world.Size;
+        foreach (Branch requested in options.Schedule)
+        {
+            long w = Math.Min(requested.SegmentLength, whole);
+            int span = (int)(w / RowsPerRank);
+            if (span <= 1)
+                continue;
+            int firstRank = world.Rank / span * span;
+            int[] peers = [.. Enumerable.Range(firstRank, Math.Min(span, world.Size - firstRank))];
+            if (peers.Length == 1)
+                continue;
+            long Elements(int rank) => 2 * Batch * HeadDim * KeptRowsOfAllHeads(options, requested.Dilation, w, rank * RowsPerRank);
+            long own = Elements(world.Rank), others = peers.Sum(Elements) - own;
+            sentForward += own;
+            receivedForward += others;
+            sentBackward += others;
+            receivedBackward += (peers.Length - 1) * own;
+            if (w % requested.Dilation == 0 && RowsPerRank % requested.Dilation == 0)
+                Assert.Equal(2 * Batch * (RowsPerRank / requested.Dilation) * Heads * HeadDim, own);
+        }
+
+        Assert.True(
+            new CommunicationVolume(sentForward * elementSize, receivedForward * elementSize) == forward,
+            $"forward sent {forward}, the formula says {sentForward * elementSize} and {receivedForward * elementSize}: {what}");
+        Assert.True(
+            new CommunicationVolume(sentBackward * gradientSize, receivedBackward * gradientSize) == backward,
+            $"backward sent {backward}, the formula says {sentBackward * gradientSize} and {receivedBackward * gradientSize}: {what}");
+    }
+
+    private static long KeptRowsOfAllHeads(DilatedAttentionOptions options, long dilation, long w, long firstRow)
+    {
+        long kept = 0;
+        for (long head = 0; head < Heads; head++)
+        {
+            long offset = options.HeadOffsets == HeadOffsets.Interleaved ? head % dilation : head / ((Heads + dilation - 1) / dilation);
+            for (long row = firstRow; row < firstRow + RowsPerRank; row++)
+            {
+                long inSegment = row % w;
+                if (inSegment >= offset && (inSegment - offset) % dilation == 0)
+                    kept++;
+            }
+        }
+
+        return kept;
+    }
+
+    // Before any exchange, so no rank is left waiting.
+    private static void Refuses(ProcessGroup world, GatheredKeyValues exchange)
+    {
+        if (world.Size == 1)
+            return;
+        using var scope = NewDisposeScope();
+        Tensor x = zeros(1, RowsPerRank, Heads, HeadDim);
+        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(36, 1)), true);
+        var error = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(x, x, x, options, exchange));
+        Assert.StartsWith($"Branch {new Branch(36, 1)} does not fit {world.Size} ranks with 24 rows each: a segment must divide a rank's rows or be a multiple of them.", error.Message);
+    }
+}

@@ -1,0 +1,123 @@
+using System.Diagnostics;
+using System.Text;
+
+namespace LongNet.TestKit.Ranks;
+
+/// <summary>What a program left behind.</summary>
+/// <param name="ExitCode">Its exit code.</param>
+/// <param name="Output">Standard output.</param>
+/// <param name="Error">Standard error.</param>
+/// <param name="Elapsed">From start to end.</param>
+public sealed record ProgramResult(int ExitCode, string Output, string Error, TimeSpan Elapsed)
+{
+    /// <summary>Fails, with all that was printed, unless the program succeeded.</summary>
+    public ProgramResult AssertSuccess() => ExitCode == 0
+        ? this
+        : throw new InvalidOperationException($"The program ended with code {ExitCode}.\n{this}");
+
+    public override string ToString() => $"exit code {ExitCode} after {Elapsed.TotalSeconds:F1} s\n--- output\n{Output}\n--- error\n{Error}";
+}
+
+/// <summary>A real process with everything it starts, that a test waits for or kills.</summary>
+public sealed class ProgramRun : IDisposable
+{
+    private readonly Process process;
+    private readonly StringBuilder output = new(), error = new();
+    private readonly Stopwatch clock = Stopwatch.StartNew();
+
+    /// <param name="file">The program.</param>
+    /// <param name="arguments">Its arguments.</param>
+    /// <param name="folder">Working directory; the checkout's root where null.</param>
+    /// <param name="environment">Variables set, or removed where the value is null.</param>
+    public ProgramRun(
+        string file, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
+    {
+        ArgumentNullException.ThrowIfNull(arguments);
+        var start = new ProcessStartInfo(file, arguments)
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = folder ?? Repository.Root,
+        };
+        // A test may itself have been started by a launcher; the program must not take that one's variables for its own.
+        foreach (string inherited in start.Environment.Keys.Where(IsOfLauncher).ToArray())
+            start.Environment.Remove(inherited);
+        foreach (var (name, value) in environment ?? new Dictionary<string, string?>())
+        {
+            if (value is null)
+                start.Environment.Remove(name);
+            else
+                start.Environment[name] = value;
+        }
+
+        process = new Process { StartInfo = start };
+        process.OutputDataReceived += (_, line) => Append(output, line.Data);
+        process.ErrorDataReceived += (_, line) => Append(error, line.Data);
+        process.Start();
+        process.StandardInput.Close();
+        process.BeginOutputReadLine();
+        process.BeginErrorReadLine();
+    }
+
+    public bool HasExited => process.HasExited;
+
+    /// <summary>Runs a program to its end.</summary>
+    public static ProgramResult ToEnd(
+        TimeSpan limit, string file, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
+    {
+        using var run = new ProgramRun(file, arguments, folder, environment);
+        return run.Wait(limit);
+    }
+
+    /// <summary>Waits for the end.</summary>
+    /// <exception cref="TimeoutException">It did not come in time; everything is killed, and what was printed is told.</exception>
+    public ProgramResult Wait(TimeSpan limit)
+    {
+        if (!process.WaitForExit(limit))
+        {
+            Kill();
+            throw new TimeoutException($"The program did not end within {limit.TotalSeconds} s.\n{Result(-1)}");
+        }
+
+        // The overload without a limit also waits for the last lines.
+        process.WaitForExit();
+        return Result(process.ExitCode);
+    }
+
+    /// <summary>Ends the program and every process it started at once, as a lost machine would.</summary>
+    public void Kill()
+    {
+        process.Kill(entireProcessTree: true);
+        process.WaitForExit();
+    }
+
+    public void Dispose()
+    {
+        if (!process.HasExited)
+            Kill();
+        process.Dispose();
+    }
+
+    private static bool IsOfLauncher(string variable) =>
+        variable.StartsWith("OMPI_COMM_", StringComparison.Ordinal) || variable.StartsWith("PMI", StringComparison.Ordinal) ||
+        variable.StartsWith("MPI_LOCAL", StringComparison.Ordinal);
+
+    private static void Append(StringBuilder text, string? line)
+    {
+        if (line is not null)
+        {
+            lock (text)
+                text.AppendLine(line);
+        }
+    }
+
+    private ProgramResult Result(int exitCode)
+    {
+        lock (output)
+        {
+            lock (error)
+                return new ProgramResult(exitCode, output.ToString(), error.ToString(), clock.Elapsed);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+// Tests here start several processes each, which need the cores to themselves.
+[assembly: Parallelization(Mode = ParallelMode.None)]
