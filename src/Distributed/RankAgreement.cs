@@ -27,7 +27,19 @@ public static class RankAgreement
 
     /// <inheritdoc cref="Run(ProcessGroup, Action)"/>
     /// <returns>What the function returned on this rank.</returns>
-    public static T Run<T>(ProcessGroup group, Func<T> function)
+    public static T Run<T>(ProcessGroup group, Func<T> function) => Run(group, function, namesRank: true);
+
+    /// <summary>Runs the function on rank 0 alone, for what one process does on behalf of all, such as files. Collective.</summary>
+    /// <returns>What the function returned on rank 0; the default on other ranks.</returns>
+    /// <exception cref="UnanimousException">On every rank, with the message of rank 0's <see cref="UserException"/>.</exception>
+    public static T? RunOnRoot<T>(ProcessGroup group, Func<T> function)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        ArgumentNullException.ThrowIfNull(function);
+        return Run(group, () => group.Rank == 0 ? function() : default, namesRank: false);
+    }
+
+    private static T Run<T>(ProcessGroup group, Func<T> function, bool namesRank)
     {
         ArgumentNullException.ThrowIfNull(group);
         ArgumentNullException.ThrowIfNull(function);
@@ -49,7 +61,7 @@ public static class RankAgreement
             return result;
         string message = BroadcastText(group, group.Rank == first ? own!.Message : null, first);
         bool onAll = Array.TrueForAll(failed, status => status == 1);
-        string told = onAll ? message : $"Rank {first}: {message}";
+        string told = onAll || !namesRank ? message : $"Rank {first}: {message}";
         throw new UnanimousException(told, own);
     }
 

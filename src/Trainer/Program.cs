@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LongNet.Distributed;
 using LongNet.Trainer.Commands;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer;
 
@@ -19,11 +20,21 @@ internal static class Program
         // Every rank has the same command line, so one of them speaks.
         if (!RankEnvironment.IsLaunched || RankEnvironment.FromProcess().IsRoot)
         {
-            foreach (var error in parsed.Errors)
-                Console.Error.WriteLine($"longnet: {error.Message}");
+            foreach (string problem in Problems(root, parsed))
+                Console.Error.WriteLine($"longnet: {problem}");
             Console.Error.WriteLine("longnet: --help shows what there is.");
         }
 
         return RankProgram.UserError;
+    }
+
+    private static IEnumerable<string> Problems(RootCommand root, ParseResult parsed)
+    {
+        if (parsed.CommandResult.Command != root || parsed.UnmatchedTokens.Count == 0)
+            return parsed.Errors.Select(error => error.Message);
+        string word = parsed.UnmatchedTokens[0];
+        string[] commands = [.. root.Subcommands.Select(command => command.Name)];
+        string? nearest = ConfigurationProblems.Nearest(word, commands);
+        return [$"There is no command \"{word}\"" + (nearest is null ? $"; the commands are {string.Join(", ", commands)}." : $"; did you mean \"{nearest}\"?")];
     }
 }

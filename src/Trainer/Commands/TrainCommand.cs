@@ -1,4 +1,6 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Globalization;
 using LongNet.Distributed;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
@@ -27,6 +29,7 @@ internal static class TrainCommand
         {
             Description = "Stops after this step; the learning-rate schedule stays that of training.steps",
             HelpName = "N",
+            CustomParser = Steps,
         };
         var output = new Option<string?>("--output", "-o")
         {
@@ -39,11 +42,6 @@ internal static class TrainCommand
             HelpName = "auto|none|PATH",
             DefaultValueFactory = _ => "none",
         };
-        steps.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && long.TryParse(result.Tokens[0].Value, out long value) && value < 1)
-                result.AddError($"--steps is {value}, but must be at least 1.");
-        });
         var command = new Command("train", "Trains a model on the ranks that mpiexec started, or on one without it") { config, set, steps, output, resume };
         command.SetAction(parsed => RankProgram.Run(runtime => Train(
             runtime,
@@ -53,6 +51,15 @@ internal static class TrainCommand
             parsed.GetValue(output),
             parsed.GetValue(resume)!)));
         return command;
+    }
+
+    private static long? Steps(ArgumentResult result)
+    {
+        string text = result.Tokens[0].Value;
+        if (long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long value) && value >= 1)
+            return value;
+        result.AddError($"--steps is {text}, but must be a whole number of at least 1.");
+        return null;
     }
 
     private static void Train(DistributedRuntime runtime, string nameOrPath, string[] overrides, long? steps, string? output, string resume)

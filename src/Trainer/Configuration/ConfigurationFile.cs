@@ -52,10 +52,9 @@ public static class ConfigurationFile
         YamlMappingNode root = Parse(path);
         foreach (string assignment in overrides)
             Override(root, assignment, origins, problems);
-        problems.ThrowIfAny();
 
         string shown = Path.GetRelativePath(Directory.GetCurrentDirectory(), path);
-        var binder = new YamlBinder(problems, node =>
+        var binder = new YamlBinder(problems, shown, node =>
             origins.TryGetValue(node, out string? origin) ? origin : string.Create(CultureInfo.InvariantCulture, $"{shown}, line {node.Start.Line}"));
         var config = (RunConfig?)binder.Section(typeof(RunConfig), root, "");
         if (config is not null)
@@ -146,11 +145,19 @@ public static class ConfigurationFile
         {
             throw new UserException($"{path}, line {error.Start.Line}: this is not valid YAML: {error.InnerException?.Message ?? error.Message}");
         }
+        catch (Exception error) when (IsParserFault(error))
+        {
+            throw new UserException($"{path} is not valid YAML.");
+        }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             throw new UserException($"The configuration {path} cannot be read: {error.Message}");
         }
     }
+
+    // YamlDotNet's scanner fails in these ways on some text that is not YAML.
+    private static bool IsParserFault(Exception error) =>
+        error is InvalidOperationException or ArgumentException or IndexOutOfRangeException or NullReferenceException or FormatException;
 
     private static void Override(YamlMappingNode root, string assignment, Dictionary<YamlNode, string> origins, ConfigurationProblems problems)
     {
@@ -167,7 +174,7 @@ public static class ConfigurationFile
         {
             stream.Load(new StringReader(assignment[(equals + 1)..]));
         }
-        catch (YamlException)
+        catch (Exception error) when (error is YamlException || IsParserFault(error))
         {
             problems.Add($"{origin}: the value is not valid YAML.");
             return;

@@ -11,7 +11,10 @@ namespace LongNet.Trainer.Configuration;
 /// Binds YAML nodes to records strictly: unknown keys, wrong types and missing required keys are problems that name where
 /// they stand.
 /// </summary>
-internal sealed class YamlBinder(ConfigurationProblems problems, Func<YamlNode, string> where)
+/// <param name="problems">Takes what is wrong.</param>
+/// <param name="file">What the file is called in messages.</param>
+/// <param name="where">File and line, or the option, that a node comes from.</param>
+internal sealed class YamlBinder(ConfigurationProblems problems, string file, Func<YamlNode, string> where)
 {
     /// <summary>A property's key in YAML: its name in snake_case.</summary>
     public static string Key(string property)
@@ -43,7 +46,7 @@ internal sealed class YamlBinder(ConfigurationProblems problems, Func<YamlNode, 
         if (node is YamlMappingNode mapping)
         {
             foreach (var (keyNode, value) in mapping.Children)
-                given[((YamlScalarNode)keyNode).Value ?? ""] = value;
+                given[Name(keyNode)] = value;
             foreach (var (keyNode, _) in mapping.Children)
                 CheckKnown(type, keyNode, path);
         }
@@ -68,7 +71,7 @@ internal sealed class YamlBinder(ConfigurationProblems problems, Func<YamlNode, 
                 }
                 else if (required)
                 {
-                    problems.Add($"{(node is null ? "" : where(node) + ": ")}the key \"{key}\" is required and missing.");
+                    problems.Add($"{(node is null ? file : where(node))}: the key \"{key}\" is required and missing.");
                     complete = false;
                 }
 
@@ -87,11 +90,14 @@ internal sealed class YamlBinder(ConfigurationProblems problems, Func<YamlNode, 
         return complete ? section : null;
     }
 
+    // YAML allows lists and groups for keys; here they are unknown keys like any other.
+    private static string Name(YamlNode key) => key is YamlScalarNode { Value: { } name } ? name : $"{key}";
+
     private static bool IsNull(YamlNode node) => node is YamlScalarNode { Style: YamlDotNet.Core.ScalarStyle.Plain, Value: "" or "~" or "null" };
 
     private void CheckKnown(Type type, YamlNode keyNode, string path)
     {
-        string key = ((YamlScalarNode)keyNode).Value ?? "";
+        string key = Name(keyNode);
         string[] known = [.. Properties(type).Select(property => Key(property.Name))];
         if (known.Contains(key))
             return;

@@ -23,21 +23,21 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, long lastStep, st
     public void Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
-        string? start = RankAgreement.Run(mesh.World, () => isRoot ? directory.StartingPoint(resume) : null);
+        string? start = RankAgreement.RunOnRoot(mesh.World, () => directory.StartingPoint(resume));
         start = RankAgreement.BroadcastText(mesh.World, start ?? "", 0) is { Length: > 0 } text ? text : null;
 
         using var state = new TrainingState(plan, mesh);
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
             $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, " +
-            $"{TorchSharp.torch.get_num_threads()} CPU threads per rank"));
+            $"{Count(TorchSharp.torch.get_num_threads(), "CPU thread")} per rank"));
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
             $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
         if (start is not null)
             Resume(state, start, reporter);
 
-        using MetricsWriter? metrics = RankAgreement.Run(mesh.World, () => isRoot ? Open(state.Step) : null);
+        using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(state.Step));
         if (state.Step >= lastStep)
         {
             reporter?.Say($"Nothing to do: step {state.Step} of {lastStep} is done. Raise training.steps (--set training.steps=N) to train on.");
@@ -76,6 +76,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, long lastStep, st
             reporter?.Say($"step {state.Step}/{lastStep}  checkpoint {saved}");
         }
     }
+
+    private static string Count(int number, string what) => $"{number} {what}{(number == 1 ? "" : "s")}";
 
     private void Resume(TrainingState state, string checkpoint, ConsoleReporter? reporter)
     {

@@ -80,7 +80,7 @@ public sealed class TrainingState : IDisposable
     public string Save(CheckpointStore store)
     {
         ArgumentNullException.ThrowIfNull(store);
-        return RankAgreement.Run(mesh.World, () => mesh.World.Rank != 0 ? "" : store.Save(
+        return RankAgreement.RunOnRoot(mesh.World, () => store.Save(
             new CheckpointManifest
             {
                 Format = CheckpointManifest.ExpectedFormat,
@@ -96,7 +96,7 @@ public sealed class TrainingState : IDisposable
             },
             parameters,
             Optimizer.State,
-            ConfigurationFile.ToYaml(plan.Config)));
+            ConfigurationFile.ToYaml(plan.Config))) ?? "";
     }
 
     /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
@@ -105,10 +105,8 @@ public sealed class TrainingState : IDisposable
     /// <exception cref="UnanimousException">It is damaged or another model's.</exception>
     public CheckpointManifest? Load(string checkpoint)
     {
-        CheckpointManifest? manifest = RankAgreement.Run(mesh.World, () =>
+        CheckpointManifest? manifest = RankAgreement.RunOnRoot(mesh.World, () =>
         {
-            if (mesh.World.Rank != 0)
-                return null;
             CheckpointManifest read = CheckpointStore.Verify(checkpoint);
             CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.ModelFile), parameters);
             CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.OptimizerFile), Optimizer.State);

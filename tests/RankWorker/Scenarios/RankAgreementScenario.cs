@@ -25,6 +25,11 @@ internal static class RankAgreementScenario
         }));
         Assert.Equal(world.Size == 1 ? "data.path is missing." : $"Rank {last}: data.path is missing.", somewhere.Message);
 
+        Assert.Equal(world.Rank == 0 ? "done" : null, RankAgreement.RunOnRoot(world, () => "done"));
+        var onRoot = Assert.Throws<UnanimousException>(() =>
+            RankAgreement.RunOnRoot<string>(world, () => throw new UserException("the disk is full.")));
+        Assert.Equal("the disk is full.", onRoot.Message);
+
         for (int root = 0; root < world.Size; root++)
         {
             Assert.Equal($"ünïcode {root}", RankAgreement.BroadcastText(world, world.Rank == root ? $"ünïcode {root}" : null, root));

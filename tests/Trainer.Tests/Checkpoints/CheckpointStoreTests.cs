@@ -1,0 +1,202 @@
+using LongNet.Core;
+using LongNet.TestKit;
+using LongNet.Trainer.Checkpoints;
+using static TorchSharp.torch;
+
+namespace LongNet.Trainer.Tests.Checkpoints;
+
+public sealed class CheckpointStoreTests : IDisposable
+{
+    private readonly TemporaryFolder folder = new();
+    private readonly TorchSharp.DisposeScope scope = NewDisposeScope();
+
+    private CheckpointStore Store => new(folder["checkpoints"]);
+
+    public void Dispose()
+    {
+        scope.Dispose();
+        folder.Dispose();
+    }
+
+    [Fact]
+    public void Save_ThenVerifyAndRead_GivesBackEveryBit()
+    {
+        var model = new[] { ("layer.weight", randn(3, 4)), ("layer.bias", randn(4)) };
+        string saved = Store.Save(Manifest(100), model, [("step", tensor(100f))], "seed: 1\n");
+        Assert.Equal(folder["checkpoints/step-00000100"], saved);
+        Assert.Equal("step-00000100\n", File.ReadAllText(folder["checkpoints/LATEST"]));
+        Assert.Equal(saved, Store.Latest());
+        Assert.Equal([100], Store.Steps());
+
+        CheckpointManifest manifest = CheckpointStore.Verify(saved);
+        Assert.Equal(Manifest(100) with { Files = manifest.Files }, manifest);
+        Assert.Equal(["model.safetensors", "optimizer.safetensors", "config.yaml"], manifest.Files.Select(file => file.Name));
+        Assert.Equal("seed: 1\n", File.ReadAllText(Path.Combine(saved, "config.yaml")));
+
+        var read = model.Select(entry => (entry.Item1, zeros_like(entry.Item2))).ToArray();
+        CheckpointStore.ReadInto(Path.Combine(saved, "model.safetensors"), read);
+        for (int p = 0; p < model.Length; p++)
+            Assert.True(read[p].Item2.eq(model[p].Item2).all().item<bool>());
+    }
+
+    [Fact]
+    public void Save_Twice_PointsToTheLaterAndLeavesTheEarlier()
+    {
+        Save(10);
+        Save(20);
+        Assert.Equal(folder["checkpoints/step-00000020"], Store.Latest());
+        Assert.Equal([10, 20], Store.Steps());
+        CheckpointStore.Verify(folder["checkpoints/step-00000010"]);
+    }
+
+    [Fact]
+    public void Save_AfterAStopInTheMiddleOfASave_CleansUp()
+    {
+        Save(10);
+        // What a killed run leaves: a partial folder, or a whole one that LATEST does not name yet.
+        folder.Write("checkpoints/.step-00000020.partial/model.safetensors", "half");
+        Assert.Equal([10], Store.Steps());
+        Assert.Equal(folder["checkpoints/step-00000010"], Store.Latest());
+        Save(20);
+        File.WriteAllText(folder["checkpoints/LATEST"], "step-00000010\n");
+        Save(20);
+        CheckpointStore.Verify(folder["checkpoints/step-00000020"]);
+        Assert.Equal(
+            ["LATEST", "step-00000010", "step-00000020"],
+            Directory.GetFileSystemEntries(folder["checkpoints"]).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public void Save_WhereTheDiskRefuses_TellsAndLeavesOlderOnes()
+    {
+        Save(10);
+        // A file where the folder of the next should go.
+        folder.Write("checkpoints/.step-00000020.partial", "in the way");
+        string message = Assert.Throws<UserException>(() => Save(20)).Message;
+        Assert.StartsWith($"The checkpoint of step 20 cannot be written to {folder["checkpoints"]}: ", message, StringComparison.Ordinal);
+        Assert.EndsWith("Older checkpoints are untouched: free space or mend permissions, then go on with --resume auto.", message, StringComparison.Ordinal);
+        CheckpointStore.Verify(Store.Latest()!);
+    }
+
+    [Fact]
+    public void Latest_PointerToNothing_SaysWhatToDo()
+    {
+        Save(10);
+        File.WriteAllText(folder["checkpoints/LATEST"], "step-00000030\n");
+        Assert.Equal(
+            $"{folder["checkpoints/LATEST"]} names \"step-00000030\", which is no checkpoint there. " +
+            "Write one of the names step-00000010 into it, or pass its folder with --resume.",
+            Assert.Throws<UserException>(() => Store.Latest()).Message);
+        File.WriteAllText(folder["checkpoints/LATEST"], "../../elsewhere\n");
+        Assert.Throws<UserException>(() => Store.Latest());
+        File.Delete(folder["checkpoints/LATEST"]);
+        Assert.Equal(folder["checkpoints/step-00000010"], Store.Latest());
+    }
+
+    [Theory]
+    [InlineData("model.safetensors", "missing", "model.safetensors: it is missing")]
+    [InlineData("optimizer.safetensors", "shorter", "optimizer.safetensors: it has 71 bytes, and 72 were written")]
+    [InlineData("model.safetensors", "changed", "model.safetensors: its content is not what was written (SHA-256 differs)")]
+    [InlineData("config.yaml", "changed", "config.yaml: its content is not what was written (SHA-256 differs)")]
+    public void Verify_Damage_NamesTheFile(string file, string damage, string problem)
+    {
+        string saved = Save(10);
+        string path = Path.Combine(saved, file);
+        byte[] bytes = File.ReadAllBytes(path);
+        switch (damage)
+        {
+            case "missing":
+                File.Delete(path);
+                break;
+            case "shorter":
+                File.WriteAllBytes(path, bytes[..^1]);
+                problem = $"{file}: it has {bytes.Length - 1} bytes, and {bytes.Length} were written";
+                break;
+            default:
+                bytes[^1] ^= 1;
+                File.WriteAllBytes(path, bytes);
+                break;
+        }
+
+        Assert.Equal(
+            $"The checkpoint {saved} is damaged: {problem}. Resume from another one with --resume PATH.",
+            Assert.Throws<UserException>(() => CheckpointStore.Verify(saved)).Message);
+    }
+
+    [Theory]
+    [InlineData("{", "is damaged (")]
+    [InlineData("[]", "is not a manifest of this program: its \"format\" is not \"longnet-checkpoint\". Resume from a checkpoint that longnet wrote.")]
+    [InlineData("{\"format\":\"pt\"}", "is not a manifest of this program: its \"format\" is not \"longnet-checkpoint\". Resume from a checkpoint that longnet wrote.")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":99}", "has format version 99, and this program reads up to 1: use the newer longnet that wrote it.")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1}", "is damaged (")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":null,\"step\":1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"corpus\":\"\",\"files\":[]}", "is damaged (")]
+    public void Read_ForeignOrDamagedManifest_SaysWhich(string json, string problem)
+    {
+        string path = folder.Write("some/manifest.json", json);
+        string message = Assert.Throws<UserException>(() => CheckpointManifest.Read(folder["some"])).Message;
+        Assert.StartsWith($"{path} {problem}", message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Read_NoManifest_SaysWhatACheckpointIs() => Assert.Equal(
+        $"{folder.Path} is no checkpoint: it has no manifest.json. Name a folder such as runs/NAME/checkpoints/step-00000100.",
+        Assert.Throws<UserException>(() => CheckpointManifest.Read(folder.Path)).Message);
+
+    [Fact]
+    public void ReadInto_AnotherModel_NamesTheDifference()
+    {
+        string path = Path.Combine(Save(10), "model.safetensors");
+        Assert.Equal(
+            $"{path} belongs to another model: its weight is [2, 3], and this model's is [3, 2]. " +
+            "Give the model.* keys that the checkpoint was made with (its config.yaml has them).",
+            Assert.Throws<UserException>(() => CheckpointStore.ReadInto(path, [("weight", zeros(3, 2))])).Message);
+        Assert.Equal(
+            $"{path} belongs to another model: it lacks a and 1 more and this model has no weight. " +
+            "Give the model.* keys that the checkpoint was made with (its config.yaml has them).",
+            Assert.Throws<UserException>(() => CheckpointStore.ReadInto(path, [("a", zeros(1)), ("b", zeros(1))])).Message);
+    }
+
+    [Fact]
+    public void StartingPoint_NeverWritesOverARun()
+    {
+        var run = new RunDirectory(folder.Path);
+        Assert.Null(run.StartingPoint("none"));
+        Assert.Null(run.StartingPoint("auto"));
+        Assert.Equal(
+            $"--resume {folder["elsewhere"]}: there is no checkpoint. Give auto, none, a folder such as runs/NAME/checkpoints/step-00000100, or a run's folder.",
+            Assert.Throws<UserException>(() => run.StartingPoint(folder["elsewhere"])).Message);
+
+        Save(10);
+        string last = Save(20);
+        Assert.Equal(last, run.StartingPoint("auto"));
+        Assert.Equal(last, run.StartingPoint(folder.Path));
+        Assert.Equal(last, run.StartingPoint(last));
+        Assert.Equal(
+            $"{folder.Path} already has a checkpoint of step 20: add --resume auto to go on from it, or --output DIR to start another run.",
+            Assert.Throws<UserException>(() => run.StartingPoint("none")).Message);
+        Assert.Equal(
+            $"{folder.Path} already has a checkpoint of step 20, which resuming from {folder["checkpoints/step-00000010"]} (step 10) would write over: " +
+            "choose another --output, or remove the later checkpoints.",
+            Assert.Throws<UserException>(() => run.StartingPoint(folder["checkpoints/step-00000010"])).Message);
+
+        // Branching off into a folder of its own is what --resume PATH is for.
+        Assert.Equal(folder["checkpoints/step-00000010"], new RunDirectory(folder["other"]).StartingPoint(folder["checkpoints/step-00000010"]));
+    }
+
+    private static CheckpointManifest Manifest(long step) => new()
+    {
+        Format = CheckpointManifest.ExpectedFormat,
+        FormatVersion = CheckpointManifest.CurrentVersion,
+        Software = "test",
+        Step = step,
+        SequencesConsumed = 4 * step,
+        TokensConsumed = 512 * step,
+        Seed = 1,
+        Mesh = new CheckpointMesh(1, 2),
+        Corpus = "2 files",
+        Files = [],
+    };
+
+    private string Save(long step) =>
+        Store.Save(Manifest(step), [("weight", ones(2, 3) * step)], [("step", tensor((float)step))], $"# step {step}\n");
+}

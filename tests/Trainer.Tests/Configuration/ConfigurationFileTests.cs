@@ -1,0 +1,201 @@
+using CsCheck;
+using LongNet.Core;
+using LongNet.Core.Attention;
+using LongNet.Core.Model;
+using LongNet.TestKit;
+using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Loop;
+
+namespace LongNet.Trainer.Tests.Configuration;
+
+public sealed class ConfigurationFileTests : IDisposable
+{
+    private const string Valid = """
+        model:
+          layers: 2
+          d_model: 64
+          heads: 4
+          attention:
+            segment_lengths: [64, 128]
+            dilation_rates: [1, 2]
+        data:
+          path: text
+        optimizer:
+          lr: 1e-3
+        training:
+          steps: 20
+          sequence_length: 128
+        """;
+
+    private readonly TemporaryFolder folder = new();
+
+    public void Dispose() => folder.Dispose();
+
+    [Fact]
+    public void Load_OnlyRequiredKeys_FillsInTheRest()
+    {
+        RunConfig config = Load(Valid);
+        Assert.Equal("run", config.Name);
+        Assert.Equal("runs/run", config.Output);
+        Assert.Equal(1, config.Seed);
+        Assert.Equal(256, config.Model.FeedForward);
+        Assert.Equal(256, config.Model.Vocabulary);
+        Assert.Equal(PositionEncoding.XPos, config.Model.Positions);
+        Assert.Equal(HeadOffsets.Interleaved, config.Model.Attention.HeadOffsets);
+        Assert.Equal(MixingGradient.Exact, config.Model.Attention.MixingGradient);
+        Assert.Equal(1e-4, config.Optimizer.MinLr!.Value, 1e-18);
+        Assert.Equal(20, config.Optimizer.DecaySteps);
+        Assert.Equal([folder["text"]], config.Data.Path);
+        Assert.Null(config.Parallel.Sequence);
+        Assert.Null(config.Training.MicroBatchSize);
+    }
+
+    [Fact]
+    public void Load_Overrides_WinOverTheFile()
+    {
+        RunConfig config = Load(
+            Valid, "optimizer.lr=3e-4", "parallel.sequence=2", "parallel.data=auto", "model.attention.dilation_rates=[1, 4]",
+            "model.attention.head_offsets=blocked", "name=other", "model.tie_embeddings=false");
+        Assert.Equal(3e-4, config.Optimizer.Lr);
+        Assert.Equal(2, config.Parallel.Sequence);
+        Assert.Null(config.Parallel.Data);
+        Assert.Equal([1, 4], config.Model.Attention.DilationRates);
+        Assert.Equal([64, 128], config.Model.Attention.SegmentLengths);
+        Assert.Equal(HeadOffsets.Blocked, config.Model.Attention.HeadOffsets);
+        Assert.Equal("runs/other", config.Output);
+        Assert.False(config.Model.TieEmbeddings);
+    }
+
+    [Fact]
+    public void ToYaml_OfALoadedConfiguration_ReadsBackEqual()
+    {
+        string text = ConfigurationFile.ToYaml(Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto"));
+        Assert.Equal(text, ConfigurationFile.ToYaml(Load(text)));
+        Assert.Equal(0.1234567890123456789, Load(text).Optimizer.Lr);
+    }
+
+    [Theory]
+    [InlineData("heads: 4", "haeds: 4", "FILE, line 4: unknown key \"model.haeds\"; did you mean \"model.heads\"?\nFILE, line 2: the key \"model.heads\" is required and missing.")]
+    [InlineData("training:", "trainnig:", "FILE, line 12: unknown key \"trainnig\"; did you mean \"training\"?\nFILE: the key \"training.steps\" is required and missing.\nFILE: the key \"training.sequence_length\" is required and missing.")]
+    [InlineData("layers: 2", "layers: two", "FILE, line 2: model.layers is \"two\", but must be a whole number.")]
+    [InlineData("layers: 2", "layers: 2.5", "FILE, line 2: model.layers is \"2.5\", but must be a whole number.")]
+    [InlineData("layers: 2", "layers: 0", "model.layers is 0, but must be at least 1.")]
+    [InlineData("lr: 1e-3", "lr: .nan", "FILE, line 11: optimizer.lr is \".nan\", but must be a number.")]
+    [InlineData("lr: 1e-3", "lr: -1", "optimizer.lr is -1, but must be above 0.\noptimizer.min_lr is -0.1, but must be at least 0.")]
+    [InlineData("heads: 4", "heads: 5", "model.heads (5) must divide model.d_model (64): 4 heads would.")]
+    [InlineData("heads: 4", "heads: 64", "model.positions is xpos, which rotates pairs of channels, but a head has 1: make d_model / heads even, or set positions: none.")]
+    [InlineData("heads: 4", "heads: 4\n  positions: rope", "FILE, line 5: model.positions is \"rope\", but must be none or xpos.")]
+    [InlineData("heads: 4", "heads: 4\n  dropout: 1", "model.dropout is 1, but must be at least 0 and below 1.")]
+    [InlineData("[1, 2]", "[1]", "model.attention has 2 segment_lengths and 1 dilation_rates: give one of each per branch.")]
+    [InlineData("[1, 2]", "[1, 0]", "model.attention.dilation_rates is [1, 0], but every rate must be at least 1.")]
+    [InlineData("[1, 2]", "[1, x]", "FILE, line 7: model.attention.dilation_rates is \"x\", but must be a whole number.")]
+    [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
+    [InlineData("path: text", "path: text\n  tokenizer: bpe", "FILE, line 10: data.tokenizer is \"bpe\", but must be byte.")]
+    [InlineData("lr: 1e-3", "lr: 1e-3\n  betas: 0.9", "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].")]
+    public void Load_OneMistake_IsNamedWithWhatWouldWork(string correct, string mistaken, string message)
+    {
+        string text = Valid.Replace(correct, mistaken, StringComparison.Ordinal);
+        Assert.NotEqual(Valid, text);
+        Assert.Equal(message.Replace("FILE", Shown, StringComparison.Ordinal), Assert.Throws<UserException>(() => Load(text)).Message);
+    }
+
+    [Fact]
+    public void Load_SeveralMistakes_AreToldAtOnce()
+    {
+        var error = Assert.Throws<UserException>(() => Load(Valid, "training.steps=0", "optimizer.lr=0", "model.heads=7"));
+        Assert.Equal(
+            "training.steps is 0, but must be at least 1.\n" +
+            "optimizer.decay_steps is 0, but must be at least 1.\n" +
+            "optimizer.lr is 0, but must be above 0.\n" +
+            "model.heads (7) must divide model.d_model (64): 8 heads would.",
+            error.Message);
+    }
+
+    [Theory]
+    [InlineData("optimizer.lr", "--set optimizer.lr: write --set key.path=value, such as --set optimizer.lr=3e-4.")]
+    [InlineData("=3", "--set =3: write --set key.path=value, such as --set optimizer.lr=3e-4.")]
+    [InlineData("optimiser.lr=1", "--set optimiser.lr=1: unknown key \"optimiser\"; did you mean \"optimizer\"?")]
+    [InlineData("optimizer.lr=[", "--set optimizer.lr=[: the value is not valid YAML.")]
+    [InlineData("optimizer.lr=[1]", "--set optimizer.lr=[1]: optimizer.lr is a list, but must be a number.")]
+    [InlineData("optimizer=3", "--set optimizer=3: optimizer must be a group of keys, such as lr, min_lr, warmup_steps.")]
+    public void Load_MistakenOverride_IsNamed(string assignment, string message) =>
+        Assert.Equal(message, Assert.Throws<UserException>(() => Load(Valid, assignment)).Message);
+
+    [Theory]
+    [InlineData("", "PATH holds no configuration: it must be a YAML mapping with keys such as model, data and training.")]
+    [InlineData("- 1\n- 2", "PATH holds no configuration: it must be a YAML mapping with keys such as model, data and training.")]
+    [InlineData("a: 1\na: 2", "PATH, line 2: this is not valid YAML: Duplicate key a")]
+    public void Load_NoConfiguration_IsNamed(string text, string message) =>
+        Assert.Equal(message.Replace("PATH", folder["run.yaml"], StringComparison.Ordinal), Assert.Throws<UserException>(() => Load(text)).Message);
+
+    [Fact]
+    public void Load_AnyText_LoadsOrThrowsAUserException()
+    {
+        // A valid file with a few characters changed, which reaches deeper than noise does.
+        Gen.Select(Gen.Int[0, Valid.Length - 1], Gen.Char["[]{}:,&*!|>'\"%@`#?-\n\t 0aé\0"]).Array[1, 6].Sample(
+            edits =>
+            {
+                char[] text = Valid.ToCharArray();
+                foreach (var (place, character) in edits)
+                    text[place] = character;
+                try
+                {
+                    Load(new string(text));
+                }
+                catch (UserException)
+                {
+                }
+            },
+            iter: 3000,
+            threads: 1);
+    }
+
+    [Fact]
+    public void Find_NameFromAFolderBelow_LooksInTheNearestConfigs()
+    {
+        string config = folder.Write("configs/some.yaml", Valid);
+        Directory.CreateDirectory(folder["a/b"]);
+        Assert.Equal(config, ConfigurationFile.Find("some.yaml", folder["a/b"]));
+        Assert.Equal(config, ConfigurationFile.Find("some", folder["a/b"]));
+        string here = folder.Write("a/b/some.yaml", Valid);
+        Assert.Equal(here, ConfigurationFile.Find("some.yaml", folder["a/b"]));
+        Assert.Equal(
+            $"There is no configuration other here or in {folder["configs"]}, which has some.yaml.",
+            Assert.Throws<UserException>(() => ConfigurationFile.Find("other", folder["a/b"])).Message);
+    }
+
+    [Fact]
+    public void ChangedKeys_OnlyThoseThatChangeWhatIsComputed()
+    {
+        string before = ConfigurationFile.ToYaml(Load(Valid));
+        string after = ConfigurationFile.ToYaml(Load(
+            Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other"));
+        Assert.Equal(["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"], ConfigurationFile.ChangedKeys(before, after));
+        Assert.Empty(ConfigurationFile.ChangedKeys(before, before));
+    }
+
+    [Fact]
+    public void ShippedConfigurations_AllLoad()
+    {
+        string[] files = Directory.GetFiles(Repository.PathOf("configs"), "*.yaml");
+        Assert.Equal(["longnet.yaml", "quickstart.yaml", "ranks-agree.yaml"], files.Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        foreach (string file in files)
+        {
+            foreach (int ranks in new[] { 1, 2, 4 })
+                Assert.Equal(ranks, RunPlan.Create(ConfigurationFile.Load(file, []), ranks).SequenceRanks);
+        }
+    }
+
+    [Fact]
+    public void PaperConfiguration_HasThePapersShape()
+    {
+        ModelConfig model = ConfigurationFile.Load(Repository.PathOf("configs/longnet.yaml"), []).Model;
+        Assert.Equal((12, 768, 12), (model.Layers, model.DModel, model.Heads));
+        Assert.Equal([2048, 4096, 8192, 16384, 32768], model.Attention.SegmentLengths);
+        Assert.Equal([1, 2, 4, 6, 12], model.Attention.DilationRates);
+    }
+
+    private string Shown => Path.GetRelativePath(Directory.GetCurrentDirectory(), folder["run.yaml"]);
+
+    private RunConfig Load(string text, params string[] overrides) => ConfigurationFile.Load(folder.Write("run.yaml", text), overrides);
+}

@@ -1,0 +1,67 @@
+using System.Text.Json;
+using LongNet.TestKit;
+using LongNet.Trainer.Reporting;
+
+namespace LongNet.Trainer.Tests.Reporting;
+
+public sealed class MetricsWriterTests : IDisposable
+{
+    private readonly TemporaryFolder folder = new();
+
+    private string File => folder["metrics.jsonl"];
+
+    public void Dispose() => folder.Dispose();
+
+    [Fact]
+    public void Write_AStepAndAnEvaluation_AreLinesOfJson()
+    {
+        var step = new StepMetrics(7, 1.0 / 3, 0.1 + 0.2, 3e-4, 1L << 40, 12345.678901234567, 1e-7, 0);
+        Write(0, writer =>
+        {
+            writer.Write(step);
+            writer.Write(new EvaluationMetrics(7, Math.Log(2) * 3));
+        });
+        string[] lines = System.IO.File.ReadAllText(File).Split('\n');
+        Assert.Equal(3, lines.Length);
+        Assert.Equal("", lines[2]);
+        JsonElement first = JsonDocument.Parse(lines[0]).RootElement;
+        Assert.Equal(
+            ["step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_seconds", "bytes_sent"],
+            first.EnumerateObject().Select(member => member.Name));
+        // Reading gives back the same bits.
+        Assert.Equal(
+            step,
+            new StepMetrics(
+                first.GetProperty("step").GetInt64(), first.GetProperty("loss").GetDouble(), first.GetProperty("grad_norm").GetDouble(),
+                first.GetProperty("lr").GetDouble(), first.GetProperty("tokens").GetInt64(), first.GetProperty("tokens_per_second").GetDouble(),
+                first.GetProperty("step_seconds").GetDouble(), first.GetProperty("bytes_sent").GetInt64()));
+        JsonElement second = JsonDocument.Parse(lines[1]).RootElement;
+        Assert.Equal(["step", "eval_loss", "eval_bits_per_byte"], second.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(3, second.GetProperty("eval_bits_per_byte").GetDouble(), 1e-15);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("{\"step\":3,\"lo")]
+    [InlineData("not json\n")]
+    [InlineData("{\"step\":3,\"loss\":1}\n{\"step\":2,\"loss\":1}\n")]
+    public void Open_AfterAStop_KeepsTheLinesUpToTheStepAndNoTornOne(string after)
+    {
+        const string Kept = "{\"step\":0,\"eval_loss\":5}\n{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":1}\n";
+        System.IO.File.WriteAllText(File, Kept + after);
+        Write(2, writer => writer.Write(new EvaluationMetrics(2, 1)));
+        Assert.Equal(Kept + "{\"step\":2,\"eval_loss\":1,\"eval_bits_per_byte\":1.4426950408889634}\n", System.IO.File.ReadAllText(File));
+    }
+
+    [Fact]
+    public void Open_WhatCannotBeWritten_IsNamed() => Assert.StartsWith(
+        $"{folder.Path} cannot be written: ",
+        Assert.Throws<Core.UserException>(() => new MetricsWriter(folder.Path, 0)).Message,
+        StringComparison.Ordinal);
+
+    private void Write(long step, Action<MetricsWriter> write)
+    {
+        using var writer = new MetricsWriter(File, step);
+        write(writer);
+    }
+}
