@@ -11,7 +11,7 @@ public sealed class FusedAdamW : IDisposable
     private readonly Group[] groups;
     private readonly TorchScriptModule kernel;
     private readonly List<(string Name, Tensor Value)> state = [];
-    private readonly Tensor stepCount, learningRate;
+    private readonly Tensor stepCount, oneStep, learningRate;
 
     /// <param name="parameters">Names and parameters; not owned.</param>
     /// <param name="gradients">The gradient of each, in the same order; read at every step. Not owned.</param>
@@ -25,6 +25,7 @@ public sealed class FusedAdamW : IDisposable
             throw new ArgumentException($"{parameters.Count} parameters have {gradients.Count} gradients.");
         kernel = new TorchScriptModule(Script(options));
         stepCount = zeros([], dtype: ScalarType.Float32).DetachFromDisposeScope();
+        oneStep = ones([], dtype: ScalarType.Float32).DetachFromDisposeScope();
         learningRate = zeros([], dtype: ScalarType.Float64).DetachFromDisposeScope();
         state.Add(("step", stepCount));
 
@@ -58,7 +59,8 @@ public sealed class FusedAdamW : IDisposable
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         learningRate.copy_(tensor(rate, dtype: ScalarType.Float64));
-        stepCount.add_(Scalars.One);
+        // Not the number itself: that overload makes a Scalar for its hidden factor, which a collection may free in the call.
+        stepCount.add_(oneStep, Scalars.One);
         foreach (Group group in groups)
         {
             kernel.Invoke(
@@ -75,6 +77,7 @@ public sealed class FusedAdamW : IDisposable
     public void Dispose()
     {
         learningRate.Dispose();
+        oneStep.Dispose();
         foreach (var (_, value) in state)
             value.Dispose();
     }
