@@ -1,5 +1,6 @@
 using LongNet.Core.Attention;
 using LongNet.TestKit;
+using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 

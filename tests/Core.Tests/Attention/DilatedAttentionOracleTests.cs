@@ -1,4 +1,6 @@
+using CsCheck;
 using LongNet.Core.Attention;
+using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 

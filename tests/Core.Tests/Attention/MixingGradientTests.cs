@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Tests.Numerics;
 using LongNet.TestKit;
+using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 

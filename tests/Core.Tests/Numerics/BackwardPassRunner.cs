@@ -1,4 +1,5 @@
 using LongNet.Core.Numerics;
+using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Numerics;
 

@@ -1,5 +1,6 @@
 using LongNet.Core.Numerics;
 using LongNet.TestKit;
+using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Numerics;
 

@@ -1,4 +1,6 @@
 using LongNet.Core.Optimization;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Optimization;
 
