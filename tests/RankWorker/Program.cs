@@ -14,8 +14,14 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["leave"] = Departures.Leave,
     ["die"] = Departures.Die,
 };
+torch.set_num_threads(1);
+if (args[0] == "readme")
+{
+    ReadmeExample.Run();
+    return;
+}
+
 // Many messages where the group's own limit is small: large tensors take the same way.
 int largestMessage = args.Contains("--small-messages") ? 1000 : 1 << 30;
 using var runtime = DistributedRuntime.Start(RankEnvironment.FromProcess(), TimeSpan.FromSeconds(30), largestMessage);
-torch.set_num_threads(1);
 scenarios[args[0]](runtime, args[1..]);

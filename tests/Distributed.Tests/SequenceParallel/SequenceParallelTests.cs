@@ -27,4 +27,9 @@ public class SequenceParallelTests
     [InlineData(MpiKind.Mpich, 2, 2)]
     public void EveryParametersGradient_OnAnyMesh_EqualsOneRanks(MpiKind kind, int data, int sequence) =>
         RankTests.RunScenario(kind, data * sequence, "model-gradients", $"{data}", $"{sequence}");
+
+    [Theory]
+    [InlineData(MpiKind.None, 1)]
+    [InlineData(MpiKind.OpenMpi, 4)]
+    public void ReadmeExample_Runs(MpiKind kind, int ranks) => RankTests.RunScenario(kind, ranks, "readme");
 }

@@ -1,0 +1,56 @@
+using System.Text.RegularExpressions;
+using LongNet.TestKit;
+
+namespace LongNet.Core.Tests.Documentation;
+
+/// <summary>What the documentation shows is what the tests run, and what it points to is there.</summary>
+public partial class ReadmeTests
+{
+    private static readonly string[] CompiledExamples =
+        ["tests/Core.Tests/Documentation/ReadmeExamples.cs", "tests/RankWorker/Scenarios/ReadmeExample.cs"];
+
+    [Fact]
+    public void CSharpBlocks_AreTheTextOfCompiledExamples()
+    {
+        string compiled = string.Join('\n', CompiledExamples.Select(file => Plain(File.ReadAllText(Repository.PathOf(file)))));
+        string[] blocks = [.. CSharpBlock().Matches(File.ReadAllText(Repository.PathOf("README.md"))).Select(match => match.Groups[1].Value)];
+        Assert.Equal(3, blocks.Length);
+        foreach (string block in blocks)
+        {
+            // Paragraph by paragraph, as a file has its usings apart and asserts between.
+            foreach (string paragraph in Plain(block).Split("\n\n"))
+                Assert.Contains(paragraph.Trim('\n'), compiled, StringComparison.Ordinal);
+        }
+    }
+
+    [Theory]
+    [InlineData("README.md")]
+    [InlineData("CONTRIBUTING.md")]
+    [InlineData("CHANGELOG.md")]
+    [InlineData("docs/architecture.md")]
+    [InlineData("docs/semantics.md")]
+    public void Links_PointToWhatIsThere(string page)
+    {
+        string text = File.ReadAllText(Repository.PathOf(page));
+        foreach (Match link in RelativeLink().Matches(text))
+        {
+            string target = Repository.PathOf(Path.Combine(Path.GetDirectoryName(page)!, link.Groups[1].Value));
+            Assert.True(Path.Exists(target), $"{page} links to {link.Groups[1].Value}, which is not there");
+        }
+
+        foreach (Match path in RepositoryPath().Matches(text))
+            Assert.True(Path.Exists(Repository.PathOf(path.Value.Trim('`'))), $"{page} names {path.Value}, which is not there");
+    }
+
+    private static string Plain(string code) => string.Join('\n', code.Split('\n').Select(line => line.Trim()));
+
+    [GeneratedRegex("```csharp\n(.*?)```", RegexOptions.Singleline)]
+    private static partial Regex CSharpBlock();
+
+    [GeneratedRegex(@"\]\((?!http)([^)#]+)[^)]*\)")]
+    private static partial Regex RelativeLink();
+
+    // `src/…`, `tests/…` and the like in running text, without placeholders.
+    [GeneratedRegex("`(src|tests|configs|scripts|docs|build)/[A-Za-z0-9_./-]+`")]
+    private static partial Regex RepositoryPath();
+}

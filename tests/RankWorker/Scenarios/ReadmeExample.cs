@@ -1,0 +1,30 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
+using LongNet.Distributed;
+using LongNet.Distributed.SequenceParallel;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace LongNet.RankWorker.Scenarios;
+
+/// <summary>The README's example of a sharded sequence; it starts the runtime itself.</summary>
+internal static class ReadmeExample
+{
+    public static void Run()
+    {
+        using var scope = NewDisposeScope();
+        using var runtime = DistributedRuntime.Start();
+        using var mesh = new DeviceMesh(runtime.World, data: 1, sequence: runtime.World.Size);
+        using var exchange = new GatheredKeyValues(mesh.Sequence);
+        using var attention = new DilatedAttention(
+            dModel: 64, numHeads: 4, dilationRates: [1, 2, 4], segmentSizes: [32, 64, 128], causal: true, useXpos: true, exchange: exchange);
+
+        long rowsPerRank = 128 / mesh.SequenceSize;
+        Tensor rows = rand(2, rowsPerRank, 64);   // this rank's rows of the sequence
+        Tensor attended = attention.forward(rows); // collective: every rank of mesh.Sequence calls it
+
+        Assert.Equal([2, rowsPerRank, 64], attended.shape);
+        BackwardPass.Run(attended.sum());
+        Assert.All(attention.parameters(), parameter => Assert.True(parameter.grad!.isfinite().all().item<bool>()));
+    }
+}
