@@ -24,7 +24,7 @@ public class SegmentSpanTests
         var error = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 256, 4));
         Assert.Equal(
             "Branch (w = 100, r = 2) does not fit 4 ranks with 64 rows each: a segment must divide a rank's rows or be a multiple of them. " +
-            "The nearest segment length that works is 64; with this schedule, 1 rank can share the sequence.",
+            "The nearest segment length that works is 128; with this schedule, 1 rank can share the sequence.",
             error.Message);
     }
 
