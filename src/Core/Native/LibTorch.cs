@@ -22,6 +22,8 @@ public static class LibTorch
         string? folder = Environment.GetEnvironmentVariable(FolderVariable);
         if (!string.IsNullOrEmpty(folder))
             LoadFrom(folder);
+        else if (OperatingSystem.IsLinux() && !File.Exists(Path.Combine(AppContext.BaseDirectory, "libtorch_cpu.so")))
+            throw Missing("this build brings none"); // TorchSharp would search on, and copy half a NuGet cache.
         try
         {
             if (torch.TryInitializeDeviceType(DeviceType.CPU))
