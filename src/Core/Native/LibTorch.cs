@@ -40,6 +40,10 @@ public static class LibTorch
             $"libtorch cannot be loaded ({reason.Split('\n')[0].TrimEnd('.')}). Build with -p:TorchBackend=cpu, or set {FolderVariable} to a folder with libtorch_cpu.so.");
     }
 
+    /// <summary>The loaded libtorch_cpu, for looking up what it exports.</summary>
+    internal static nint Handle() => NativeLibrary.Load(Path.Combine(
+        Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder ? folder : AppContext.BaseDirectory, "libtorch_cpu.so"));
+
     private static void LoadFrom(string folder)
     {
         // Two copies of libtorch in one process end it.

@@ -4,7 +4,6 @@ using System.Globalization;
 using LongNet.Distributed;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
-using TorchSharp;
 
 namespace LongNet.Trainer.Commands;
 
@@ -81,9 +80,9 @@ internal static class TrainCommand
             }
         });
 
-        torch.set_num_threads(plan.Config.Runtime.Threads ?? CpuThreads.ForThisRank(runtime.Environment));
+        string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
-        new TrainingRun(plan, mesh, lastStep, resume, Console.Out).Run();
+        new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out).Run();
     }
 }

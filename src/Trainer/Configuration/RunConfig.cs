@@ -173,4 +173,28 @@ public sealed record RuntimeConfig
 {
     /// <summary>CPU threads per rank; auto: the host's cores shared out among its ranks.</summary>
     public int? Threads { get; init; }
+
+    /// <summary>Whether oneMKL may take its fast kernels on AMD processors too.</summary>
+    public MklOnAmdSetting MklOnAmd { get; init; } = MklOnAmdSetting.Auto;
+
+    /// <summary>Whether freed memory stays with the process.</summary>
+    public AllocatorSetting Allocator { get; init; } = AllocatorSetting.Tuned;
+}
+
+public enum MklOnAmdSetting
+{
+    /// <summary>Where the processor is AMD's and the library allows it.</summary>
+    Auto,
+
+    /// <summary>As the library was shipped.</summary>
+    Off,
+}
+
+public enum AllocatorSetting
+{
+    /// <summary>Kept, which saves the page faults of large tensors.</summary>
+    Tuned,
+
+    /// <summary>As the system does by itself.</summary>
+    System,
 }

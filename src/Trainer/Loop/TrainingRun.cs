@@ -10,10 +10,11 @@ namespace LongNet.Trainer.Loop;
 /// <summary>A run from its starting point to its last step: steps, evaluations, checkpoints, and what is told of them.</summary>
 /// <param name="plan">What to do.</param>
 /// <param name="mesh">The ranks. Not owned.</param>
+/// <param name="settings">What was set for the process, for the log.</param>
 /// <param name="lastStep">Step to stop at; training.steps or earlier.</param>
 /// <param name="resume">none, auto, or a path.</param>
 /// <param name="console">Written to on rank 0 only.</param>
-public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, long lastStep, string resume, TextWriter console)
+public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, long lastStep, string resume, TextWriter console)
 {
     private readonly RunDirectory directory = new(plan.Config.Output!);
     private readonly bool isRoot = mesh.World.Rank == 0;
@@ -29,8 +30,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, long lastStep, st
         using var state = new TrainingState(plan, mesh);
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
-            $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, " +
-            $"{Count(TorchSharp.torch.get_num_threads(), "CPU thread")} per rank"));
+            $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, {settings}"));
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
             $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
@@ -76,8 +76,6 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, long lastStep, st
             reporter?.Say($"step {state.Step}/{lastStep}  checkpoint {saved}");
         }
     }
-
-    private static string Count(int number, string what) => $"{number} {what}{(number == 1 ? "" : "s")}";
 
     private void Resume(TrainingState state, string checkpoint, ConsoleReporter? reporter)
     {

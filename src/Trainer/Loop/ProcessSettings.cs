@@ -1,0 +1,24 @@
+using LongNet.Core.Native;
+using LongNet.Distributed;
+using LongNet.Trainer.Configuration;
+using TorchSharp;
+
+namespace LongNet.Trainer.Loop;
+
+/// <summary>What a rank sets for its whole process before it computes: threads, kernels, memory.</summary>
+public static class ProcessSettings
+{
+    /// <summary>Applies the settings. Call before the first matrix product.</summary>
+    /// <returns>What was set, for the log.</returns>
+    public static string Apply(RuntimeConfig config, RankEnvironment environment)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        bool fastKernels = config.MklOnAmd == MklOnAmdSetting.Auto && MklOnAmd.Apply();
+        bool keepsMemory = config.Allocator == AllocatorSetting.Tuned && MemoryAllocator.KeepFreedMemory();
+        int threads = config.Threads ?? CpuThreads.ForThisRank(environment);
+        torch.set_num_threads(threads);
+        return $"{threads} CPU thread{(threads == 1 ? "" : "s")} per rank"
+            + (fastKernels ? ", MKL's fast kernels on AMD" : "")
+            + (keepsMemory ? ", tuned allocator" : "");
+    }
+}
