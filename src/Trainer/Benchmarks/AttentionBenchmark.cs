@@ -1,0 +1,117 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
+using static TorchSharp.torch;
+
+namespace LongNet.Trainer.Benchmarks;
+
+/// <summary>One line of the benchmark: forward alone, and forward with backward.</summary>
+/// <param name="Length">Rows of the sequence.</param>
+/// <param name="Forward">Seconds of dilated attention.</param>
+/// <param name="ForwardFloor">Seconds of the bare fused kernel on the same blocks, back to back, without mixing.</param>
+/// <param name="Both">Seconds of dilated attention, forward and backward.</param>
+/// <param name="BothFloor">Seconds of the bare kernel, forward and backward.</param>
+/// <param name="Dense">Seconds of dense causal attention by the fused kernel; null where it was left out.</param>
+/// <param name="DenseBoth">Likewise, forward and backward.</param>
+/// <param name="Flops">Floating-point operations of the kernel's products, forward.</param>
+/// <param name="ForwardGrowth">Peak growth of the resident memory in forward, in bytes; null where unknown.</param>
+/// <param name="QueryBytes">Size of the queries, in bytes.</param>
+internal sealed record AttentionTimes(
+    long Length,
+    double Forward,
+    double ForwardFloor,
+    double Both,
+    double BothFloor,
+    double? Dense,
+    double? DenseBoth,
+    double Flops,
+    long? ForwardGrowth,
+    long QueryBytes)
+{
+    // Backward recomputes the scores and has four products where forward has two.
+    public const double BackwardFlops = 2.5;
+
+    public double ForwardRatio => Forward / ForwardFloor;
+
+    public double BothRatio => Both / BothFloor;
+}
+
+/// <summary>Dilated attention against the kernel that it is made of, and against dense attention.</summary>
+/// <param name="Heads">Heads.</param>
+/// <param name="HeadDim">Channels per head.</param>
+/// <param name="Type">Compute type.</param>
+/// <param name="Schedule">Branches.</param>
+/// <param name="Rounds">Times that each is measured; the shortest counts.</param>
+/// <param name="LongestDense">Dense attention is left out for longer sequences.</param>
+internal sealed record AttentionBenchmark(
+    long Heads, long HeadDim, ScalarType Type, SegmentSchedule Schedule, int Rounds, long LongestDense)
+{
+    public AttentionTimes Run(long length)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(1);
+        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, length, Heads, HeadDim], dtype: float32, generator: generator).to(Type))];
+        Tensor q = inputs[0].requires_grad_(), k = inputs[1].requires_grad_(), v = inputs[2].requires_grad_(), cotangent = inputs[3];
+        var options = new DilatedAttentionOptions(Schedule, Causal: true);
+        RowBlock[] blocks = [.. DilatedAttentionPlan.Create(q, options, LocalKeyValues.Instance).Branches.SelectMany(branch => branch.LocalBlocks)];
+
+        long? growth = Measurement.PeakGrowth(Forward);
+        double[] times = Measurement.ShortestSeconds(Rounds, Forward, () => Floor(backward: false), Both, () => Floor(backward: true));
+        double[]? dense = length <= LongestDense
+            ? Measurement.ShortestSeconds(1, () => Dense(backward: false), () => Dense(backward: true))
+            : null;
+        double flops = blocks.Sum(block => 2.0 * block.Segments * block.Group.Heads * block.Rows * (block.Rows + 1) * HeadDim);
+        return new AttentionTimes(
+            length, times[0], times[1], times[2], times[3], dense?[0], dense?[1], flops, growth, length * Heads * HeadDim * q.ElementSize);
+
+        void Forward()
+        {
+            using var noGradient = no_grad();
+            DilatedAttention.Attend(q, k, v, options).Dispose();
+        }
+
+        void Both()
+        {
+            using var inner = NewDisposeScope();
+            Tensor output = DilatedAttention.Attend(q, k, v, options);
+            // What a layer's backward hands in is a gradient of the output's shape and type.
+            BackwardPass.Run(output.mul(cotangent).sum());
+            foreach (Tensor input in new[] { q, k, v })
+            {
+                input.grad!.Dispose();
+                input.grad = null;
+            }
+        }
+
+        void Floor(bool backward)
+        {
+            using var noGradient = no_grad();
+            foreach (RowBlock block in blocks)
+                Kernel(block.View(q), block.View(k), block.View(v), block.View(cotangent), backward);
+        }
+
+        void Dense(bool backward)
+        {
+            using var noGradient = no_grad();
+            Kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cotangent.transpose(1, 2), backward);
+        }
+
+        static void Kernel(Tensor q, Tensor k, Tensor v, Tensor gradient, bool backward)
+        {
+            using var inner = NewDisposeScope();
+            var (output, logSumExp) = FlashKernel.Forward(q, k, v, causal: true);
+            if (backward)
+                _ = FlashKernel.Backward(gradient, q, k, v, output, logSumExp, causal: true);
+        }
+    }
+
+    /// <summary>The machine's rate of matrix products in the compute type, in floating-point operations per second.</summary>
+    public static double ProductRate(ScalarType type)
+    {
+        const long Size = 2048;
+        using var scope = NewDisposeScope();
+        using var noGradient = no_grad();
+        Tensor a = randn([Size, Size], dtype: float32).to(type), b = randn([Size, Size], dtype: float32).to(type);
+        double seconds = Measurement.ShortestSeconds(5, () => a.matmul(b).Dispose())[0];
+        return 2.0 * Size * Size * Size / seconds;
+    }
+}

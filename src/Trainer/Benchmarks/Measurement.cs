@@ -1,0 +1,56 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace LongNet.Trainer.Benchmarks;
+
+/// <summary>Times work and the memory it takes.</summary>
+internal static class Measurement
+{
+    /// <summary>Times several pieces of work in turn, so that whatever slows the machine meanwhile slows all of them.</summary>
+    /// <param name="rounds">How often each runs, after one round that is not counted.</param>
+    /// <param name="work">The pieces.</param>
+    /// <returns>The shortest time of each, in seconds: what the work takes when nothing disturbs it.</returns>
+    public static double[] ShortestSeconds(int rounds, params Action[] work)
+    {
+        var shortest = new double[work.Length];
+        Array.Fill(shortest, double.PositiveInfinity);
+        for (int round = -1; round < rounds; round++)
+        {
+            for (int piece = 0; piece < work.Length; piece++)
+            {
+                var clock = Stopwatch.StartNew();
+                work[piece]();
+                if (round >= 0)
+                    shortest[piece] = Math.Min(shortest[piece], clock.Elapsed.TotalSeconds);
+            }
+        }
+
+        return shortest;
+    }
+
+    /// <summary>How far the resident memory rises above where it stood, while the work runs.</summary>
+    /// <returns>Bytes; null where the system does not tell.</returns>
+    public static long? PeakGrowth(Action work)
+    {
+        try
+        {
+            // Memory that was freed but kept would hide what the work takes.
+            Core.Native.MemoryAllocator.GiveBack();
+            // Resets the peak to what is resident now.
+            File.WriteAllText("/proc/self/clear_refs", "5");
+            long before = ResidentPeak();
+            work();
+            return ResidentPeak() - before;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+
+    private static long ResidentPeak()
+    {
+        string line = File.ReadLines("/proc/self/status").First(line => line.StartsWith("VmHWM:", StringComparison.Ordinal));
+        return long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[^2], CultureInfo.InvariantCulture) * 1024;
+    }
+}
