@@ -19,6 +19,9 @@ public sealed class DistributedRuntime : IDisposable
 
     private static readonly TimeSpan DefaultFinishLimit = TimeSpan.FromSeconds(30);
 
+    // Launchers tear the job down at an abort, and what a rank has just written may not have reached them yet.
+    private static readonly TimeSpan TimeToBeHeard = TimeSpan.FromMilliseconds(500);
+
     private readonly MpiSession? session;
 
     private DistributedRuntime(RankEnvironment environment, MpiSession? session, int largestMessage)
@@ -50,7 +53,7 @@ public sealed class DistributedRuntime : IDisposable
     {
         Console.Out.Flush();
         Console.Error.Flush();
-        session?.Abort(exitCode);
+        AbortSession(exitCode);
         System.Environment.Exit(exitCode);
     }
 
@@ -77,7 +80,7 @@ public sealed class DistributedRuntime : IDisposable
     {
         string text = arguments.ExceptionObject is UserException user ? user.Message : arguments.ExceptionObject.ToString() ?? "";
         Tell(text);
-        session!.Abort(1);
+        AbortSession(1);
     }
 
     private void OnProcessExit(object? sender, EventArgs arguments)
@@ -85,7 +88,15 @@ public sealed class DistributedRuntime : IDisposable
         if (!session!.IsActive)
             return;
         Tell($"left without finishing; ending the job with code {LeftWithoutFinishing}.");
-        session.Abort(LeftWithoutFinishing);
+        AbortSession(LeftWithoutFinishing);
+    }
+
+    private void AbortSession(int exitCode)
+    {
+        if (session is null)
+            return;
+        Thread.Sleep(TimeToBeHeard);
+        session.Abort(exitCode);
     }
 
     private void Tell(string text)
