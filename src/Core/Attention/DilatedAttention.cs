@@ -18,10 +18,10 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private readonly Linear queryProjection, keyProjection, valueProjection, outputProjection;
     private readonly DilatedAttentionOptions options;
     private readonly IKeyValueExchange exchange;
-    private readonly XPos? xPos;
+    private readonly RotaryPositions? positions;
     private readonly long heads;
     private readonly double dropout;
-    private readonly bool ownsXPos;
+    private readonly bool ownsPositions;
 
     /// <summary>Several branches, mixed.</summary>
     /// <param name="dModel">Channels of input and output; a multiple of <paramref name="numHeads"/>.</param>
@@ -30,7 +30,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="segmentSizes">w of every branch; as many.</param>
     /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
     /// <param name="causal">Whether a row sees only itself and earlier rows.</param>
-    /// <param name="useXpos">Whether queries and keys carry their positions by <see cref="XPos"/>.</param>
+    /// <param name="useXpos">Whether queries and keys carry their positions by <see cref="RotaryPositions.XPos"/>.</param>
     /// <param name="useRelPosBias">Relative position bias; not available yet, refused with an error.</param>
     /// <param name="headOffsets">Which rows of a segment each head keeps.</param>
     /// <param name="mixingGradient">Whether the mixing weights have a gradient.</param>
@@ -38,6 +38,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// Where the sequence lives: null when all of it is here, else what finds the keys of other shards. With an exchange,
     /// forward and backward are collective. This is the <c>Distributed</c> flag of the original documentation.
     /// </param>
+    /// <param name="useRope">Whether queries and keys carry their positions by <see cref="RotaryPositions.Rope"/>; not with xPos.</param>
     /// <exception cref="UserException">Heads do not divide the channels, lists of different lengths, or a value out of range.</exception>
     public DilatedAttention(
         long dModel,
@@ -50,22 +51,23 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         bool useRelPosBias = false,
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         MixingGradient mixingGradient = MixingGradient.Exact,
-        IKeyValueExchange? exchange = null)
+        IKeyValueExchange? exchange = null,
+        bool useRope = false)
         : this(
             dModel,
             numHeads,
             new DilatedAttentionOptions(SegmentSchedule.FromLists(segmentSizes, dilationRates), causal, headOffsets, mixingGradient),
             dropout,
-            useXpos ? new XPos(HeadDim(dModel, numHeads), SegmentSchedule.FromLists(segmentSizes, dilationRates)) : null,
+            Positions(HeadDim(dModel, numHeads), useXpos, useRope, segmentSizes, dilationRates),
             exchange)
     {
         if (useRelPosBias)
             throw new UserException("useRelPosBias: relative position bias is not available in this version; leave it false and use useXpos for positions.");
-        ownsXPos = true;
+        ownsPositions = true;
     }
 
     /// <summary>One branch, as in the original documentation.</summary>
-    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?)"/>
+    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?, bool)"/>
     /// <param name="dModel">Channels of input and output.</param>
     /// <param name="numHeads">Number of heads.</param>
     /// <param name="dilationRate">r, the distance between kept rows.</param>
@@ -80,24 +82,25 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         bool useXpos = false,
         bool useRelPosBias = false,
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
-        IKeyValueExchange? exchange = null)
-        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange)
+        IKeyValueExchange? exchange = null,
+        bool useRope = false)
+        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange, useRope)
     {
     }
 
-    /// <summary>For models: options as one value, and one <see cref="XPos"/> for all layers.</summary>
+    /// <summary>For models: options as one value, and one <see cref="RotaryPositions"/> for all layers.</summary>
     /// <param name="dModel">Channels of input and output; a multiple of <paramref name="numHeads"/>.</param>
     /// <param name="numHeads">Number of heads.</param>
     /// <param name="options">Schedule, causality, head offsets, mixing gradient.</param>
     /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
-    /// <param name="xPos">Positions, for the same head size and schedule; null for none. Not owned.</param>
+    /// <param name="positions">For the same head size and schedule; null for none. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
     public DilatedAttention(
         long dModel,
         long numHeads,
         DilatedAttentionOptions options,
         double dropout,
-        XPos? xPos,
+        RotaryPositions? positions,
         IKeyValueExchange? exchange)
         : base(nameof(DilatedAttention))
     {
@@ -109,7 +112,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         this.exchange = exchange ?? LocalKeyValues.Instance;
         this.dropout = dropout;
         heads = numHeads;
-        this.xPos = xPos;
+        this.positions = positions;
 
         queryProjection = Linear(dModel, dModel);
         keyProjection = Linear(dModel, dModel);
@@ -143,8 +146,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         Tensor q = SplitHeads(queryProjection.forward(input));
         Tensor k = SplitHeads(keyProjection.forward(input));
         Tensor v = SplitHeads(valueProjection.forward(input));
-        if (xPos is not null)
-            (q, k) = xPos.Rotate(q, k, exchange.Place(input.shape[1]));
+        if (positions is not null)
+            (q, k) = positions.Rotate(q, k, exchange.Place(input.shape[1]));
 
         Tensor attended = Attend(q, k, v, options, exchange).reshape(input.shape);
         if (training)
@@ -179,14 +182,23 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     protected override void Dispose(bool disposing)
     {
-        if (disposing && ownsXPos)
-            xPos?.Dispose();
+        if (disposing && ownsPositions)
+            positions?.Dispose();
         base.Dispose(disposing);
     }
 
     private static long HeadDim(long dModel, long numHeads) => numHeads >= 1 && dModel >= 1 && dModel % numHeads == 0
         ? dModel / numHeads
         : throw new UserException($"numHeads ({numHeads}) must divide dModel ({dModel}): choose a head count that divides it.");
+
+    private static RotaryPositions? Positions(
+        long headDim, bool useXpos, bool useRope, IReadOnlyList<long> segmentSizes, IReadOnlyList<long> dilationRates) => (useXpos, useRope) switch
+        {
+            (true, true) => throw new UserException("useXpos and useRope: xPos already rotates as RoPE does, so choose one of them."),
+            (true, false) => RotaryPositions.XPos(headDim, SegmentSchedule.FromLists(segmentSizes, dilationRates)),
+            (false, true) => RotaryPositions.Rope(headDim),
+            _ => null,
+        };
 
     private Tensor SplitHeads(Tensor projected)
     {

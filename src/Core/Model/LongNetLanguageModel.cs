@@ -23,7 +23,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     private readonly TransformerBlock[] blocks;
     private readonly LayerNorm finalNorm;
     private readonly Linear? outputProjection;
-    private readonly XPos? xPos;
+    private readonly RotaryPositions? positions;
 
     /// <param name="config">The model's shape.</param>
     /// <param name="seed">Decides the initial parameters, alike on every rank.</param>
@@ -33,9 +33,14 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     {
         ArgumentNullException.ThrowIfNull(config);
         this.config = config;
-        xPos = config.Positions == PositionEncoding.XPos ? new XPos(config.DModel / config.Heads, config.Schedule) : null;
+        positions = config.Positions switch
+        {
+            PositionEncoding.XPos => RotaryPositions.XPos(config.DModel / config.Heads, config.Schedule),
+            PositionEncoding.Rope => RotaryPositions.Rope(config.DModel / config.Heads),
+            _ => null,
+        };
         embedding = Embedding(config.Vocabulary, config.DModel);
-        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, xPos, exchange))];
+        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, positions, exchange))];
         finalNorm = LayerNorm(config.DModel);
         register_module("embed_tokens", embedding);
         register_module("layers", ModuleList(blocks));
@@ -95,7 +100,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     protected override void Dispose(bool disposing)
     {
         if (disposing)
-            xPos?.Dispose();
+            positions?.Dispose();
         base.Dispose(disposing);
     }
 

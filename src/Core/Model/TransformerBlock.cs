@@ -15,15 +15,15 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     private readonly double dropout;
 
     /// <param name="config">Shape and options.</param>
-    /// <param name="xPos">Positions shared by all blocks, or null. Not owned.</param>
+    /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
-    public TransformerBlock(LongNetConfig config, XPos? xPos, IKeyValueExchange? exchange)
+    public TransformerBlock(LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange)
         : base(nameof(TransformerBlock))
     {
         ArgumentNullException.ThrowIfNull(config);
         dropout = config.Dropout;
         var options = new DilatedAttentionOptions(config.Schedule, Causal: true, config.HeadOffsets, config.MixingGradient);
-        attention = new DilatedAttention(config.DModel, config.Heads, options, config.Dropout, xPos, exchange);
+        attention = new DilatedAttention(config.DModel, config.Heads, options, config.Dropout, positions, exchange);
         attentionNorm = LayerNorm(config.DModel);
         feedForward = new FeedForward(config.DModel, config.FeedForward);
         feedForwardNorm = LayerNorm(config.DModel);

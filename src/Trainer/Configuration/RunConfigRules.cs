@@ -52,7 +52,7 @@ internal static class RunConfigRules
                     $"model.heads ({model.Heads}) must divide model.d_model ({model.DModel}): {NearestDivisor(model.DModel, model.Heads)} heads would.");
                 problems.Require(
                     model.Positions == PositionEncoding.None || model.DModel % model.Heads != 0 || model.DModel / model.Heads % 2 == 0,
-                    $"model.positions is xpos, which rotates pairs of channels, but a head has {model.DModel / model.Heads}: make d_model / heads even, or set positions: none.");
+                    $"model.positions is {model.Positions.ToString().ToLowerInvariant()}, which rotates pairs of channels, but a head has {model.DModel / model.Heads}: make d_model / heads even, or set positions: none.");
             }
 
             var (lengths, rates) = (model.Attention.SegmentLengths, model.Attention.DilationRates);

@@ -52,19 +52,19 @@ public class DilatedAttentionModuleTests
     }
 
     [Fact]
-    public void Forward_WithXpos_DependsOnPositionsAndWithoutOnlyOnOrder()
+    public void Forward_WithXposOrRope_DependsOnPositionsAndWithoutOnlyOnOrder()
     {
         using var scope = NewDisposeScope();
         Tensor x = randn([1, 1, 16], dtype: float64).expand(1, 8, 16);
         Tensor v = randn([1, 8, 16], dtype: float64);
-        foreach (bool useXpos in new[] { false, true })
+        foreach (var (useXpos, useRope) in new[] { (false, false), (true, false), (false, true) })
         {
-            using var module = new DilatedAttention(16, 2, 1L, 8L, useXpos: useXpos);
+            using var module = new DilatedAttention(16, 2, 1L, 8L, useXpos: useXpos, useRope: useRope);
             module.to(float64);
             // Equal rows attend alike wherever they lie, unless their positions count.
             Tensor output = module.forward(x + v.mul(1e-3));
             Tensor permuted = module.forward((x + v.mul(1e-3)).flip(1)).flip(1);
-            Assert.Equal(useXpos, Compare.RelativeError(permuted, output) > 1e-9);
+            Assert.Equal(useXpos || useRope, Compare.RelativeError(permuted, output) > 1e-9);
         }
     }
 
@@ -126,6 +126,9 @@ public class DilatedAttentionModuleTests
         AssertRefused(
             "xPos rotates pairs of channels, but a head has 5: choose d_model and heads so that d_model / heads is even.",
             () => new DilatedAttention(10, 2, 1L, 8L, useXpos: true));
+        AssertRefused(
+            "useXpos and useRope: xPos already rotates as RoPE does, so choose one of them.",
+            () => new DilatedAttention(16, 2, 1L, 8L, useXpos: true, useRope: true));
         AssertRefused(
             "useRelPosBias: relative position bias is not available in this version; leave it false and use useXpos for positions.",
             () => new DilatedAttention(16, 2, 1L, 8L, useRelPosBias: true));

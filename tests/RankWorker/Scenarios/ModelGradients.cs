@@ -29,7 +29,7 @@ internal static class ModelGradients
             {
                 foreach (double dropout in new[] { 0, 0.3 })
                 {
-                    LongNetConfig config = Config(tied, offsets, dropout);
+                    LongNetConfig config = Config(tied, offsets, dropout) with { Positions = tied ? PositionEncoding.XPos : PositionEncoding.Rope };
                     // Rounding of sums of up to 384 rows' gradients in another order; the law of the project.
                     Compare(mesh, config, float64, 1e-12);
                     Compare(mesh, config, float32, 1e-5);

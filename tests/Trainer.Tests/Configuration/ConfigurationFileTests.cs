@@ -84,7 +84,7 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("lr: 1e-3", "lr: -1", "optimizer.lr is -1, but must be above 0.\noptimizer.min_lr is -0.1, but must be at least 0.")]
     [InlineData("heads: 4", "heads: 5", "model.heads (5) must divide model.d_model (64): 4 heads would.")]
     [InlineData("heads: 4", "heads: 64", "model.positions is xpos, which rotates pairs of channels, but a head has 1: make d_model / heads even, or set positions: none.")]
-    [InlineData("heads: 4", "heads: 4\n  positions: rope", "FILE, line 5: model.positions is \"rope\", but must be none or xpos.")]
+    [InlineData("heads: 4", "heads: 4\n  positions: alibi", "FILE, line 5: model.positions is \"alibi\", but must be none or xpos or rope.")]
     [InlineData("heads: 4", "heads: 4\n  dropout: 1", "model.dropout is 1, but must be at least 0 and below 1.")]
     [InlineData("[1, 2]", "[1]", "model.attention has 2 segment_lengths and 1 dilation_rates: give one of each per branch.")]
     [InlineData("[1, 2]", "[1, 0]", "model.attention.dilation_rates is [1, 0], but every rate must be at least 1.")]

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 
-public class XPosTests
+public class RotaryPositionsTests
 {
     private static readonly SegmentSchedule Schedule = new(new Branch(16, 1), new Branch(48, 3));
 
@@ -12,7 +12,7 @@ public class XPosTests
     public void Rotate_Logits_DependOnDistanceAlone()
     {
         using var scope = NewDisposeScope();
-        using var xPos = new XPos(8, Schedule);
+        using var xPos = RotaryPositions.XPos(8, Schedule);
         using var generator = new Generator(3);
         Tensor row = randn([1, 1, 1, 8], dtype: float64, generator: generator);
         var (q, k) = xPos.Rotate(row.expand(1, 96, 1, 8), row.expand(1, 96, 1, 8), SequenceShard.Whole(96));
@@ -28,7 +28,7 @@ public class XPosTests
     public void Rotate_Logits_EqualTheFormula()
     {
         using var scope = NewDisposeScope();
-        using var xPos = new XPos(4, Schedule);
+        using var xPos = RotaryPositions.XPos(4, Schedule);
         Tensor x = ones([1, 48, 1, 4], dtype: float64);
         var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(48));
         double logit = q.view(48, 4)[30].dot(k.view(48, 4)[9]).item<double>();
@@ -45,11 +45,11 @@ public class XPosTests
         using var scope = NewDisposeScope();
         using var generator = new Generator(3);
         Tensor x = randn([2, 96, 3, 8], dtype: float32, generator: generator);
-        using var whole = new XPos(8, Schedule);
+        using var whole = RotaryPositions.XPos(8, Schedule);
         var (q, k) = whole.Rotate(x, x, SequenceShard.Whole(96));
         for (long first = 0; first < 96; first += 32)
         {
-            using var part = new XPos(8, Schedule);
+            using var part = RotaryPositions.XPos(8, Schedule);
             var (partQ, partK) = part.Rotate(x.narrow(1, first, 32), x.narrow(1, first, 32), new SequenceShard(first, 32, 96));
             Compare.AssertClose(partQ, q.narrow(1, first, 32), 0, "shard of q");
             Compare.AssertClose(partK, k.narrow(1, first, 32), 0, "shard of k");
@@ -61,7 +61,7 @@ public class XPosTests
     {
         using var scope = NewDisposeScope();
         const long Far = 1_000_000_000;
-        using var xPos = new XPos(4, new SegmentSchedule(new Branch(16, 1)));
+        using var xPos = RotaryPositions.XPos(4, new SegmentSchedule(new Branch(16, 1)));
         Tensor x = ones([1, 16, 1, 4], dtype: float32);
         var (q, _) = xPos.Rotate(x, x, new SequenceShard(Far, 16, Far + 16));
         for (int i = 0; i < 2; i++)
@@ -80,7 +80,7 @@ public class XPosTests
     public void Rotate_BlocksTooLong_SaysTheLongestThatWorks()
     {
         using var scope = NewDisposeScope();
-        using var xPos = new XPos(4, new SegmentSchedule(new Branch(1 << 20, 1)));
+        using var xPos = RotaryPositions.XPos(4, new SegmentSchedule(new Branch(1 << 20, 1)));
         Tensor x = zeros([1, 4, 1, 4]);
         var error = Assert.Throws<UserException>(() => xPos.Rotate(x, x, new SequenceShard(0, 4, 1 << 20)));
         Assert.Equal(
@@ -93,11 +93,38 @@ public class XPosTests
     public void Rotate_LongestBlock_StaysFiniteAndInvertible()
     {
         using var scope = NewDisposeScope();
-        using var xPos = new XPos(64, new SegmentSchedule(new Branch(65391, 1)));
+        using var xPos = RotaryPositions.XPos(64, new SegmentSchedule(new Branch(65391, 1)));
         Tensor x = ones([1, 65391, 1, 64], dtype: float32);
         var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(65391));
 
         // A row with itself: every pair gives ζ⁰ · 2.
         Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself"); // float32 rounding
+    }
+
+    [Fact]
+    public void Rope_Rotate_IsTheFormulaAndKeepsLengths()
+    {
+        using var scope = NewDisposeScope();
+        using var rope = RotaryPositions.Rope(4);
+        Tensor x = ones([1, 48, 1, 4], dtype: float64);
+        var (q, k) = rope.Rotate(x, x, new SequenceShard(1000, 48, 2000));
+        double logit = q.view(48, 4)[30].dot(k.view(48, 4)[9]).item<double>();
+        double expected = Enumerable.Range(0, 2).Sum(i => 2 * Math.Cos(21 * Math.Pow(10000, -2.0 * i / 4)));
+        Assert.Equal(expected, logit, 1e-12); // float64 rounding
+        Compare.AssertClose(q.norm(-1), x.norm(-1), 1e-14, "lengths");
+        Compare.AssertClose(q, k, 0, "queries and keys");
+    }
+
+    [Fact]
+    public void Rope_FarPosition_KeepsAnglesExactWhateverTheSegments()
+    {
+        using var scope = NewDisposeScope();
+        const long Far = 1_000_000_000;
+        using var rope = RotaryPositions.Rope(2);
+        Tensor x = ones([1, 4, 1, 2], dtype: float32);
+        var (q, _) = rope.Rotate(x, x, new SequenceShard(Far, 4, 2 * Far));
+        double angle = (double)((Far + 3) % (decimal)(2 * Math.PI));
+        // float32 keeps 6e-8; reducing by a rounded 2π costs 1e9 · 1e-16 turns more.
+        Assert.Equal(Math.Cos(angle) - Math.Sin(angle), q[0, 3, 0, 0].item<float>(), 1e-6);
     }
 }

@@ -4,37 +4,49 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// xPos: rotates queries and keys by their absolute positions and lets attention decay with distance (Sun et al., "A
-/// Length-Extrapolatable Transformer", arXiv:2212.10554, section 2.2).
+/// Rotates queries and keys by their absolute positions, so that a logit depends on their distance: RoPE (Su et al.,
+/// arXiv:2104.09864), or xPos, which lets attention decay with distance too (Sun et al., arXiv:2212.10554, section 2.2).
 /// </summary>
 /// <remarks>
-/// <para>Neighbouring channels (2i, 2i + 1) form a pair with angle n · 10000^(−2i/d) and scale ζᵢ^(±n/512), where
+/// <para>Neighbouring channels (2i, 2i + 1) form a pair with angle n · 10000^(−2i/d); xPos scales it by ζᵢ^(±n/512), where
 /// ζᵢ = (2i/d + 0.4) / 1.4, plus for queries, minus for keys.</para>
-/// <para>Only the difference of positions enters a logit, so exponents count from the middle of the block that holds the row,
-/// where blocks are the shortest that no segment straddles. They grow with the segment length, not with the sequence.</para>
+/// <para>Only the difference of positions enters a logit, so xPos's exponents count from the middle of the block that holds the
+/// row, where blocks are the shortest that no segment straddles. They grow with the segment length, not with the sequence.</para>
 /// <para>Angles are computed in float64, which keeps them right to 1e-6 at positions beyond 10⁹.</para>
 /// </remarks>
-public sealed class XPos : IDisposable
+public sealed class RotaryPositions : IDisposable
 {
     private const double ScaleBase = 512, Gamma = 0.4, RotaryBase = 10000;
 
     private readonly long headDim;
-    private readonly SegmentSchedule schedule;
+    private readonly SegmentSchedule? decaySchedule;
     private (SequenceShard Shard, ScalarType Type, DeviceType Device)? cached;
     private Tensor? queryFactors, keyFactors;
 
-    /// <param name="headDim">Channels per head; even.</param>
-    /// <param name="schedule">The branches in which the rotated queries and keys meet.</param>
-    public XPos(long headDim, SegmentSchedule schedule)
+    private RotaryPositions(string name, long headDim, SegmentSchedule? decaySchedule)
     {
-        ArgumentNullException.ThrowIfNull(schedule);
         if (headDim % 2 != 0)
-            throw new UserException($"xPos rotates pairs of channels, but a head has {headDim}: choose d_model and heads so that d_model / heads is even.");
+            throw new UserException($"{name} rotates pairs of channels, but a head has {headDim}: choose d_model and heads so that d_model / heads is even.");
         this.headDim = headDim;
-        this.schedule = schedule;
+        this.decaySchedule = decaySchedule;
     }
 
-    /// <summary>Rotates and scales queries and keys. Differentiable.</summary>
+    /// <summary>Rotation alone.</summary>
+    /// <param name="headDim">Channels per head; even.</param>
+    /// <exception cref="UserException">The number of channels is odd.</exception>
+    public static RotaryPositions Rope(long headDim) => new("RoPE", headDim, null);
+
+    /// <summary>Rotation and decay.</summary>
+    /// <param name="headDim">Channels per head; even.</param>
+    /// <param name="schedule">The branches in which the rotated queries and keys meet.</param>
+    /// <exception cref="UserException">The number of channels is odd.</exception>
+    public static RotaryPositions XPos(long headDim, SegmentSchedule schedule)
+    {
+        ArgumentNullException.ThrowIfNull(schedule);
+        return new RotaryPositions("xPos", headDim, schedule);
+    }
+
+    /// <summary>Rotates queries and keys, and scales them where they decay. Differentiable.</summary>
     /// <param name="q">[batch, length, heads, headDim]. Not disposed.</param>
     /// <param name="k">[batch, length, heads, headDim]. Not disposed.</param>
     /// <param name="shard">Which rows of the sequence these are.</param>
@@ -73,17 +85,7 @@ public sealed class XPos : IDisposable
         if (cached == (shard, type, device.type))
             return;
         Dispose();
-        long block = schedule.CommonBlock(shard.TotalLength);
-        double logScale = block / 2 / ScaleBase * -Math.Log(Gamma / (1 + Gamma));
-        double largest = LargestLogScale(type);
-        if (logScale > largest)
-        {
-            long longest = (long)(largest / -Math.Log(Gamma / (1 + Gamma)) * ScaleBase * 2);
-            throw new UserException(
-                $"xPos over blocks of {block} rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
-                $"e^{logScale:0}, more than {type} holds; blocks of at most {longest} rows work: shorten the longest segment or choose segment " +
-                "lengths that divide it.");
-        }
+        long block = decaySchedule is null ? 0 : DecayBlock(decaySchedule.CommonBlock(shard.TotalLength), type);
 
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
@@ -102,7 +104,7 @@ public sealed class XPos : IDisposable
         {
             long position = shard.FirstRow + row;
             positions[row] = position;
-            distances[row] = position % block - block / 2;
+            distances[row] = decaySchedule is null ? 0 : position % block - block / 2;
         }
 
         Tensor angles = outer(tensor(positions), tensor(frequencies));
@@ -115,5 +117,19 @@ public sealed class XPos : IDisposable
         // [length, 1, headDim / 2]; outlives every scope, as the cache owns it.
         Tensor Factors(Tensor scale) =>
             polar(scale, angles).to(complexType).to(device).unsqueeze(1).DetachFromDisposeScope();
+    }
+
+    // The block itself, where every scale in it fits the type.
+    private static long DecayBlock(long block, ScalarType type)
+    {
+        double logScale = block / 2 / ScaleBase * -Math.Log(Gamma / (1 + Gamma));
+        double largest = LargestLogScale(type);
+        if (logScale <= largest)
+            return block;
+        long longest = (long)(largest / -Math.Log(Gamma / (1 + Gamma)) * ScaleBase * 2);
+        throw new UserException(
+            $"xPos over blocks of {block} rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
+            $"e^{logScale:0}, more than {type} holds; blocks of at most {longest} rows work: shorten the longest segment or choose segment " +
+            "lengths that divide it.");
     }
 }
