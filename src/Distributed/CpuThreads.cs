@@ -10,14 +10,15 @@ public static class CpuThreads
     /// <param name="machineProcessors">Processors all ranks of the machine have together.</param>
     /// <param name="localRanks">Ranks on this machine.</param>
     /// <returns>
-    /// Where the launcher bound the rank to fewer processors than the machine has, those; else an even share, at least 1.
+    /// An even share of the machine, at least 1 and at most the processors that the launcher bound the rank to.
     /// </returns>
     public static int PerRank(int visibleProcessors, int machineProcessors, int localRanks)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(visibleProcessors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(machineProcessors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(localRanks);
-        return visibleProcessors < machineProcessors ? visibleProcessors : Math.Max(1, machineProcessors / localRanks);
+        // Not simply what the rank is bound to: several may be bound to the same socket.
+        return Math.Min(visibleProcessors, Math.Max(1, machineProcessors / localRanks));
     }
 
     /// <summary>Threads for this rank, from what the operating system says.</summary>

@@ -55,6 +55,13 @@ public sealed record RankEnvironment(
 
         if (variable("PMI_SIZE") is { Length: > 0 })
             return Read(RankLauncher.Mpich, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS");
+        if (variable("PMIX_RANK") is { Length: > 0 })
+        {
+            throw new UserException(
+                "A launcher started this process as one of several ranks (PMIX_RANK is set) without saying how many there are: start the ranks with mpiexec, " +
+                "or with srun --mpi=pmi2.");
+        }
+
         return new RankEnvironment(RankLauncher.None, 0, 1, 0, 1, library);
 
         RankEnvironment Read(RankLauncher launcher, string rankName, string sizeName, string localRankName, string localSizeName)

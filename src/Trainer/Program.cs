@@ -1,4 +1,5 @@
 using System.CommandLine;
+using LongNet.Core;
 using LongNet.Distributed;
 using LongNet.Trainer.Commands;
 using LongNet.Trainer.Configuration;
@@ -18,7 +19,7 @@ internal static class Program
             return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
 
         // Every rank has the same command line, so one of them speaks.
-        if (!RankEnvironment.IsLaunched || RankEnvironment.FromProcess().IsRoot)
+        if (SpeaksForAll())
         {
             foreach (string problem in Problems(root, parsed))
                 Console.Error.WriteLine($"longnet: {problem}");
@@ -26,6 +27,18 @@ internal static class Program
         }
 
         return RankProgram.UserError;
+    }
+
+    private static bool SpeaksForAll()
+    {
+        try
+        {
+            return RankEnvironment.FromProcess().IsRoot;
+        }
+        catch (UserException)
+        {
+            return true; // The launcher's variables make no sense, so no rank is known to be another's.
+        }
     }
 
     private static IEnumerable<string> Problems(RootCommand root, ParseResult parsed)

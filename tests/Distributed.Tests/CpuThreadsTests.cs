@@ -7,8 +7,11 @@ public class CpuThreadsTests
     [InlineData(16, 16, 4, 4)]
     [InlineData(16, 16, 5, 3)]
     [InlineData(2, 2, 4, 1)]
-    // The launcher bound the rank to two of the machine's processors: those are its own already.
+    // The launcher bound the rank to two of the machine's processors.
     [InlineData(2, 16, 8, 2)]
+    [InlineData(2, 16, 4, 2)]
+    // Four ranks are bound to each socket of sixteen.
+    [InlineData(16, 32, 8, 4)]
     public void PerRank_RanksOfAMachine_ShareItsProcessors(int visible, int machine, int localRanks, int expected) =>
         Assert.Equal(expected, CpuThreads.PerRank(visible, machine, localRanks));
 
@@ -24,7 +27,8 @@ public class CpuThreadsTests
     public void Processors_OfThisMachine_AreNoMoreThanItHas()
     {
         var (visible, machine) = CpuThreads.Processors();
-        Assert.InRange(visible, 1, 65536);
-        Assert.InRange(machine, 1, 65536);
+        int online = CpuThreads.CountOf(File.ReadAllText("/sys/devices/system/cpu/online"))!.Value;
+        Assert.InRange(machine, 1, online);
+        Assert.InRange(visible, Environment.ProcessorCount, online);
     }
 }

@@ -18,6 +18,12 @@ public class RankEnvironmentTests
     public void From_Mpich_TakesPmiVariables() => Assert.Equal(
         new RankEnvironment(RankLauncher.Mpich, 2, 3, 2, 3), From(("PMI_SIZE", "3"), ("PMI_RANK", "2")));
 
+    [Fact]
+    public void From_LauncherThatGivesNoSize_IsRefusedRatherThanRunAsManySingles() => Assert.Equal(
+        "A launcher started this process as one of several ranks (PMIX_RANK is set) without saying how many there are: start the ranks with mpiexec, " +
+        "or with srun --mpi=pmi2.",
+        Assert.Throws<UserException>(() => From(("PMIX_RANK", "0"))).Message);
+
     [Theory]
     [InlineData("eight", "'eight'")]
     [InlineData("0", "'0'")]

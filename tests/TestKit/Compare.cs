@@ -5,7 +5,7 @@ namespace LongNet.TestKit;
 /// <summary>Comparisons of tensors that tell how far apart they are.</summary>
 public static class Compare
 {
-    /// <summary>Largest absolute difference over the largest absolute expected value (over 1 where that is smaller than floor).</summary>
+    /// <summary>Largest absolute difference over the largest absolute expected value (over floor where that is larger).</summary>
     /// <param name="actual">Any dtype.</param>
     /// <param name="expected">The same shape.</param>
     /// <param name="floor">Expected values all below this count as this large, so that exact zeros can be compared.</param>

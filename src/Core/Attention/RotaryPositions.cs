@@ -46,6 +46,17 @@ public sealed class RotaryPositions : IDisposable
         return new RotaryPositions("xPos", headDim, schedule);
     }
 
+    /// <summary>Refuses a schedule whose decay does not fit the type. Pure, so it can be asked before anything starts.</summary>
+    /// <param name="schedule">The branches.</param>
+    /// <param name="sequenceLength">Rows of the whole sequence.</param>
+    /// <param name="type">Compute type.</param>
+    /// <exception cref="UserException">A scale would overflow; says the longest block that works.</exception>
+    public static void ValidateDecay(SegmentSchedule schedule, long sequenceLength, ScalarType type)
+    {
+        ArgumentNullException.ThrowIfNull(schedule);
+        _ = DecayBlock(schedule.CommonBlock(sequenceLength), type);
+    }
+
     /// <summary>Rotates queries and keys, and scales them where they decay. Differentiable.</summary>
     /// <param name="q">[batch, length, heads, headDim]. Not disposed.</param>
     /// <param name="k">[batch, length, heads, headDim]. Not disposed.</param>
@@ -67,9 +78,9 @@ public sealed class RotaryPositions : IDisposable
         (queryFactors, keyFactors, cached) = (null, null, null);
     }
 
-    // ln of the largest scale a rotated element may carry. The type's own exponents end at ±87 (float16: ±10), and what is
-    // scaled needs some of them.
-    private static double LargestLogScale(ScalarType type) => type == ScalarType.Float16 ? 8 : 80;
+    // ln of the largest scale a rotated element may carry. The type's own exponents end at ±87 (float16: ±10), and gradients, which
+    // the mean over millions of tokens makes as small as 1e-10, need some of them.
+    private static double LargestLogScale(ScalarType type) => type == ScalarType.Float16 ? 4 : 50;
 
     private static Tensor Multiply(Tensor tensor, Tensor factors)
     {

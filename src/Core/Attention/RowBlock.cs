@@ -17,10 +17,11 @@ internal readonly record struct RowBlock(
     long FirstRow, long Rows, long RowStride, long Segments, long SegmentStride, HeadGroup Group)
 {
     /// <summary>The block of a [batch, length, heads, headDim] tensor, as [segments, heads, rows, headDim].</summary>
-    /// <param name="tensor">Last axis dense, and the batch a multiple of whole sequences apart. The view shares its storage.</param>
+    /// <param name="tensor">Contiguous. The view shares its storage.</param>
     public Tensor View(Tensor tensor)
     {
-        long row = tensor.stride(1), head = tensor.stride(2);
+        // Not the tensor's own strides: along an axis of one element they may be anything.
+        long head = tensor.shape[3], row = tensor.shape[2] * head;
         return tensor.as_strided(
             [Segments, Group.Heads, Rows, tensor.shape[3]],
             [SegmentStride * row, Group.HeadStride * head, RowStride * row, 1],
@@ -30,7 +31,7 @@ internal readonly record struct RowBlock(
     /// <summary>The block of a dense [batch, length, heads] tensor, as [segments, heads, rows].</summary>
     public Tensor ViewStatistic(Tensor tensor)
     {
-        long row = tensor.stride(1);
+        long row = tensor.shape[2];
         return tensor.as_strided(
             [Segments, Group.Heads, Rows],
             [SegmentStride * row, Group.HeadStride, RowStride * row],

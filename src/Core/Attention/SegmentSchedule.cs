@@ -35,9 +35,6 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
     /// <summary>Number of branches.</summary>
     public int Count => branches.Length;
 
-    /// <summary>Rows of the longest segment.</summary>
-    public long LongestSegment => branches.Max(branch => branch.SegmentLength);
-
     public Branch this[int index] => branches[index];
 
     /// <summary>Pairs the two lists branch by branch, as the original documentation's constructor takes them.</summary>

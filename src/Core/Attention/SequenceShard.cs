@@ -9,9 +9,6 @@ namespace LongNet.Core.Attention;
 /// <param name="TotalLength">Rows of the whole sequence.</param>
 public readonly record struct SequenceShard(long FirstRow, long Length, long TotalLength)
 {
-    /// <summary>One past the last row held.</summary>
-    public long EndRow => FirstRow + Length;
-
     /// <summary>The shard that is the whole sequence.</summary>
     public static SequenceShard Whole(long length) => new(0, length, length);
 }

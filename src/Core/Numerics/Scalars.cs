@@ -10,7 +10,5 @@ public static class Scalars
 {
     public static Scalar One { get; } = 1.0.ToScalar();
 
-    public static Scalar Zero { get; } = 0.0.ToScalar();
-
     public static Scalar NegativeInfinity { get; } = double.NegativeInfinity.ToScalar();
 }

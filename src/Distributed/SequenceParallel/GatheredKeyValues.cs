@@ -37,7 +37,7 @@ public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
     public ISegmentPeers? PeersOf(Branch branch, SequenceShard shard)
     {
         if (!SegmentSpan.Fits(branch.SegmentLength, shard.Length, sequence.Size))
-            throw new UserException(SegmentSpan.Explain(branch, shard.Length, sequence.Size));
+            throw new UserException(SegmentSpan.Explain(branch, [branch], shard.Length, sequence.Size));
         int span = checked((int)(branch.SegmentLength / shard.Length));
         return span <= 1 ? null : new Peers(SegmentGroup(span), sequence.Rank / span * span, shard);
     }

@@ -31,20 +31,20 @@ public static class SegmentSpan
         foreach (Branch branch in schedule)
         {
             if (!Fits(Math.Min(branch.SegmentLength, sequenceLength), rowsPerRank, ranks))
-                throw new UserException(Explain(branch, rowsPerRank, ranks));
+                throw new UserException(Explain(branch, schedule, rowsPerRank, ranks));
         }
     }
 
-    internal static string Explain(Branch branch, long rowsPerRank, int ranks)
+    internal static string Explain(Branch branch, IEnumerable<Branch> schedule, long rowsPerRank, int ranks)
     {
         long w = branch.SegmentLength, sequenceLength = rowsPerRank * ranks;
         long[] lengths = [.. Candidates(rowsPerRank, ranks).OrderBy(length => Math.Abs(length - w)).ThenBy(length => length)];
         int rankCount = Enumerable.Range(1, ranks)
-            .Where(count => sequenceLength % count == 0 && Fits(w, sequenceLength / count, count))
+            .Where(count => sequenceLength % count == 0 && schedule.All(each => Fits(Math.Min(each.SegmentLength, sequenceLength), sequenceLength / count, count)))
             .Max();
         return
             $"Branch {branch} does not fit {ranks} ranks with {rowsPerRank} rows each: a segment must divide a rank's rows or be a multiple of them. " +
-            $"The nearest segment length that works is {lengths[0]}; with this schedule, {rankCount} rank{(rankCount == 1 ? "" : "s")} can share the sequence.";
+            $"The nearest segment length that works is {lengths[0]}; with the schedule as it is, {rankCount} rank{(rankCount == 1 ? "" : "s")} can share the sequence.";
     }
 
     private static IEnumerable<long> Candidates(long rowsPerRank, int ranks)

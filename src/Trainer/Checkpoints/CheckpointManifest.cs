@@ -1,5 +1,4 @@
 using System.Text.Json;
-using System.Text.Json.Serialization;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
@@ -53,13 +52,16 @@ public sealed record CheckpointManifest
 
     public required CheckpointMesh Mesh { get; init; }
 
+    /// <summary>CPU threads that each rank had; with another number, sums are made in another order.</summary>
+    public required int ThreadsPerRank { get; init; }
+
+    /// <summary>Sequences per data-parallel rank at once; likewise.</summary>
+    public required long MicroBatchSize { get; init; }
+
     /// <summary>Fingerprint of the corpus.</summary>
     public required string Corpus { get; init; }
 
     public required IReadOnlyList<CheckpointFile> Files { get; init; }
-
-    [JsonIgnore]
-    public bool IsOurs => Format == ExpectedFormat;
 
     public string ToJson() => JsonSerializer.Serialize(this, Json) + "\n";
 
@@ -80,9 +82,12 @@ public sealed record CheckpointManifest
                 throw new UserException($"{path} is not a manifest of this program: its \"format\" is not \"{ExpectedFormat}\". Resume from a checkpoint that longnet wrote.");
             if (document.RootElement.TryGetProperty("format_version", out JsonElement version) && version.TryGetInt32(out int number) && number > CurrentVersion)
                 throw new UserException($"{path} has format version {number}, and this program reads up to {CurrentVersion}: use the newer longnet that wrote it.");
-            return JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
+            CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
+            if (manifest.Step < 0 || manifest.SequencesConsumed < 0 || manifest.TokensConsumed < 0 || manifest.Files.Any(file => file is null))
+                throw new JsonException("it has a count below zero or a file without a name");
+            return manifest;
         }
-        catch (JsonException error)
+        catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
             throw new UserException($"{path} is damaged ({error.Message.Split('.')[0]}): resume from another checkpoint with --resume PATH.");
         }

@@ -72,27 +72,15 @@ public sealed class CheckpointStore(string folder)
         string final = Path.Combine(folder, name), partial = Path.Combine(folder, "." + name + ".partial");
         try
         {
-            Directory.CreateDirectory(folder);
+            DurableFile.CreateFolder(folder);
+            if (Directory.Exists(final))
+                throw new IOException($"{final} is already there.");
             if (Directory.Exists(partial))
                 Directory.Delete(partial, recursive: true);
             Directory.CreateDirectory(partial);
             var files = new List<CheckpointFile> { WriteTensors(ModelFile, model), WriteTensors(OptimizerFile, optimizer), WriteText(ConfigFile, config) };
             DurableFile.Write(Path.Combine(partial, CheckpointManifest.FileName), (manifest with { Files = files }).ToJson());
-            if (Directory.Exists(final))
-            {
-                // Left by a run that stopped before it wrote LATEST; that run's steps have just been repeated.
-                string replaced = Path.Combine(folder, "." + name + ".replaced");
-                if (Directory.Exists(replaced))
-                    Directory.Delete(replaced, recursive: true);
-                Directory.Move(final, replaced);
-                Directory.Move(partial, final);
-                Directory.Delete(replaced, recursive: true);
-            }
-            else
-            {
-                Directory.Move(partial, final);
-            }
-
+            Directory.Move(partial, final);
             DurableFile.SyncFolder(folder);
             DurableFile.Write(Path.Combine(folder, LatestFile), name + "\n");
             return final;

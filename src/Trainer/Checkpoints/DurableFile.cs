@@ -20,6 +20,19 @@ internal static partial class DurableFile
         SyncFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
     }
 
+    /// <summary>Makes a folder and those above it that are missing, and brings their names to the disk.</summary>
+    public static void CreateFolder(string path)
+    {
+        var missing = new Stack<DirectoryInfo>();
+        for (DirectoryInfo? folder = new(path); folder is { Exists: false }; folder = folder.Parent)
+            missing.Push(folder);
+        while (missing.TryPop(out DirectoryInfo? folder))
+        {
+            folder.Create();
+            SyncFolder(folder.Parent!.FullName);
+        }
+    }
+
     /// <summary>Brings a folder's list of names to the disk. Does nothing where the system has no such call.</summary>
     public static void SyncFolder(string folder)
     {

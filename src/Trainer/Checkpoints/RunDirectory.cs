@@ -14,6 +14,31 @@ public sealed record RunDirectory(string Path)
 
     public CheckpointStore Checkpoints => new(CheckpointFolder);
 
+    /// <summary>Makes the folder and keeps other runs out of it, for as long as what is returned is open.</summary>
+    /// <exception cref="UserException">Another run is at work there, or the folder cannot be made.</exception>
+    public FileStream Hold()
+    {
+        try
+        {
+            DurableFile.CreateFolder(Path);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException($"The run directory {Path} cannot be written: {error.Message} Choose another with --output.");
+        }
+
+        string path = System.IO.Path.Combine(Path, ".lock");
+        try
+        {
+            return new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException(
+                $"The run directory {Path} is in use by another run, or cannot be written ({error.Message.TrimEnd('.')}): wait for it to end, or choose another --output.");
+        }
+    }
+
     /// <summary>Decides which checkpoint a run starts from, so that no run ever writes over another's.</summary>
     /// <param name="resume">none, auto, or the path of a checkpoint or of a run.</param>
     /// <returns>The checkpoint's folder; null to start anew.</returns>
@@ -21,9 +46,9 @@ public sealed record RunDirectory(string Path)
     public string? StartingPoint(string resume)
     {
         ArgumentNullException.ThrowIfNull(resume);
-        if (resume == "auto")
-            return Checkpoints.Latest();
         IReadOnlyList<long> own = Checkpoints.Steps();
+        if (resume == "auto")
+            return Newest(own);
         if (resume == "none")
         {
             return own.Count == 0 ? null : throw new UserException(
@@ -42,5 +67,21 @@ public sealed record RunDirectory(string Path)
             : throw new UserException(
                 $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step {step}) would write over: " +
                 "choose another --output, or remove the later checkpoints.");
+    }
+
+    // What LATEST names, or the one after it: a stop between a checkpoint's rename and LATEST's leaves one that is whole.
+    private string? Newest(IReadOnlyList<long> own)
+    {
+        if (Checkpoints.Latest() is not { } latest)
+            return null;
+        long[] later = [.. own.Where(step => string.CompareOrdinal(CheckpointStore.NameOf(step), System.IO.Path.GetFileName(latest)) > 0)];
+        return later.Length switch
+        {
+            0 => latest,
+            1 => System.IO.Path.Combine(CheckpointFolder, CheckpointStore.NameOf(later[0])),
+            _ => throw new UserException(
+                $"{CheckpointFolder} has {later.Length} checkpoints later than the one that {CheckpointStore.LatestFile} names, " +
+                $"{System.IO.Path.GetFileName(latest)}, which going on from there would write over: remove them, or branch off with --resume {latest} and another --output."),
+        };
     }
 }

@@ -35,6 +35,11 @@ internal static class TrainCommand
             Description = "Run directory; default: the configuration's output, or runs/NAME",
             HelpName = "DIR",
         };
+        output.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && string.IsNullOrWhiteSpace(result.Tokens[0].Value))
+                result.AddError("--output is empty: name a run directory.");
+        });
         var resume = new Option<string>("--resume")
         {
             Description = "auto: go on from the run directory's last checkpoint if there is one; none: start anew; or a checkpoint's folder",

@@ -173,6 +173,8 @@ public static class ConfigurationFile
         try
         {
             stream.Load(new StringReader(assignment[(equals + 1)..]));
+            // Fails where an alias stands within its own anchor.
+            _ = stream.Documents.Select(document => document.AllNodes.Count()).Sum();
         }
         catch (Exception error) when (error is YamlException || IsParserFault(error))
         {

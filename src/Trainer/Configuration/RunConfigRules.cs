@@ -8,24 +8,25 @@ internal static class RunConfigRules
 {
     public static void Check(RunConfig config, ConfigurationProblems problems)
     {
-        AtLeast("model.layers", config.Model.Layers, 1);
-        AtLeast("model.d_model", config.Model.DModel, 1);
-        AtLeast("model.heads", config.Model.Heads, 1);
-        AtLeast("model.feed_forward", config.Model.FeedForward!.Value, 1);
+        Within("model.layers", config.Model.Layers, 1, 10_000);
+        Within("model.d_model", config.Model.DModel, 1, 1 << 20);
+        Within("model.heads", config.Model.Heads, 1, 1 << 20);
+        Within("model.feed_forward", config.Model.FeedForward!.Value, 1, 1 << 24);
         AtLeast("training.steps", config.Training.Steps, 1);
-        AtLeast("training.sequence_length", config.Training.SequenceLength, 1);
-        AtLeast("training.batch_size", config.Training.BatchSize, 1);
-        AtLeast("training.micro_batch_size", config.Training.MicroBatchSize ?? 1, 1);
+        Within("training.sequence_length", config.Training.SequenceLength, 1, 1L << 40);
+        Within("training.batch_size", config.Training.BatchSize, 1, 1 << 20);
+        Within("training.micro_batch_size", config.Training.MicroBatchSize ?? 1, 1, 1 << 20);
         AtLeast("evaluation.every_steps", config.Evaluation.EverySteps, 0);
         AtLeast("evaluation.sequences", config.Evaluation.Sequences, 1);
         AtLeast("checkpoint.every_steps", config.Checkpoint.EverySteps, 0);
         AtLeast("logging.every_steps", config.Logging.EverySteps, 1);
-        AtLeast("parallel.data", config.Parallel.Data ?? 1, 1);
-        AtLeast("parallel.sequence", config.Parallel.Sequence ?? 1, 1);
-        AtLeast("runtime.threads", config.Runtime.Threads ?? 1, 1);
+        Within("parallel.data", config.Parallel.Data ?? 1, 1, 1 << 20);
+        Within("parallel.sequence", config.Parallel.Sequence ?? 1, 1, 1 << 20);
+        Within("runtime.threads", config.Runtime.Threads ?? 1, 1, 4096);
         AtLeast("optimizer.warmup_steps", config.Optimizer.WarmupSteps, 0);
         AtLeast("optimizer.decay_steps", config.Optimizer.DecaySteps!.Value, 1);
         problems.Require(config.Model.Vocabulary >= 256, Text($"model.vocabulary is {config.Model.Vocabulary}, but the byte tokenizer needs at least 256."));
+        Within("model.vocabulary", Math.Max(1, config.Model.Vocabulary), 1, 1 << 24);
         problems.Require(config.Model.Dropout is >= 0 and < 1, Text($"model.dropout is {config.Model.Dropout}, but must be at least 0 and below 1."));
         problems.Require(
             config.Data.ValidationFraction is >= 0 and < 1,
@@ -33,6 +34,9 @@ internal static class RunConfigRules
         problems.Require(config.Data.Path.Count > 0, "data.path is empty: name a file, a directory or a glob of text.");
         problems.Require(config.Optimizer.Lr > 0, Text($"optimizer.lr is {config.Optimizer.Lr}, but must be above 0."));
         problems.Require(config.Optimizer.MinLr >= 0, Text($"optimizer.min_lr is {config.Optimizer.MinLr}, but must be at least 0."));
+        problems.Require(
+            config.Optimizer.Lr <= 0 || config.Optimizer.MinLr <= config.Optimizer.Lr,
+            Text($"optimizer.min_lr ({config.Optimizer.MinLr}) is above optimizer.lr ({config.Optimizer.Lr}): the rate decays from lr to min_lr."));
         problems.Require(config.Optimizer.Epsilon > 0, Text($"optimizer.epsilon is {config.Optimizer.Epsilon}, but must be above 0."));
         problems.Require(config.Optimizer.WeightDecay >= 0, Text($"optimizer.weight_decay is {config.Optimizer.WeightDecay}, but must be at least 0."));
         problems.Require(
@@ -61,6 +65,12 @@ internal static class RunConfigRules
                 $"model.attention has {lengths.Count} segment_lengths and {rates.Count} dilation_rates: give one of each per branch.");
             problems.Require(lengths.All(w => w >= 1), $"model.attention.segment_lengths is [{string.Join(", ", lengths)}], but every length must be at least 1.");
             problems.Require(rates.All(r => r >= 1), $"model.attention.dilation_rates is [{string.Join(", ", rates)}], but every rate must be at least 1.");
+        }
+
+        void Within(string key, long value, long least, long most)
+        {
+            AtLeast(key, value, least);
+            problems.Require(value <= most, $"{key} is {value}, but must be at most {most}.");
         }
 
         void AtLeast(string key, long value, long least) => problems.Require(value >= least, $"{key} is {value}, but must be at least {least}.");

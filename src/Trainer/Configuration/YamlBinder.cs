@@ -117,7 +117,7 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
             return List(target.GetGenericArguments()[0], node, key);
         if (node is YamlScalarNode { Value: { } text })
         {
-            if (target == typeof(string))
+            if (target == typeof(string) && text.Length > 0)
                 return text;
             if (target == typeof(long) && long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long whole))
                 return whole;

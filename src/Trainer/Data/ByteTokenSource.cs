@@ -1,4 +1,5 @@
 using System.IO.MemoryMappedFiles;
+using LongNet.Core;
 
 namespace LongNet.Trainer.Data;
 
@@ -65,6 +66,15 @@ public sealed class ByteTokenSource : IDisposable
 
     private MemoryMappedViewAccessor View(int file)
     {
+        // A map of a file that has become shorter ends the process when it is read.
+        var now = new FileInfo(corpus.Files[file].Path);
+        if (!now.Exists || now.Length != corpus.Files[file].Bytes)
+        {
+            throw new UserException(
+                $"{now.FullName} {(now.Exists ? $"has {now.Length} bytes now, and had {corpus.Files[file].Bytes}" : "is gone, and was there")} when the run started: " +
+                "leave the text alone while a run reads it, and go on from the last checkpoint with --resume auto.");
+        }
+
         if (open.TryGetValue(file, out var mapped))
             return mapped.View;
         while (open.Count >= MostOpenMaps)

@@ -10,24 +10,25 @@ namespace LongNet.Trainer.Data;
 /// <param name="Path">Full path.</param>
 /// <param name="Name">Path relative to where its entry of data.path is rooted, with forward slashes; decides the order.</param>
 /// <param name="Bytes">Size.</param>
-public sealed record CorpusFile(string Path, string Name, long Bytes);
+/// <param name="StartDigest">Digest of the first bytes, which tells apart most texts of one size.</param>
+public sealed record CorpusFile(string Path, string Name, long Bytes, string StartDigest);
 
 /// <summary>The files that a run trains on, in an order that is the same on every machine.</summary>
 public sealed class Corpus
 {
-    private const int BinaryProbeBytes = 8192;
+    private const int ProbeBytes = 8192;
 
     private Corpus(IReadOnlyList<CorpusFile> files) => Files = files;
 
     /// <summary>The files in order; none is empty.</summary>
     public IReadOnlyList<CorpusFile> Files { get; }
 
-    /// <summary>Tells corpora apart: file count, size, and a digest over names and sizes.</summary>
+    /// <summary>Tells corpora apart: file count, size, and a digest over names, sizes and the files' first bytes.</summary>
     public string Fingerprint
     {
         get
         {
-            string names = string.Join('\n', Files.Select(file => $"{file.Name}\t{file.Bytes}"));
+            string names = string.Join('\n', Files.Select(file => $"{file.Name}\t{file.Bytes}\t{file.StartDigest}"));
             string digest = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(names)))[..16];
             return $"{Files.Count} files, {Files.Sum(file => file.Bytes)} bytes, {digest}";
         }
@@ -54,7 +55,7 @@ public sealed class Corpus
     private static IEnumerable<CorpusFile> Expand(string path, IReadOnlyList<string> exclude)
     {
         if (File.Exists(path))
-            return [Describe(path, Path.GetFileName(path))];
+            return [Describe(path, Path.GetFileName(path), Start(path))];
         var matcher = new Matcher(StringComparison.Ordinal);
         matcher.AddExcludePatterns(exclude);
         string root = path;
@@ -78,20 +79,24 @@ public sealed class Corpus
         string[] found = [.. matcher.GetResultsInFullPath(root)];
         if (found.Length == 0)
             throw new UserException($"data.path {path} matches no file (data.exclude: {string.Join(", ", exclude)}).");
-        return found.Where(file => !IsBinary(file)).Select(file => Describe(file, Path.GetRelativePath(root, file)));
+        // A NUL byte near the start is what no text file has; it also separates documents.
+        return found.Select(file => (Path: file, Start: Start(file))).Where(file => !file.Start.Contains((byte)0))
+            .Select(file => Describe(file.Path, Path.GetRelativePath(root, file.Path), file.Start));
     }
 
-    private static CorpusFile Describe(string path, string name) =>
-        new(Path.GetFullPath(path), name.Replace(Path.DirectorySeparatorChar, '/'), new FileInfo(path).Length);
+    private static CorpusFile Describe(string path, string name, byte[] start) => new(
+        Path.GetFullPath(path),
+        name.Replace(Path.DirectorySeparatorChar, '/'),
+        new FileInfo(path).Length,
+        Convert.ToHexStringLower(SHA256.HashData(start))[..16]);
 
-    // A NUL byte near the start is what no text file has; it also separates documents.
-    private static bool IsBinary(string path)
+    private static byte[] Start(string path)
     {
         try
         {
-            Span<byte> start = stackalloc byte[BinaryProbeBytes];
             using FileStream file = File.OpenRead(path);
-            return start[..file.ReadAtLeast(start, start.Length, throwOnEndOfStream: false)].Contains((byte)0);
+            var start = new byte[ProbeBytes];
+            return start[..file.ReadAtLeast(start, start.Length, throwOnEndOfStream: false)];
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {

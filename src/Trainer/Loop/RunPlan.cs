@@ -1,4 +1,6 @@
 using LongNet.Core;
+using LongNet.Core.Attention;
+using LongNet.Core.Model;
 using LongNet.Distributed;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Configuration;
@@ -18,8 +20,8 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
 
-    /// <summary>Tells plans apart, so that ranks which read different files notice.</summary>
-    public string Fingerprint => ConfigurationFile.ToYaml(Config) + Corpus.Fingerprint;
+    /// <summary>Tells plans apart, so that ranks which read different files notice. Where the text lies does not count.</summary>
+    public string Fingerprint => ConfigurationFile.ToYaml(Config with { Data = Config.Data with { Path = [] } }) + Corpus.Fingerprint;
 
     /// <summary>Checks the configuration against the ranks and the corpus. No collective.</summary>
     /// <exception cref="UserException">They do not fit; says what would.</exception>
@@ -28,6 +30,8 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
         ArgumentNullException.ThrowIfNull(config);
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
         SegmentSpan.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
+        if (config.Model.Positions == PositionEncoding.XPos)
+            RotaryPositions.ValidateDecay(config.Model.ToModel().Schedule, config.Training.SequenceLength, TorchSharp.torch.ScalarType.Float32);
         BatchPartition batch = BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize);
         Corpus corpus = Corpus.Open(config.Data);
         using var source = new ByteTokenSource(corpus);

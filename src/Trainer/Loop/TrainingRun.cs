@@ -37,13 +37,14 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         if (start is not null)
             Resume(state, start, reporter);
 
-        using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(state.Step));
         if (state.Step >= lastStep)
         {
             reporter?.Say($"Nothing to do: step {state.Step} of {lastStep} is done. Raise training.steps (--set training.steps=N) to train on.");
             return;
         }
 
+        using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
+        using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(start is null ? null : state.Step));
         using var source = new ByteTokenSource(plan.Corpus);
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, reader);
@@ -72,6 +73,11 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         void Save()
         {
+            RankAgreement.RunOnRoot(mesh.World, () =>
+            {
+                metrics!.Sync();
+                return true;
+            });
             string saved = state.Save(directory.Checkpoints);
             reporter?.Say($"step {state.Step}/{lastStep}  checkpoint {saved}");
         }
@@ -83,6 +89,14 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         if (manifest is null)
             return;
         reporter!.Say($"resuming from {checkpoint} (step {state.Step}, written by {manifest.Mesh.Data} data x {manifest.Mesh.Sequence} sequence ranks)");
+        bool sameMesh = manifest.Mesh.Data == plan.DataRanks && manifest.Mesh.Sequence == plan.SequenceRanks;
+        if (sameMesh && (manifest.ThreadsPerRank != TorchSharp.torch.get_num_threads() || manifest.MicroBatchSize != plan.Batch.MicroBatchSize))
+        {
+            reporter.Say(
+                $"note: it was written with {manifest.ThreadsPerRank} CPU threads per rank and micro-batches of {manifest.MicroBatchSize}, so numbers agree with " +
+                "that run's to rounding, not to the bit.");
+        }
+
         if (manifest.Corpus != plan.Corpus.Fingerprint)
             reporter.Say($"warning: the corpus is not the one trained on so far ({plan.Corpus.Fingerprint}; it was {manifest.Corpus}), so samples differ from here on.");
         string[] changed = ConfigurationFile.ChangedKeys(
@@ -91,11 +105,10 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             reporter.Say($"warning: since the checkpoint these keys have changed: {string.Join("; ", changed)}");
     }
 
-    private MetricsWriter Open(long step)
+    private MetricsWriter Open(long? step)
     {
         try
         {
-            Directory.CreateDirectory(directory.Path);
             DurableFile.Write(directory.ConfigFile, ConfigurationFile.ToYaml(plan.Config));
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)

@@ -91,6 +91,8 @@ public sealed class TrainingState : IDisposable
                 TokensConsumed = TokensConsumed,
                 Seed = plan.Config.Seed,
                 Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
+                ThreadsPerRank = get_num_threads(),
+                MicroBatchSize = plan.Batch.MicroBatchSize,
                 Corpus = plan.Corpus.Fingerprint,
                 Files = [],
             },

@@ -15,6 +15,8 @@ namespace LongNet.Trainer.Loop;
 /// </summary>
 public sealed class TrainingStep
 {
+    private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
+
     private readonly RunPlan plan;
     private readonly DeviceMesh mesh;
     private readonly TrainingState state;
@@ -100,8 +102,6 @@ public sealed class TrainingStep
         using var scope = NewDisposeScope();
         return targets.ne(IgnoredTarget).sum().item<long>();
     }
-
-    private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
 
     private double Sum(double value)
     {

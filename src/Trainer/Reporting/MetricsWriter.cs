@@ -15,15 +15,16 @@ public sealed class MetricsWriter : IDisposable
     /// <summary>Opens the file, keeping what earlier parts of the same run wrote.</summary>
     /// <param name="path">The file; its folder must exist.</param>
     /// <param name="step">
-    /// Steps already done. Lines of later steps, which this run will do again, and a last line that was cut off are removed.
+    /// Steps already done; null for a run that starts anew. Lines of later steps, which this run will do again, and a last line
+    /// that was cut off are removed; a new run keeps none.
     /// </param>
     /// <exception cref="UserException">The file cannot be written.</exception>
-    public MetricsWriter(string path, long step)
+    public MetricsWriter(string path, long? step)
     {
         try
         {
             file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite);
-            file.SetLength(KeptBytes(path, step));
+            file.SetLength(step is long done ? KeptBytes(path, done) : 0);
             file.Seek(0, SeekOrigin.End);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
@@ -58,6 +59,20 @@ public sealed class MetricsWriter : IDisposable
             json.WriteNumber("eval_loss", metrics.Loss);
             json.WriteNumber("eval_bits_per_byte", metrics.BitsPerByte);
         });
+    }
+
+    /// <summary>Brings all lines to the disk, so that a checkpoint is never ahead of them.</summary>
+    /// <exception cref="UserException">The disk refuses.</exception>
+    public void Sync()
+    {
+        try
+        {
+            file.Flush(flushToDisk: true);
+        }
+        catch (IOException error)
+        {
+            throw new UserException($"{file.Name} cannot be written: {error.Message}");
+        }
     }
 
     public void Dispose() => file.Dispose();

@@ -110,6 +110,18 @@ public class DilatedAttentionModuleTests
     }
 
     [Fact]
+    public void Attend_OneRowWithStridesOfALongerTensor_IsTaken()
+    {
+        using var scope = NewDisposeScope();
+        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(4, 1)), true);
+        // "Contiguous", with a stride of 64 along the axis of one row.
+        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn(1, 4, 2, 8).transpose(0, 1).requires_grad_())];
+        Tensor output = DilatedAttention.Attend(inputs[0], inputs[1], inputs[2], options);
+        Compare.AssertClose(output, inputs[2], 1e-7, "a row that sees only itself");
+        BackwardPass.Run(output.transpose(0, 1).mul(ones(1, 4, 2, 8)).sum());
+    }
+
+    [Fact]
     public void Constructor_Mistakes_SayWhatWouldWork()
     {
         AssertRefused("numHeads (3) must divide dModel (16): choose a head count that divides it.", () => new DilatedAttention(16, 3, 1L, 8L));

@@ -15,6 +15,9 @@ public class DilatedAttentionOracleTests
     // bfloat16 keeps 8 bits: one rounding of inputs' products, probabilities and outputs each is up to 4e-3.
     private const double BFloat16Tolerance = 4e-2;
 
+    // float16 keeps 11 bits: an eighth of bfloat16's rounding.
+    private const double Float16Tolerance = 5e-3;
+
     public static TheoryData<string, AttentionCase> Cases()
     {
         var data = new TheoryData<string, AttentionCase>();
@@ -53,6 +56,7 @@ public class DilatedAttentionOracleTests
         problem.AssertMatchesOracle(float64, Float64Tolerance);
         problem.AssertMatchesOracle(float32, Float32Tolerance);
         problem.AssertMatchesOracle(bfloat16, BFloat16Tolerance);
+        problem.AssertMatchesOracle(float16, Float16Tolerance);
     }
 
     [Fact]

@@ -85,7 +85,7 @@ public class RotaryPositionsTests
         var error = Assert.Throws<UserException>(() => xPos.Rotate(x, x, new SequenceShard(0, 4, 1 << 20)));
         Assert.Equal(
             "xPos over blocks of 1048576 rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
-            "e^1283, more than Float32 holds; blocks of at most 65391 rows work: shorten the longest segment or choose segment lengths that divide it.",
+            "e^1283, more than Float32 holds; blocks of at most 40869 rows work: shorten the longest segment or choose segment lengths that divide it.",
             error.Message);
     }
 
@@ -93,9 +93,9 @@ public class RotaryPositionsTests
     public void Rotate_LongestBlock_StaysFiniteAndInvertible()
     {
         using var scope = NewDisposeScope();
-        using var xPos = RotaryPositions.XPos(64, new SegmentSchedule(new Branch(65391, 1)));
-        Tensor x = ones([1, 65391, 1, 64], dtype: float32);
-        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(65391));
+        using var xPos = RotaryPositions.XPos(64, new SegmentSchedule(new Branch(40869, 1)));
+        Tensor x = ones([1, 40869, 1, 64], dtype: float32);
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(40869));
 
         // A row with itself: every pair gives ζ⁰ · 2.
         Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself"); // float32 rounding
@@ -126,5 +126,29 @@ public class RotaryPositionsTests
         double angle = (double)((Far + 3) % (decimal)(2 * Math.PI));
         // float32 keeps 6e-8; reducing by a rounded 2π costs 1e9 · 1e-16 turns more.
         Assert.Equal(Math.Cos(angle) - Math.Sin(angle), q[0, 3, 0, 0].item<float>(), 1e-6);
+    }
+
+    [Fact]
+    public void XPos_LongestBlockAndSmallestGradients_StayExact()
+    {
+        // A mean over 10⁹ tokens hands in gradients of about 1e-10; keys at a block's end carry scales of e^-50 beside them.
+        const long Length = 40869;
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(2);
+        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(Length, 64)), Causal: true);
+        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn([1, Length, 1, 8], dtype: float64, generator: generator))];
+        Tensor[] single = Gradients(float32), exact = Gradients(float64);
+        for (int i = 0; i < 3; i++)
+            Compare.AssertClose(single[i], exact[i], 1e-5, $"gradient {i}"); // float32 rounding
+
+        Tensor[] Gradients(ScalarType type)
+        {
+            using var xPos = RotaryPositions.XPos(8, options.Schedule);
+            Tensor[] leaves = [.. inputs.Select(x => x.to(type).requires_grad_())];
+            var (q, k) = xPos.Rotate(leaves[0], leaves[1], SequenceShard.Whole(Length));
+            Tensor output = DilatedAttention.Attend(q, k, leaves[2], options);
+            Numerics.BackwardPassRunner.Run(output, full_like(output, 1e-10));
+            return [.. leaves.Select(leaf => leaf.grad!)];
+        }
     }
 }

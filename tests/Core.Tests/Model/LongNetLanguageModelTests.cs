@@ -20,7 +20,7 @@ public class LongNetLanguageModelTests
     };
 
     [Fact]
-    public void Parameters_HaveTheAuthorsNamesAndThePapersInitialisation()
+    public void Parameters_HaveTheAuthorsNamesAndGpt2sInitialisation()
     {
         using var scope = NewDisposeScope();
         using var model = new LongNetLanguageModel(Config, seed: 1);

@@ -24,8 +24,16 @@ public class SegmentSpanTests
         var error = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 256, 4));
         Assert.Equal(
             "Branch (w = 100, r = 2) does not fit 4 ranks with 64 rows each: a segment must divide a rank's rows or be a multiple of them. " +
-            "The nearest segment length that works is 128; with this schedule, 1 rank can share the sequence.",
+            "The nearest segment length that works is 128; with the schedule as it is, 1 rank can share the sequence.",
             error.Message);
+    }
+
+    [Fact]
+    public void Validate_SeveralBranches_NamesRanksThatSuitAll()
+    {
+        var schedule = new SegmentSchedule(new Branch(200, 1), new Branch(120, 1));
+        string message = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 600, 4)).Message;
+        Assert.EndsWith("with the schedule as it is, 1 rank can share the sequence.", message, StringComparison.Ordinal);
     }
 
     [Fact]

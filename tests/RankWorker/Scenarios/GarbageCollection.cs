@@ -1,46 +1,40 @@
-using LongNet.Core.Attention;
-using LongNet.Core.Model;
-using LongNet.Core.Numerics;
-using LongNet.Core.Optimization;
 using LongNet.Distributed;
-using LongNet.Distributed.DataParallel;
-using LongNet.Distributed.SequenceParallel;
+using LongNet.TestKit;
+using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Data;
+using LongNet.Trainer.Loop;
 using Xunit;
 using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>
-/// Hundreds of training steps while another thread collects garbage without pause: whatever native code still needs and managed
-/// code no longer holds would be freed under it, and whatever is held for ever would show in the resident memory.
+/// Hundreds of real training steps and evaluations while another thread collects garbage without pause: whatever native code still
+/// needs and managed code no longer holds would be freed under it, and whatever is held for ever would show.
 /// </summary>
 internal static class GarbageCollection
 {
-    private const int WarmupSteps = 100, Steps = 400;
-    private const long Rows = 128, BatchSize = 2;
+    private const int WarmupSteps = 100, Steps = 300, StepsPerEvaluation = 50;
 
-    // A tensor of activations, [2, 128, 64] of float32, has 64 KiB: one that leaks per step would add 18 MiB. What memory
-    // allocators keep or give back between steps moves the number by less.
+    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 50 MiB. What memory
+    // allocators keep or give back between steps moves the number by less than this.
     private const long LargestGrowth = 12 << 20;
 
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
-        using var mesh = new DeviceMesh(runtime.World, 1, runtime.World.Size);
-        using var exchange = new GatheredKeyValues(mesh.Sequence);
-        var config = new LongNetConfig
-        {
-            Layers = 2,
-            DModel = 64,
-            Heads = 4,
-            FeedForward = 256,
-            Vocabulary = 256,
-            Schedule = new SegmentSchedule(new Branch(32, 1), new Branch(128, 2), new Branch(Rows * runtime.World.Size, 3)),
-            Dropout = 0.1,
-        };
-        using var model = new LongNetLanguageModel(config, seed: 1, exchange);
-        var parameters = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
-        using var gradients = new GradientBuffer(parameters);
-        using var optimizer = new FusedAdamW(parameters, gradients.Views, new AdamWOptions());
+        RunConfig config = ConfigurationFile.Load(
+            Repository.PathOf("configs/ranks-agree.yaml"),
+            [
+                $"training.steps={Steps}", "training.micro_batch_size=auto", "model.dropout=0.1",
+                "model.attention.segment_lengths=[64, 256, 512]", "model.attention.dilation_rates=[1, 2, 3]",
+            ]);
+        RunPlan plan = RunPlan.Create(config, runtime.World.Size);
+        using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
+        using var state = new TrainingState(plan, mesh);
+        using var source = new ByteTokenSource(plan.Corpus);
+        var reader = new BatchReader(source, config.Training.SequenceLength);
+        var step = new TrainingStep(plan, mesh, state, reader);
+        var evaluation = new Evaluation(plan, mesh, state, reader);
 
         using var stop = new CancellationTokenSource();
         long collections = 0;
@@ -54,43 +48,25 @@ internal static class GarbageCollection
             }
         });
         collector.Start();
-        long residentAfterWarmup = 0;
-        var losses = new List<double>();
-        for (int step = 0; step < Steps; step++)
+        long residentAfterWarmup = 0, tensorsAfterWarmup = 0;
+        double first = evaluation.Run().Loss, last = first;
+        while (state.Step < Steps)
         {
-            losses.Add(Step(step));
-            if (step == WarmupSteps)
-                residentAfterWarmup = Environment.WorkingSet;
+            Assert.True(double.IsFinite(step.Run().Loss));
+            if (state.Step % StepsPerEvaluation == 0)
+                last = evaluation.Run().Loss;
+            if (state.Step == WarmupSteps)
+                (residentAfterWarmup, tensorsAfterWarmup) = (Environment.WorkingSet, Tensor.TotalCount);
         }
 
-        long growth = Environment.WorkingSet - residentAfterWarmup;
+        long growth = Environment.WorkingSet - residentAfterWarmup, tensors = Tensor.TotalCount - tensorsAfterWarmup;
         stop.Cancel();
         collector.Join();
-        Console.WriteLine($"rank {runtime.World.Rank}: {collections} collections, {residentAfterWarmup >> 20} MiB, grown by {growth >> 10} KiB");
+        Console.WriteLine(
+            $"rank {runtime.World.Rank}: {collections} collections, {residentAfterWarmup >> 20} MiB, grown by {growth >> 10} KiB and {tensors} tensors, loss {first} to {last}");
         Assert.True(collections > Steps, $"only {collections} collections in {Steps} steps");
         Assert.True(growth < LargestGrowth, $"resident memory grew by {growth >> 20} MiB from step {WarmupSteps} to {Steps}");
-        Assert.All(losses, loss => Assert.True(double.IsFinite(loss)));
-        // One batch, over and over: the model learns it.
-        Assert.InRange(losses[^1], 0, losses[0] / 2);
-
-        double Step(int step)
-        {
-            using var scope = NewDisposeScope();
-            using var generator = new Generator(5);
-            model.train();
-            gradients.Zero();
-            Tensor tokens = randint(0, 256, [BatchSize, Rows * mesh.SequenceSize + 1], dtype: int64, generator: generator);
-            long first = Rows * mesh.SequenceRank;
-            var dropout = new DropoutContext(new RandomStream(0).Derive(step), [0, 1], first);
-            Tensor share = tensor(1.0 / (BatchSize * Rows * mesh.SequenceSize), dtype: float32);
-            Tensor loss = model.LossSum(tokens.narrow(1, first, Rows).contiguous(), tokens.narrow(1, first + 1, Rows).contiguous(), dropout).mul(share);
-            BackwardPass.Run(loss);
-            gradients.Reduce(mesh.World);
-            _ = gradients.Clip(1);
-            optimizer.Step(1e-3);
-            Tensor total = loss.detach().clone().reshape(1);
-            mesh.World.AllReduce(total);
-            return total.to(float64).item<double>();
-        }
+        Assert.Equal(0, tensors);
+        Assert.InRange(last, 0, first * 0.6);
     }
 }

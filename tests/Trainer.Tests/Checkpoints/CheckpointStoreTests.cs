@@ -58,9 +58,9 @@ public sealed class CheckpointStoreTests : IDisposable
         Assert.Equal([10], Store.Steps());
         Assert.Equal(folder["checkpoints/step-00000010"], Store.Latest());
         Save(20);
-        File.WriteAllText(folder["checkpoints/LATEST"], "step-00000010\n");
-        Save(20);
         CheckpointStore.Verify(folder["checkpoints/step-00000020"]);
+        File.WriteAllText(folder["checkpoints/LATEST"], "step-00000010\n");
+        Assert.Equal(folder["checkpoints/step-00000020"], new RunDirectory(folder.Path).StartingPoint("auto"));
         Assert.Equal(
             ["LATEST", "step-00000010", "step-00000020"],
             Directory.GetFileSystemEntries(folder["checkpoints"]).Select(Path.GetFileName).Order(StringComparer.Ordinal));
@@ -129,6 +129,8 @@ public sealed class CheckpointStoreTests : IDisposable
     [InlineData("{\"format\":\"pt\"}", "is not a manifest of this program: its \"format\" is not \"longnet-checkpoint\". Resume from a checkpoint that longnet wrote.")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":99}", "has format version 99, and this program reads up to 1: use the newer longnet that wrote it.")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1}", "is damaged (")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":\"\",\"step\":-1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"threads_per_rank\":1,\"micro_batch_size\":1,\"corpus\":\"\",\"files\":[]}", "is damaged (it has a count below zero")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":\"\",\"step\":1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"threads_per_rank\":1,\"micro_batch_size\":1,\"corpus\":\"\",\"files\":[null]}", "is damaged (it has a count below zero")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":null,\"step\":1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"corpus\":\"\",\"files\":[]}", "is damaged (")]
     public void Read_ForeignOrDamagedManifest_SaysWhich(string json, string problem)
     {
@@ -179,8 +181,32 @@ public sealed class CheckpointStoreTests : IDisposable
             "choose another --output, or remove the later checkpoints.",
             Assert.Throws<UserException>(() => run.StartingPoint(folder["checkpoints/step-00000010"])).Message);
 
+        // LATEST set back by hand: the steps after it are another's to keep.
+        Save(30);
+        File.WriteAllText(folder["checkpoints/LATEST"], "step-00000010\n");
+        Assert.Equal(
+            $"{folder["checkpoints"]} has 2 checkpoints later than the one that LATEST names, step-00000010, which going on from there would write over: " +
+            $"remove them, or branch off with --resume {folder["checkpoints/step-00000010"]} and another --output.",
+            Assert.Throws<UserException>(() => run.StartingPoint("auto")).Message);
+        Assert.Contains("is already there", Assert.Throws<UserException>(() => Save(20)).Message, StringComparison.Ordinal);
+
         // Branching off into a folder of its own is what --resume PATH is for.
         Assert.Equal(folder["checkpoints/step-00000010"], new RunDirectory(folder["other"]).StartingPoint(folder["checkpoints/step-00000010"]));
+    }
+
+    [Fact]
+    public void Hold_ByTwoRuns_RefusesTheSecondUntilTheFirstEnds()
+    {
+        var run = new RunDirectory(folder["run"]);
+        using (run.Hold())
+        {
+            string message = Assert.Throws<UserException>(() => run.Hold().Dispose()).Message;
+            Assert.StartsWith($"The run directory {folder["run"]} is in use by another run, or cannot be written (", message, StringComparison.Ordinal);
+            Assert.EndsWith("): wait for it to end, or choose another --output.", message, StringComparison.Ordinal);
+        }
+
+        run.Hold().Dispose();
+        Assert.Empty(Directory.GetFileSystemEntries(folder["run"]));
     }
 
     private static CheckpointManifest Manifest(long step) => new()
@@ -193,6 +219,8 @@ public sealed class CheckpointStoreTests : IDisposable
         TokensConsumed = 512 * step,
         Seed = 1,
         Mesh = new CheckpointMesh(1, 2),
+        ThreadsPerRank = 1,
+        MicroBatchSize = 4,
         Corpus = "2 files",
         Files = [],
     };

@@ -28,9 +28,18 @@ public sealed class UserErrorTests : IDisposable
         Assert.Equal(2, result.ExitCode);
     }
 
+    [Fact]
+    public void CommandLine_EmptyOutput_IsRefused() => Assert.StartsWith(
+        "longnet: --output is empty: name a run directory.", RunAlone(["train", "--config", Config, "--output", ""]).Error, StringComparison.Ordinal);
+
     [Theory]
     [InlineData("model.heads=5", "model.heads (5) must divide model.d_model (64): 4 heads would.")]
     [InlineData("modle.heads=5", "--set modle.heads=5: unknown key \"modle\"; did you mean \"model\"?")]
+    [InlineData("data.path=-", "--set data.path=-: data.path is \"\", but must be text.")]
+    [InlineData("data.path=&p [*p]", "--set data.path=&p [*p]: the value is not valid YAML.")]
+    [InlineData("model.layers=100000000000", "model.layers is 100000000000, but must be at most 10000.")]
+    [InlineData("model.vocabulary=1000000000000", "model.vocabulary is 1000000000000, but must be at most 16777216.")]
+    [InlineData("optimizer.min_lr=1", "optimizer.min_lr (1) is above optimizer.lr (0.001): the rate decays from lr to min_lr.")]
     [InlineData("data.path=/nowhere", "data.path /nowhere does not exist: name a file, a directory or a glob of text.")]
     [InlineData("parallel.sequence=2", "parallel: sequence (2) does not divide the 1 rank that was started. Start 2 ranks, or set sequence: 1.")]
     [InlineData("training.sequence_length=1000000", "data.path holds")]
@@ -47,11 +56,12 @@ public sealed class UserErrorTests : IDisposable
     [InlineData(MpiKind.OpenMpi, 2, "parallel.data=3", "parallel: data (3) does not divide the 2 ranks that were started. Start 3 ranks, or set data: 2.")]
     [InlineData(MpiKind.Mpich, 2, "parallel.data=3", "parallel: data (3) does not divide the 2 ranks that were started. Start 3 ranks, or set data: 2.")]
     [InlineData(MpiKind.OpenMpi, 2, "model.attention.segment_lengths=[64,128,100,512]", "Branch (w = 100, r = 4) does not fit 2 ranks with 256 rows each:")]
+    [InlineData(MpiKind.OpenMpi, 2, "model.attention={segment_lengths: [131072], dilation_rates: [64]}\ntraining.sequence_length=131072", "xPos over blocks of 131072 rows")]
     [InlineData(MpiKind.OpenMpi, 3, "seed=2", "A sequence of 512 rows cannot be shared evenly by 3 ranks:")]
     [InlineData(MpiKind.OpenMpi, 2, "output=/proc/nowhere", "The run directory /proc/nowhere cannot be written:")]
     public void Train_MistakeOnSeveralRanks_IsToldOnceAndAllAreGone(MpiKind kind, int ranks, string set, string message)
     {
-        ProgramResult result = RankTests.Launcher(kind).Run(ranks, Repository.LongNet, ["train", "--config", Config, "--set", set], folder.Path);
+        ProgramResult result = RankTests.Launcher(kind).Run(ranks, Repository.LongNet, ["train", "--config", Config, .. set.Split('\n').SelectMany(each => new[] { "--set", each })], folder.Path);
         Assert.StartsWith($"longnet: {message}", Assert.Single(Lines(result)), StringComparison.Ordinal);
         Assert.Equal(2, result.ExitCode);
         Assert.True(result.Elapsed < Soon, $"it took {result.Elapsed}");

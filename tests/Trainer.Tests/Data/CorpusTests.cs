@@ -55,15 +55,17 @@ public sealed class CorpusTests : IDisposable
     }
 
     [Fact]
-    public void Fingerprint_DependsOnNamesAndSizesAlone()
+    public void Fingerprint_DependsOnNamesSizesAndText_NotOnWhereItLies()
     {
         string before = Open(folder.Path).Fingerprint;
         using var copy = new TemporaryFolder();
-        copy.Write("b.txt", "xy");
-        copy.Write("a/c.txt", "abcd");
-        copy.Write("a/code.cs", "class D;");
+        copy.Write("b.txt", "bb");
+        copy.Write("a/c.txt", "cccc");
+        copy.Write("a/code.cs", "class C;");
         Assert.Equal(before, Open(copy.Path).Fingerprint);
-        copy.Write("b.txt", "xyz");
+        copy.Write("b.txt", "bc");
+        Assert.NotEqual(before, Open(copy.Path).Fingerprint);
+        copy.Write("b.txt", "bbb");
         Assert.NotEqual(before, Open(copy.Path).Fingerprint);
         Assert.StartsWith("3 files, 14 bytes, ", before, StringComparison.Ordinal);
     }
@@ -85,6 +87,22 @@ public sealed class CorpusTests : IDisposable
         }
 
         Assert.Throws<ArgumentOutOfRangeException>(() => source.Read(Whole.Length - 1, new byte[2]));
+    }
+
+    [Theory]
+    [InlineData("cc", "has 2 bytes now, and had 4")]
+    [InlineData(null, "is gone, and was there")]
+    public void TokenSource_TextThatChangesUnderARun_IsNamedBeforeItIsRead(string? text, string problem)
+    {
+        using var source = new ByteTokenSource(Open(folder.Path));
+        source.Read(0, new byte[4]);
+        if (text is null)
+            File.Delete(folder["a/c.txt"]);
+        else
+            File.WriteAllText(folder["a/c.txt"], text);
+        Assert.Equal(
+            $"{folder["a/c.txt"]} {problem} when the run started: leave the text alone while a run reads it, and go on from the last checkpoint with --resume auto.",
+            Assert.Throws<UserException>(() => source.Read(0, new byte[4])).Message);
     }
 
     [Fact]

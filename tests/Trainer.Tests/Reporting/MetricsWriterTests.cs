@@ -54,12 +54,20 @@ public sealed class MetricsWriterTests : IDisposable
     }
 
     [Fact]
+    public void Open_ANewRun_KeepsNothingOfAnEarlierOne()
+    {
+        System.IO.File.WriteAllText(File, "{\"step\":0,\"eval_loss\":5}\n");
+        Write(null, writer => writer.Sync());
+        Assert.Equal("", System.IO.File.ReadAllText(File));
+    }
+
+    [Fact]
     public void Open_WhatCannotBeWritten_IsNamed() => Assert.StartsWith(
         $"{folder.Path} cannot be written: ",
         Assert.Throws<Core.UserException>(() => new MetricsWriter(folder.Path, 0)).Message,
         StringComparison.Ordinal);
 
-    private void Write(long step, Action<MetricsWriter> write)
+    private void Write(long? step, Action<MetricsWriter> write)
     {
         using var writer = new MetricsWriter(File, step);
         write(writer);
