@@ -135,12 +135,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     {
         ArgumentNullException.ThrowIfNull(input);
         BackwardPass.ThrowIfFailed();
-        long dModel = queryProjection.weight!.shape[0];
-        if (input.dim() != 3 || input.shape[2] != dModel)
-        {
-            throw new UserException(
-                $"DilatedAttention takes [batch, length, {dModel}], but was given [{string.Join(", ", input.shape)}].");
-        }
+        CheckShape(input);
 
         using var scope = NewDisposeScope();
         Tensor q = SplitHeads(queryProjection.forward(input));
@@ -153,6 +148,47 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         if (training)
             attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
         return outputProjection.forward(attended).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>
+    /// Attends to sequences of different lengths, padded at their ends: each as if it were alone. Padding is not looked at, gives
+    /// zeros and gets no gradient.
+    /// </summary>
+    /// <param name="input">[batch, length, dModel]. Not disposed.</param>
+    /// <param name="lengths">Rows of every sequence, 0 … length each; the rest is padding.</param>
+    /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
+    /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
+    /// <exception cref="UserException">Not one length per sequence, one out of range, or the sequence is sharded.</exception>
+    public Tensor forward(Tensor input, IReadOnlyList<long> lengths, DropoutContext? dropoutContext = null)
+    {
+        ArgumentNullException.ThrowIfNull(input);
+        ArgumentNullException.ThrowIfNull(lengths);
+        CheckShape(input);
+        long batch = input.shape[0], length = input.shape[1];
+        if (lengths.Count != batch || lengths.Any(rows => rows < 0 || rows > length))
+        {
+            throw new UserException(
+                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to {length} for each of the {batch} sequences.");
+        }
+
+        if (exchange is not LocalKeyValues)
+            throw new UserException("lengths: sequences of different lengths cannot be sharded over ranks; share out whole sequences instead (data parallelism).");
+
+        using var scope = NewDisposeScope();
+        var sequences = new List<Tensor>();
+        for (int b = 0; b < batch; b++)
+        {
+            long rows = lengths[b];
+            var parts = new List<Tensor>();
+            DropoutContext? own = dropoutContext is null ? null : dropoutContext with { Sequences = [dropoutContext.Sequences[b]] };
+            if (rows > 0)
+                parts.Add(forward(input.narrow(0, b, 1).narrow(1, 0, rows), own));
+            if (rows < length)
+                parts.Add(zeros([1, length - rows, input.shape[2]], dtype: input.dtype, device: input.device));
+            sequences.Add(cat(parts, dim: 1));
+        }
+
+        return cat(sequences, dim: 0).MoveToOuterDisposeScope();
     }
 
     /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
@@ -190,6 +226,16 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private static long HeadDim(long dModel, long numHeads) => numHeads >= 1 && dModel >= 1 && dModel % numHeads == 0
         ? dModel / numHeads
         : throw new UserException($"numHeads ({numHeads}) must divide dModel ({dModel}): choose a head count that divides it.");
+
+    private void CheckShape(Tensor input)
+    {
+        long dModel = queryProjection.weight!.shape[0];
+        if (input.dim() != 3 || input.shape[2] != dModel)
+        {
+            throw new UserException(
+                $"DilatedAttention takes [batch, length, {dModel}], but was given [{string.Join(", ", input.shape)}].");
+        }
+    }
 
     private static RotaryPositions? Positions(
         long headDim, bool useXpos, bool useRope, IReadOnlyList<long> segmentSizes, IReadOnlyList<long> dilationRates) => (useXpos, useRope) switch

@@ -1,0 +1,85 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
+using LongNet.TestKit;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Tests.Attention;
+
+public class PaddedSequencesTests
+{
+    private static readonly long[] Lengths = [37, 0, 50, 8, 1];
+
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, true)]
+    public void Forward_Lengths_EqualsEverySequenceAlone(bool causal, bool useXpos)
+    {
+        using var scope = NewDisposeScope();
+        using var padded = Module(causal, useXpos);
+        using var alone = Module(causal, useXpos);
+        alone.load_state_dict(padded.state_dict());
+        Tensor values = randn([5, 50, 16], dtype: float64), cotangent = randn([5, 50, 16], dtype: float64);
+
+        Tensor x = values.clone().requires_grad_();
+        Tensor output = padded.forward(x, Lengths);
+        BackwardPass.Run(output.mul(cotangent).sum());
+
+        for (int b = 0; b < 5; b++)
+        {
+            Tensor row = output[b], gradient = x.grad![b];
+            // Exactly zero: padding is not computed at all.
+            Assert.Equal(0, row.narrow(0, Lengths[b], 50 - Lengths[b]).abs().sum().item<double>());
+            Assert.Equal(0, gradient.narrow(0, Lengths[b], 50 - Lengths[b]).abs().sum().item<double>());
+            if (Lengths[b] == 0)
+                continue;
+            Tensor own = values.narrow(0, b, 1).narrow(1, 0, Lengths[b]).clone().requires_grad_();
+            Tensor expected = alone.forward(own);
+            BackwardPass.Run(expected.mul(cotangent.narrow(0, b, 1).narrow(1, 0, Lengths[b])).sum());
+            // float64 rounding.
+            Compare.AssertClose(row.narrow(0, 0, Lengths[b]), expected[0], 1e-13, $"output of sequence {b}");
+            Compare.AssertClose(gradient.narrow(0, 0, Lengths[b]), own.grad![0], 1e-13, $"gradient of sequence {b}");
+        }
+
+        foreach (var ((name, a), (_, e)) in padded.named_parameters().Zip(alone.named_parameters()))
+            Compare.AssertClose(a.grad!, e.grad!, 1e-12, $"gradient of {name}", floor: 0.1); // sums over sequences, in float64
+    }
+
+    [Fact]
+    public void Forward_PaddingThatIsNotANumber_StaysOutside()
+    {
+        using var scope = NewDisposeScope();
+        using var module = Module(causal: false, useXpos: true);
+        Tensor x = full([5, 50, 16], double.NaN, dtype: float64);
+        for (int b = 0; b < 5; b++)
+            x[b].narrow(0, 0, Lengths[b]).normal_();
+        x.requires_grad_();
+        Tensor output = module.forward(x, Lengths);
+        BackwardPass.Run(output.sum());
+        Assert.True(output.isfinite().all().item<bool>());
+        Assert.True(x.grad!.isfinite().all().item<bool>());
+        Assert.All(module.parameters(), parameter => Assert.True(parameter.grad!.isfinite().all().item<bool>()));
+    }
+
+    [Fact]
+    public void Forward_MistakenLengths_AreNamed()
+    {
+        using var scope = NewDisposeScope();
+        using var module = Module(causal: false, useXpos: false);
+        Tensor x = zeros([2, 50, 16], dtype: float64);
+        foreach (long[] lengths in new long[][] { [50], [50, 51], [-1, 3] })
+        {
+            Assert.Equal(
+                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to 50 for each of the 2 sequences.",
+                Assert.Throws<UserException>(() => module.forward(x, lengths)).Message);
+        }
+    }
+
+    private static DilatedAttention Module(bool causal, bool useXpos)
+    {
+        var module = new DilatedAttention(16, 2, [1, 2, 3], [8, 16, 50], causal: causal, useXpos: useXpos);
+        module.to(float64);
+        return module;
+    }
+}
