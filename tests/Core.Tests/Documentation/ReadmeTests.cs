@@ -28,6 +28,7 @@ public partial class ReadmeTests
     [InlineData("CONTRIBUTING.md")]
     [InlineData("CHANGELOG.md")]
     [InlineData("docs/architecture.md")]
+    [InlineData("docs/attention.md")]
     [InlineData("docs/semantics.md")]
     public void Links_PointToWhatIsThere(string page)
     {
