@@ -59,7 +59,7 @@ internal sealed record AttentionBenchmark(
         double[]? dense = length <= LongestDense
             ? Measurement.ShortestSeconds(1, () => Dense(backward: false), () => Dense(backward: true))
             : null;
-        double flops = blocks.Sum(block => 2.0 * block.Segments * block.Group.Heads * block.Rows * (block.Rows + 1) * HeadDim);
+        double flops = blocks.Sum(block => CausalFlops(block, HeadDim));
         return new AttentionTimes(
             length, times[0], times[1], times[2], times[3], dense?[0], dense?[1], flops, growth, length * Heads * HeadDim * q.ElementSize);
 
@@ -103,6 +103,10 @@ internal sealed record AttentionBenchmark(
                 _ = FlashKernel.Backward(gradient, q, k, v, output, logSumExp, causal: true);
         }
     }
+
+    /// <summary>Operations of causal attention over a block, forward: two products over half of all pairs and the diagonal.</summary>
+    public static double CausalFlops(RowBlock block, long headDim) =>
+        2.0 * block.Segments * block.Group.Heads * block.Rows * (block.Rows + 1) * headDim;
 
     /// <summary>The machine's rate of matrix products in the compute type, in floating-point operations per second.</summary>
     public static double ProductRate(ScalarType type)

@@ -4,6 +4,7 @@ using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Native;
+using LongNet.Distributed;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
@@ -23,7 +24,7 @@ internal static class BenchCommand
 
     private static readonly JsonSerializerOptions Json = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, WriteIndented = true };
 
-    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention() };
+    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), Step() };
 
     private static Command Attention()
     {
@@ -55,6 +56,34 @@ internal static class BenchCommand
                 parsed.GetValue(heads), parsed.GetValue(headDim), Types[parsed.GetValue(dtype)!],
                 SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!), parsed.GetValue(rounds), parsed.GetValue(dense));
             Run(benchmark, parsed.GetValue(lengths)!, settings, parsed.GetValue(json));
+        }));
+        return command;
+    }
+
+    private static Command Step()
+    {
+        var config = new Option<string>("--config", "-c") { Description = "YAML file, or the name of one in the nearest configs folder", Required = true, HelpName = "FILE" };
+        var set = new Option<string[]>("--set") { Description = "Overrides a key; may be repeated", HelpName = "KEY.PATH=VALUE", DefaultValueFactory = _ => [] };
+        var steps = new Option<int>("--steps") { Description = "Steps that are measured; the shortest counts", DefaultValueFactory = _ => 5 };
+        steps.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int value) && value < 1)
+                result.AddError($"--steps is {value}, but must be at least 1.");
+        });
+        var command = new Command("step", "Training steps of a configuration, on the ranks that mpiexec started, or on one without it") { config, set, steps };
+        command.SetAction(parsed => RankProgram.Run(runtime =>
+        {
+            RunPlan plan = RunPlan.Agree(
+                runtime.World, () => ConfigurationFile.Load(ConfigurationFile.Find(parsed.GetRequiredValue(config)), parsed.GetValue(set)!));
+            string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
+            using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
+            StepTimes times = StepBenchmark.Run(plan, mesh, parsed.GetValue(steps));
+            if (!runtime.Environment.IsRoot)
+                return;
+            Console.WriteLine(Text($"{plan.Config.Name}: {times.Tokens} tokens per step, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, {settings}"));
+            Console.WriteLine(
+                Text($"{times.Seconds * 1e3:F0} ms per step, {times.TokensPerSecond:F0} tokens/s, {times.FlopsPerSecond / 1e9:F0} GFLOP/s, ") +
+                Text($"{times.ShareOfProductRate:P0} of the ranks' {times.ProductRate / 1e9:F0} GFLOP/s of matrix products"));
         }));
         return command;
     }

@@ -68,23 +68,11 @@ internal static class TrainCommand
 
     private static void Train(DistributedRuntime runtime, string nameOrPath, string[] overrides, long? steps, string? output, string resume)
     {
-        RunPlan plan = RankAgreement.Run(runtime.World, () =>
+        RunPlan plan = RunPlan.Agree(runtime.World, () =>
         {
             RunConfig config = ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides);
-            if (output is not null)
-                config = config with { Output = output };
-            return RunPlan.Create(config, runtime.World.Size);
+            return output is null ? config : config with { Output = output };
         });
-        string ofRoot = RankAgreement.BroadcastText(runtime.World, plan.Fingerprint, 0);
-        RankAgreement.Run(runtime.World, () =>
-        {
-            if (plan.Fingerprint != ofRoot)
-            {
-                throw new Core.UserException(
-                    $"the configuration or the text here ({plan.Corpus.Fingerprint}) is not that of rank 0: give every machine the same files.");
-            }
-        });
-
         string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);

@@ -23,6 +23,27 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
     /// <summary>Tells plans apart, so that ranks which read different files notice. Where the text lies does not count.</summary>
     public string Fingerprint => ConfigurationFile.ToYaml(Config with { Data = Config.Data with { Path = [] } }) + Corpus.Fingerprint;
 
+    /// <summary>Makes every rank's plan and sees that they are the same one. Collective.</summary>
+    /// <param name="world">All ranks.</param>
+    /// <param name="load">Reads the configuration, on every rank.</param>
+    /// <exception cref="UnanimousException">A rank's configuration or text is mistaken, or another than rank 0's.</exception>
+    public static RunPlan Agree(ProcessGroup world, Func<RunConfig> load)
+    {
+        ArgumentNullException.ThrowIfNull(world);
+        ArgumentNullException.ThrowIfNull(load);
+        RunPlan plan = RankAgreement.Run(world, () => Create(load(), world.Size));
+        string ofRoot = RankAgreement.BroadcastText(world, plan.Fingerprint, 0);
+        RankAgreement.Run(world, () =>
+        {
+            if (plan.Fingerprint != ofRoot)
+            {
+                throw new UserException(
+                    $"the configuration or the text here ({plan.Corpus.Fingerprint}) is not that of rank 0: give every machine the same files.");
+            }
+        });
+        return plan;
+    }
+
     /// <summary>Checks the configuration against the ranks and the corpus. No collective.</summary>
     /// <exception cref="UserException">They do not fit; says what would.</exception>
     public static RunPlan Create(RunConfig config, int ranks)

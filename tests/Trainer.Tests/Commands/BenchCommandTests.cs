@@ -1,6 +1,8 @@
 using System.Text.Json;
 using LongNet.TestKit;
 using LongNet.TestKit.Ranks;
+using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Tests.Commands;
 
@@ -40,6 +42,29 @@ public class BenchCommandTests
         ProgramResult result = Run(option.StartsWith("--lengths", StringComparison.Ordinal) ? [option] : ["--lengths", "16", "--rounds", "1", option]);
         Assert.Equal(2, result.ExitCode);
         Assert.StartsWith($"longnet: {message}", result.Error, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(MpiKind.None, 1)]
+    [InlineData(MpiKind.OpenMpi, 2)]
+    public void Step_OnAnyRanks_TellsTokensAndRates(MpiKind kind, int ranks)
+    {
+        ProgramResult result = RankTests.Launcher(kind).Run(ranks, Repository.LongNet, ["bench", "step", "--config", "ranks-agree", "--steps", "1"]).AssertSuccess();
+        Assert.Contains($"ranks-agree: 2048 tokens per step, mesh 1 data x {ranks} sequence,", result.Output, StringComparison.Ordinal);
+        Assert.Matches("[0-9]+ ms per step, [1-9][0-9]* tokens/s, [0-9]+ GFLOP/s, [0-9]+ % of the ranks' [1-9][0-9]* GFLOP/s of matrix products", result.Output);
+    }
+
+    [Fact]
+    public void Flops_OfAStep_AreThoseOfItsProducts()
+    {
+        RunConfig config = ConfigurationFile.Load(
+            Repository.PathOf("configs/ranks-agree.yaml"),
+            ["model.attention.segment_lengths=[128]", "model.attention.dilation_rates=[2]", "training.sequence_length=256", "training.batch_size=3"]);
+        // Two layers of 64 channels: 4 projections of 64 x 64, 2 of 64 x 256, and 64 x 256 for the vocabulary.
+        double products = 6.0 * 3 * 256 * (2 * (4 * 64 * 64 + 2 * 64 * 256) + 64 * 256);
+        // Two segments of 64 kept rows, 4 heads of 16 channels; half of the pairs and the diagonal; backward is 2.5 forwards.
+        double attention = 3 * 2 * 3.5 * (2 * 4 * (4.0 * 16 * 64 * 65 / 2));
+        Assert.Equal(products + attention, StepBenchmark.Flops(config, 3 * 256));
     }
 
     private static ProgramResult Run(params string[] arguments) =>
