@@ -27,9 +27,11 @@ public sealed record RankEnvironment(
     /// <summary>Environment variable that names another MPI library, by file name or path.</summary>
     public const string LibraryVariable = "LONGNET_MPI_LIBRARY";
 
+    private const string OpenMpiSize = "OMPI_COMM_WORLD_SIZE", PmiSize = "PMI_SIZE";
+
     /// <summary>Whether a launcher started this process. Reads no numbers, so it never fails.</summary>
-    public static bool IsLaunched => Environment.GetEnvironmentVariable("OMPI_COMM_WORLD_SIZE") is { Length: > 0 }
-        || Environment.GetEnvironmentVariable("PMI_SIZE") is { Length: > 0 };
+    public static bool IsLaunched => Environment.GetEnvironmentVariable(OpenMpiSize) is { Length: > 0 }
+        || Environment.GetEnvironmentVariable(PmiSize) is { Length: > 0 };
 
     /// <summary>Whether this process speaks for all: rank 0.</summary>
     public bool IsRoot => Rank == 0;
@@ -46,15 +48,15 @@ public sealed record RankEnvironment(
         ArgumentNullException.ThrowIfNull(variable);
         string? library = variable(LibraryVariable) is { Length: > 0 } named ? named : null;
         // Open MPI first: its ranks may carry PMI variables too, MPICH's never carry Open MPI's.
-        if (variable("OMPI_COMM_WORLD_SIZE") is { Length: > 0 })
+        if (variable(OpenMpiSize) is { Length: > 0 })
         {
             return Read(
-                RankLauncher.OpenMpi, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+                RankLauncher.OpenMpi, "OMPI_COMM_WORLD_RANK", OpenMpiSize,
                 "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE");
         }
 
-        if (variable("PMI_SIZE") is { Length: > 0 })
-            return Read(RankLauncher.Mpich, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS");
+        if (variable(PmiSize) is { Length: > 0 })
+            return Read(RankLauncher.Mpich, "PMI_RANK", PmiSize, "MPI_LOCALRANKID", "MPI_LOCALNRANKS");
         if (variable("PMIX_RANK") is { Length: > 0 })
         {
             throw new UserException(

@@ -31,4 +31,17 @@ public static class Compare
         if (!(error <= tolerance))
             throw new InvalidOperationException($"{what}: relative error {error:g3} is above {tolerance:g3}.");
     }
+
+    /// <summary>Fails unless every number is within the tolerance of the expected one, relative to it.</summary>
+    public static void AssertClose(IReadOnlyList<double> actual, IReadOnlyList<double> expected, double tolerance, string what)
+    {
+        if (expected.Count == 0 || actual.Count != expected.Count)
+            throw new InvalidOperationException($"{what}: there are {actual.Count} numbers, and {expected.Count} are expected.");
+        for (int i = 0; i < expected.Count; i++)
+        {
+            // Turned around, so that NaN fails.
+            if (!(Math.Abs(actual[i] - expected[i]) <= tolerance * Math.Abs(expected[i])))
+                throw new InvalidOperationException($"{what}, number {i}: {actual[i]:R} is not {expected[i]:R} to {tolerance:g3}.");
+        }
+    }
 }

@@ -29,7 +29,7 @@ public static partial class MemoryAllocator
         }
     }
 
-    /// <summary>Gives freed memory back to the system; for quiet points, such as after a checkpoint.</summary>
+    /// <summary>Gives freed memory back to the system; for quiet points, such as between two measurements.</summary>
     public static void GiveBack()
     {
         try

@@ -62,8 +62,8 @@ internal static class BenchCommand
 
     private static Command Step()
     {
-        var config = new Option<string>("--config", "-c") { Description = "YAML file, or the name of one in the nearest configs folder", Required = true, HelpName = "FILE" };
-        var set = new Option<string[]>("--set") { Description = "Overrides a key; may be repeated", HelpName = "KEY.PATH=VALUE", DefaultValueFactory = _ => [] };
+        Option<string> config = CommonOptions.Config();
+        Option<string[]> set = CommonOptions.Set();
         var steps = new Option<int>("--steps") { Description = "Steps that are measured; the shortest counts", DefaultValueFactory = _ => 5 };
         steps.Validators.Add(result =>
         {

@@ -12,7 +12,7 @@ internal static class PlanCommand
 
     private static Command Pattern()
     {
-        var config = new Option<string>("--config", "-c") { Description = "YAML file, or the name of one in the nearest configs folder", Required = true, HelpName = "FILE" };
+        Option<string> config = CommonOptions.Config();
         var output = new Option<string>("--output", "-o") { Description = "SVG file to write", Required = true, HelpName = "FILE" };
         var command = new Command("pattern", "Draws which keys the queries of the first heads see") { config, output };
         command.SetAction(parsed => RankProgram.Run(_ =>

@@ -12,18 +12,8 @@ internal static class TrainCommand
 {
     public static Command Create()
     {
-        var config = new Option<string>("--config", "-c")
-        {
-            Description = "YAML file, or the name of one in the nearest configs folder",
-            Required = true,
-            HelpName = "FILE",
-        };
-        var set = new Option<string[]>("--set")
-        {
-            Description = "Overrides a key, e.g. --set optimizer.lr=3e-4; may be repeated",
-            HelpName = "KEY.PATH=VALUE",
-            DefaultValueFactory = _ => [],
-        };
+        Option<string> config = CommonOptions.Config();
+        Option<string[]> set = CommonOptions.Set();
         var steps = new Option<long?>("--steps")
         {
             Description = "Stops after this step; the learning-rate schedule stays that of training.steps",

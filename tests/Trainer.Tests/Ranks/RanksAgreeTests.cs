@@ -27,7 +27,7 @@ public sealed class RanksAgreeTests(RanksAgreeTests.OneRank oneRank) : IClassFix
 
         Assert.Equal(Enumerable.Range(1, Steps).Select(step => (double)step), TrainingJob.Values(folder["run"], "loss", "step"));
         foreach (string key in new[] { "loss", "grad_norm", "eval_loss", "eval_bits_per_byte" })
-            AssertClose(TrainingJob.Values(oneRank.Output, key), TrainingJob.Values(folder["run"], key), key);
+            Compare.AssertClose(TrainingJob.Values(folder["run"], key), TrainingJob.Values(oneRank.Output, key), Tolerance, key);
         foreach (string key in new[] { "lr", "tokens" })
             Assert.Equal(TrainingJob.Values(oneRank.Output, key), TrainingJob.Values(folder["run"], key));
         Assert.All(TrainingJob.Values(folder["run"], "bytes_sent"), bytes => Assert.Equal(data * sequence > 1, bytes > 0));
@@ -41,14 +41,6 @@ public sealed class RanksAgreeTests(RanksAgreeTests.OneRank oneRank) : IClassFix
         // Untrained bytes cost ln 256 = 5.5 nats.
         Assert.InRange(loss[0], 5.3, 5.8);
         Assert.InRange(loss[^1], 1.0, 4.6);
-    }
-
-    private static void AssertClose(double[] expected, double[] actual, string key)
-    {
-        Assert.NotEmpty(expected);
-        Assert.Equal(expected.Length, actual.Length);
-        for (int i = 0; i < expected.Length; i++)
-            Assert.True(Math.Abs(actual[i] - expected[i]) <= Tolerance * Math.Abs(expected[i]), $"{key}, line {i}: {actual[i]:R} is not {expected[i]:R}");
     }
 
     /// <summary>The run without a launcher that all others are compared with.</summary>

@@ -68,10 +68,9 @@ public class ResumeTests
                 Compare.AssertClose(actual.Read(name), expected.Read(name), 1e-5, $"{name} on {data}x{sequence}");
             }
 
-            double[] straight = TrainingJob.Values(folder["four"], "loss")[10..], resumed = TrainingJob.Values(output, "loss");
-            Assert.Equal(10, resumed.Length);
-            for (int step = 0; step < 10; step++)
-                Assert.True(Math.Abs(resumed[step] - straight[step]) <= 1e-5 * straight[step], $"loss of step {step + 11}: {resumed[step]:R} is not {straight[step]:R}");
+            double[] straight = TrainingJob.Values(folder["four"], "loss")[10..];
+            Assert.Equal(10, straight.Length);
+            Compare.AssertClose(TrainingJob.Values(output, "loss"), straight, 1e-5, $"losses on {data}x{sequence}");
         }
     }
 
