@@ -19,6 +19,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private readonly DilatedAttentionOptions options;
     private readonly IKeyValueExchange exchange;
     private readonly RotaryPositions? positions;
+    private readonly RelativePositionBias? bias;
     private readonly long heads;
     private readonly double dropout;
     private readonly bool ownsPositions;
@@ -31,7 +32,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
     /// <param name="causal">Whether a row sees only itself and earlier rows.</param>
     /// <param name="useXpos">Whether queries and keys carry their positions by <see cref="RotaryPositions.XPos"/>.</param>
-    /// <param name="useRelPosBias">Relative position bias; not available yet, refused with an error.</param>
+    /// <param name="useRelPosBias">Whether logits have a learned bias by distance and head: <see cref="RelativePositionBias"/>.</param>
     /// <param name="headOffsets">Which rows of a segment each head keeps.</param>
     /// <param name="mixingGradient">Whether the mixing weights have a gradient.</param>
     /// <param name="exchange">
@@ -59,11 +60,14 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
             new DilatedAttentionOptions(SegmentSchedule.FromLists(segmentSizes, dilationRates), causal, headOffsets, mixingGradient),
             dropout,
             Positions(HeadDim(dModel, numHeads), useXpos, useRope, segmentSizes, dilationRates),
-            exchange)
+            exchange,
+            useRelPosBias
+                ? new RelativePositionBias(numHeads, new RelativePositionBuckets(RelativePositionBuckets.DefaultCount, RelativePositionBuckets.DefaultMaxDistance, !causal))
+                : null)
     {
-        if (useRelPosBias)
-            throw new UserException("useRelPosBias: relative position bias is not available in this version; leave it false and use useXpos for positions.");
         ownsPositions = true;
+        if (bias is not null)
+            register_module("relative_position", bias);
     }
 
     /// <summary>One branch, as in the original documentation.</summary>
@@ -95,13 +99,15 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
     /// <param name="positions">For the same head size and schedule; null for none. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <param name="bias">Of as many heads; null for none. Not owned: its parameter is not among this module's.</param>
     public DilatedAttention(
         long dModel,
         long numHeads,
         DilatedAttentionOptions options,
         double dropout,
         RotaryPositions? positions,
-        IKeyValueExchange? exchange)
+        IKeyValueExchange? exchange,
+        RelativePositionBias? bias = null)
         : base(nameof(DilatedAttention))
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -113,6 +119,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         this.dropout = dropout;
         heads = numHeads;
         this.positions = positions;
+        this.bias = bias;
 
         queryProjection = Linear(dModel, dModel);
         keyProjection = Linear(dModel, dModel);
@@ -136,59 +143,36 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(input);
         BackwardPass.ThrowIfFailed();
         CheckShape(input);
-
         using var scope = NewDisposeScope();
-        Tensor q = SplitHeads(queryProjection.forward(input));
-        Tensor k = SplitHeads(keyProjection.forward(input));
-        Tensor v = SplitHeads(valueProjection.forward(input));
-        if (positions is not null)
-            (q, k) = positions.Rotate(q, k, exchange.Place(input.shape[1]));
-
-        Tensor attended = Attend(q, k, v, options, exchange).reshape(input.shape);
-        if (training)
-            attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
-        return outputProjection.forward(attended).MoveToOuterDisposeScope();
+        return Attend(input, null, dropoutContext).MoveToOuterDisposeScope();
     }
 
     /// <summary>
     /// Attends to sequences of different lengths, padded at their ends: each as if it were alone. Padding is not looked at, gives
-    /// zeros and gets no gradient.
+    /// zeros and gets no gradient. Collective among the shards of the sequence when an exchange was given.
     /// </summary>
-    /// <param name="input">[batch, length, dModel]. Not disposed.</param>
-    /// <param name="lengths">Rows of every sequence, 0 … length each; the rest is padding.</param>
+    /// <param name="input">[batch, length, dModel]: the rows held here. Not disposed.</param>
+    /// <param name="lengths">Rows of every whole sequence; the rest is padding. Sharded: the same list on all shards.</param>
     /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
     /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
-    /// <exception cref="UserException">Not one length per sequence, one out of range, or the sequence is sharded.</exception>
+    /// <exception cref="UserException">Not one length per sequence, or one out of range.</exception>
     public Tensor forward(Tensor input, IReadOnlyList<long> lengths, DropoutContext? dropoutContext = null)
     {
         ArgumentNullException.ThrowIfNull(input);
         ArgumentNullException.ThrowIfNull(lengths);
+        BackwardPass.ThrowIfFailed();
         CheckShape(input);
-        long batch = input.shape[0], length = input.shape[1];
-        if (lengths.Count != batch || lengths.Any(rows => rows < 0 || rows > length))
-        {
-            throw new UserException(
-                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to {length} for each of the {batch} sequences.");
-        }
-
-        if (exchange is not LocalKeyValues)
-            throw new UserException("lengths: sequences of different lengths cannot be sharded over ranks; share out whole sequences instead (data parallelism).");
+        SequenceShard shard = exchange.Place(input.shape[1]);
+        CheckLengths(lengths, input.shape[0], shard);
 
         using var scope = NewDisposeScope();
-        var sequences = new List<Tensor>();
-        for (int b = 0; b < batch; b++)
-        {
-            long rows = lengths[b];
-            var parts = new List<Tensor>();
-            DropoutContext? own = dropoutContext is null ? null : dropoutContext with { Sequences = [dropoutContext.Sequences[b]] };
-            if (rows > 0)
-                parts.Add(forward(input.narrow(0, b, 1).narrow(1, 0, rows), own));
-            if (rows < length)
-                parts.Add(zeros([1, length - rows, input.shape[2]], dtype: input.dtype, device: input.device));
-            sequences.Add(cat(parts, dim: 1));
-        }
+        Tensor ends = tensor(lengths.ToArray(), dtype: ScalarType.Int64, device: input.device).view(-1, 1, 1);
+        Tensor padding = arange(shard.FirstRow, shard.FirstRow + shard.Length, dtype: ScalarType.Int64, device: input.device).view(1, -1, 1).ge(ends);
+        Tensor zero = zeros([], dtype: input.dtype, device: input.device);
 
-        return cat(sequences, dim: 0).MoveToOuterDisposeScope();
+        // Zeros going in as well: what is not a number in the padding would reach the projections' gradients.
+        Tensor attended = Attend(where(padding, zero, input), lengths, dropoutContext);
+        return where(padding, zero, attended).MoveToOuterDisposeScope();
     }
 
     /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
@@ -197,8 +181,17 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="v">Values, shaped like q.</param>
     /// <param name="options">What is computed.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <param name="lengths">Rows of every whole sequence; the rest is padding, which gets zeros. Null where there is none.</param>
+    /// <param name="bias">Added to the logits by distance; null for none. Its table gets its gradient.</param>
     /// <returns>Mixed heads, shaped like q. Owned by the caller.</returns>
-    public static Tensor Attend(Tensor q, Tensor k, Tensor v, DilatedAttentionOptions options, IKeyValueExchange? exchange = null)
+    public static Tensor Attend(
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        DilatedAttentionOptions options,
+        IKeyValueExchange? exchange = null,
+        IReadOnlyList<long>? lengths = null,
+        RelativePositionBias? bias = null)
     {
         ArgumentNullException.ThrowIfNull(q);
         ArgumentNullException.ThrowIfNull(k);
@@ -211,9 +204,19 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
                 $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
         }
 
+        if (bias is not null && bias.Table.shape[1] != q.shape[2])
+            throw new UserException($"The relative position bias is of {bias.Table.shape[1]} heads, but attention has {q.shape[2]}: make it for as many.");
+        exchange ??= LocalKeyValues.Instance;
+        if (lengths is not null)
+            CheckLengths(lengths, q.shape[0], exchange.Place(q.shape[1]));
+
         using var scope = NewDisposeScope();
-        DilatedAttentionPlan plan = DilatedAttentionPlan.Create(q, options, exchange ?? LocalKeyValues.Instance);
-        return DilatedAttentionFunction.apply(q.contiguous(), k.contiguous(), v.contiguous(), plan).MoveToOuterDisposeScope();
+        DilatedAttentionPlan plan = DilatedAttentionPlan.Create(q.shape, options, exchange, lengths, bias?.Buckets);
+        (q, k, v) = (q.contiguous(), k.contiguous(), v.contiguous());
+        Tensor output = bias is null
+            ? DilatedAttentionFunction.apply(q, k, v, plan)
+            : DilatedAttentionFunction.apply(q, k, v, plan, bias.Table);
+        return output.MoveToOuterDisposeScope();
     }
 
     protected override void Dispose(bool disposing)
@@ -226,6 +229,30 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private static long HeadDim(long dModel, long numHeads) => numHeads >= 1 && dModel >= 1 && dModel % numHeads == 0
         ? dModel / numHeads
         : throw new UserException($"numHeads ({numHeads}) must divide dModel ({dModel}): choose a head count that divides it.");
+
+    // [batch, length, dModel], in the scope of the caller.
+    private Tensor Attend(Tensor input, IReadOnlyList<long>? lengths, DropoutContext? dropoutContext)
+    {
+        Tensor q = SplitHeads(queryProjection.forward(input));
+        Tensor k = SplitHeads(keyProjection.forward(input));
+        Tensor v = SplitHeads(valueProjection.forward(input));
+        if (positions is not null)
+            (q, k) = positions.Rotate(q, k, exchange.Place(input.shape[1]));
+
+        Tensor attended = Attend(q, k, v, options, exchange, lengths, bias).reshape(input.shape);
+        if (training)
+            attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
+        return outputProjection.forward(attended);
+    }
+
+    private static void CheckLengths(IReadOnlyList<long> lengths, long batch, SequenceShard shard)
+    {
+        if (lengths.Count != batch || lengths.Any(rows => rows < 0 || rows > shard.TotalLength))
+        {
+            throw new UserException(
+                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to {shard.TotalLength} for each of the {batch} sequences.");
+        }
+    }
 
     private void CheckShape(Tensor input)
     {

@@ -7,10 +7,18 @@ namespace LongNet.Core.Attention;
 /// Dilated attention over all branches, forward and exact backward. Only q, k, v, the output, its log-sum-exp and the keys
 /// and values gathered from other shards live from one to the other.
 /// </summary>
+/// <remarks>Inputs: q, k, v, the plan, and the table of relative position biases where the plan has buckets.</remarks>
 internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<DilatedAttentionFunction>
 {
     private const string PlanKey = "plan";
-    private const int Inputs = 4;
+    private const int Table = 4;
+
+    // What a kernel returns for a part of a branch at once, in elements: it is mixed in before it leaves the last cache, and a
+    // branch's whole output never stands beside the mixture.
+    private const long PartElements = 1 << 20;
+
+    // The kernels' backward shares out whole heads among the threads.
+    private const long HeadsPerThread = 4;
 
     public override string Name => nameof(DilatedAttentionFunction);
 
@@ -18,15 +26,20 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
     {
         Tensor q = (Tensor)vars[0], k = (Tensor)vars[1], v = (Tensor)vars[2];
         var plan = (DilatedAttentionPlan)vars[3];
+        Tensor? table = vars.Length > Table ? ((Tensor)vars[Table]).detach() : null;
         using var scope = NewDisposeScope();
-        Tensor?[] gathered = [.. plan.Branches.Select(branch => branch.Shared?.Gather(k, v))];
+        Tensor[][] gathered = [.. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.Gather(k, v)).ToArray())];
 
         var mixture = new BranchMixture(q);
+        var kernel = new BranchKernel(table, plan.Buckets);
         for (int b = 0; b < plan.Branches.Count; b++)
-            Attend(mixture, plan, b, q, k, v, gathered[b]);
+            Attend(mixture, kernel, plan, b, q, k, v, gathered[b]);
 
         Tensor output = mixture.Output.to(q.dtype);
-        List<Tensor> saved = [q, k, v, output.detach(), mixture.LogSumExp, .. gathered.OfType<Tensor>()];
+        List<Tensor> saved = [q, k, v, output.detach(), mixture.LogSumExp];
+        if (table is not null)
+            saved.Add(table);
+        saved.AddRange(gathered.SelectMany(parts => parts));
         foreach (Tensor tensor in saved)
             tensor.MoveToOuterDisposeScope();
         ctx.save_for_backward(saved);
@@ -34,68 +47,90 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         return output.MoveToOuterDisposeScope();
     }
 
-    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) =>
-        BackwardPass.Guard(Inputs, () => Backward(ctx, grad_output));
+    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+    {
+        bool hasTable = ((DilatedAttentionPlan)ctx.get_data(PlanKey)).Buckets is not null;
+        return BackwardPass.Guard(hasTable ? Table + 1 : Table, () => Backward(ctx, grad_output));
+    }
 
     private static List<Tensor> Backward(autograd.AutogradContext ctx, Tensor outputGradient)
     {
         using var scope = NewDisposeScope();
         var plan = (DilatedAttentionPlan)ctx.get_data(PlanKey);
         List<Tensor> saved = ctx.get_saved_variables();
-        var pass = new Gradients(plan, saved[0], saved[1], saved[2], saved[3], saved[4], outputGradient.contiguous());
-        int nextGathered = 5;
+        Tensor? table = plan.Buckets is null ? null : saved[5];
+        int next = table is null ? 5 : 6;
+        // Zero where this shard has no kept row.
+        Tensor? tableGradient = table is null ? null : zeros_like(table, dtype: BranchMixture.AccumulationType(saved[0].dtype));
+        var kernel = new BranchKernel(table, plan.Buckets) { TableGradient = tableGradient };
+        var pass = new Gradients(plan, kernel, saved, outputGradient.contiguous());
         for (int b = 0; b < plan.Branches.Count; b++)
-            pass.Add(b, plan.Branches[b].Shared is null ? null : saved[nextGathered++]);
+        {
+            int parts = plan.Branches[b].Shared.Count;
+            pass.Add(b, saved.GetRange(next, parts));
+            next += parts;
+        }
 
         // Frees what was saved now, not when the node dies: the peak of a deep model is in its backward.
         ctx.Dispose();
-        return
+        List<Tensor> gradients =
         [
             pass.Q.to(saved[0].dtype).MoveToOuterDisposeScope(),
             pass.K.to(saved[1].dtype).MoveToOuterDisposeScope(),
             pass.V.to(saved[2].dtype).MoveToOuterDisposeScope(),
             null!,
         ];
+        if (table is not null)
+            gradients.Add(tableGradient!.to(table.dtype).MoveToOuterDisposeScope());
+        return gradients;
     }
 
     // Mixes one branch's attention into the mixture.
-    private static void Attend(BranchMixture mixture, DilatedAttentionPlan plan, int b, Tensor q, Tensor k, Tensor v, Tensor? gathered)
+    private static void Attend(
+        BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, Tensor k, Tensor v, IReadOnlyList<Tensor> gathered)
     {
         BranchPlan branch = plan.Branches[b];
         foreach (RowBlock block in branch.LocalBlocks)
             AttendOwn(block);
-        if (branch.Shared is not { } shared)
-            return;
-        foreach (var (group, block) in shared.OwnBlocks)
+        for (int s = 0; s < branch.Shared.Count; s++)
         {
-            AttendOwn(block);
-            if (shared.Visible(gathered!, group, plan.Causal) is var (keys, values))
-                Mix(block, keys, values, causal: false);
+            foreach (var (group, block) in branch.Shared[s].OwnBlocks)
+            {
+                if (plan.Causal)
+                    AttendOwn(block);
+                if (branch.Shared[s].Visible(gathered[s], group, plan.Causal) is var (keys, values, before))
+                    Mix(block, keys, values, causal: false, before);
+            }
         }
 
-        void AttendOwn(RowBlock block) => Mix(block, block.View(k), block.View(v), plan.Causal);
+        void AttendOwn(RowBlock whole)
+        {
+            foreach (RowBlock block in Parts(whole, q))
+                Mix(block, block.View(k), block.View(v), plan.Causal, before: 0);
+        }
 
-        void Mix(RowBlock block, Tensor keys, Tensor values, bool causal)
+        void Mix(RowBlock block, Tensor keys, Tensor values, bool causal, long before)
         {
             using var scope = NewDisposeScope();
-            var (output, logSumExp) = FlashKernel.Forward(block.View(q), keys, values, causal);
+            var (output, logSumExp) = kernel.Forward(block, block.View(q), keys, values, causal, before);
             mixture.Add(block, output, logSumExp);
         }
     }
+
+    private static IEnumerable<RowBlock> Parts(RowBlock block, Tensor q) => block.Split(q.shape[3], PartElements, HeadsPerThread * get_num_threads());
 
     // The gradients of q, k and v, branch by branch.
     private sealed class Gradients
     {
         private readonly DilatedAttentionPlan plan;
+        private readonly BranchKernel kernel;
         private readonly Tensor q, k, v, output, logSumExp, outputGradient;
 
-        public Gradients(
-            DilatedAttentionPlan plan, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, Tensor outputGradient)
+        public Gradients(DilatedAttentionPlan plan, BranchKernel kernel, List<Tensor> saved, Tensor outputGradient)
         {
             this.plan = plan;
-            (this.q, this.k, this.v) = (q, k, v);
-            this.output = output;
-            this.logSumExp = logSumExp;
+            this.kernel = kernel;
+            (q, k, v, output, logSumExp) = (saved[0], saved[1], saved[2], saved[3], saved[4]);
             this.outputGradient = outputGradient;
             ScalarType accumulate = BranchMixture.AccumulationType(q.dtype);
             Q = zeros_like(q, dtype: accumulate);
@@ -109,49 +144,54 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
 
         public Tensor V { get; }
 
-        public void Add(int b, Tensor? gathered)
+        public void Add(int b, IReadOnlyList<Tensor> gathered)
         {
             using var scope = NewDisposeScope();
             BranchPlan branch = plan.Branches[b];
             Tensor attended = plan.MixingGradient == MixingGradient.Exact ? output : OutputOf(b, gathered);
             foreach (RowBlock block in branch.LocalBlocks)
                 AddOwn(block, attended);
-            if (branch.Shared is not { } shared)
-                return;
-
-            Tensor abroad = zeros(shared.TotalElements, dtype: K.dtype, device: K.device);
-            foreach (var (group, block) in shared.OwnBlocks)
+            for (int s = 0; s < branch.Shared.Count; s++)
             {
-                AddOwn(block, attended);
-                if (shared.Visible(gathered!, group, plan.Causal) is not var (keys, values))
-                    continue;
-                var (_, keyGradient, valueGradient) = AddQueries(block, attended, keys, values, causal: false);
-                shared.Place(abroad, group, plan.Causal, keyGradient, valueGradient);
-            }
+                SharedSegment shared = branch.Shared[s];
+                Tensor abroad = zeros(shared.TotalElements, dtype: K.dtype, device: K.device);
+                foreach (var (group, block) in shared.OwnBlocks)
+                {
+                    if (plan.Causal)
+                        AddOwn(block, attended);
+                    if (shared.Visible(gathered[s], group, plan.Causal) is not var (keys, values, before))
+                        continue;
+                    var (_, keyGradient, valueGradient) = AddQueries(block, attended, keys, values, causal: false, before);
+                    shared.Place(abroad, group, plan.Causal, keyGradient, valueGradient);
+                }
 
-            shared.ReturnGradients(abroad, K, V);
+                shared.ReturnGradients(abroad, K, V);
+            }
         }
 
         // Σ dO ⊙ O_b in place of Σ dO ⊙ O is what is left of the gradient when the mixing weights are constants.
-        private Tensor OutputOf(int b, Tensor? gathered)
+        private Tensor OutputOf(int b, IReadOnlyList<Tensor> gathered)
         {
             var alone = new BranchMixture(q);
-            Attend(alone, plan, b, q, k, v, gathered);
+            Attend(alone, kernel, plan, b, q, k, v, gathered);
             return alone.Output.to(q.dtype);
         }
 
-        private void AddOwn(RowBlock block, Tensor attended)
+        private void AddOwn(RowBlock whole, Tensor attended)
         {
-            using var scope = NewDisposeScope();
-            var (_, keyGradient, valueGradient) = AddQueries(block, attended, block.View(k), block.View(v), plan.Causal);
-            block.View(K).add_(keyGradient, Scalars.One);
-            block.View(V).add_(valueGradient, Scalars.One);
+            foreach (RowBlock block in Parts(whole, q))
+            {
+                using var scope = NewDisposeScope();
+                var (_, keyGradient, valueGradient) = AddQueries(block, attended, block.View(k), block.View(v), plan.Causal, before: 0);
+                block.View(K).add_(keyGradient, Scalars.One);
+                block.View(V).add_(valueGradient, Scalars.One);
+            }
         }
 
-        private (Tensor Q, Tensor K, Tensor V) AddQueries(RowBlock block, Tensor attended, Tensor keys, Tensor values, bool causal)
+        private (Tensor Q, Tensor K, Tensor V) AddQueries(RowBlock block, Tensor attended, Tensor keys, Tensor values, bool causal, long before)
         {
-            var gradients = FlashKernel.Backward(
-                block.View(outputGradient), block.View(q), keys, values, block.View(attended), block.ViewStatistic(logSumExp), causal);
+            var gradients = kernel.Backward(
+                block, block.View(outputGradient), block.View(q), keys, values, block.View(attended), block.ViewStatistic(logSumExp), causal, before);
             block.View(Q).add_(gradients.Q, Scalars.One);
             return gradients;
         }

@@ -10,15 +10,34 @@ public enum HeadOffsets
     Blocked,
 }
 
-/// <summary>Heads that share one offset; they are an arithmetic progression, so a strided view selects them.</summary>
-/// <param name="Offset">First kept row within a segment.</param>
+/// <summary>
+/// Heads that one strided view selects: an arithmetic progression of heads whose offsets are equal, or rise by one from each
+/// head to the next.
+/// </summary>
+/// <param name="Offset">First kept row within a segment, of the first head.</param>
 /// <param name="FirstHead">First head of the group.</param>
 /// <param name="HeadStride">Distance between heads of the group.</param>
 /// <param name="Heads">Number of heads in the group.</param>
-public readonly record struct HeadGroup(long Offset, long FirstHead, long HeadStride, long Heads);
+/// <param name="OffsetStride">What each head's offset has more than that of the head before: 0 or 1.</param>
+public readonly record struct HeadGroup(long Offset, long FirstHead, long HeadStride, long Heads, long OffsetStride = 0)
+{
+    /// <summary>Some consecutive heads of the group.</summary>
+    /// <param name="first">First of them, counted within the group.</param>
+    /// <param name="count">How many.</param>
+    public HeadGroup Slice(long first, long count) =>
+        this with { Offset = Offset + first * OffsetStride, FirstHead = FirstHead + first * HeadStride, Heads = count };
+}
 
 public static class HeadOffsetRules
 {
+    /// <summary>The offset of one head, 0 … dilation − 1.</summary>
+    /// <param name="rule">How offsets are dealt out.</param>
+    /// <param name="head">The head, j.</param>
+    /// <param name="heads">Number of heads, H.</param>
+    /// <param name="dilation">Dilation of the branch, r.</param>
+    public static long OffsetOf(this HeadOffsets rule, long head, long heads, long dilation) =>
+        rule == HeadOffsets.Interleaved ? head % dilation : head / ((heads + dilation - 1) / dilation);
+
     /// <summary>The groups of heads with equal offsets, every head in exactly one.</summary>
     /// <param name="rule">How offsets are dealt out.</param>
     /// <param name="heads">Number of heads, H.</param>
@@ -36,6 +55,33 @@ public static class HeadOffsetRules
         long perOffset = (heads + dilation - 1) / dilation;
         for (long first = 0; first < heads; first += perOffset)
             groups.Add(new HeadGroup(first / perOffset, first, 1, Math.Min(perOffset, heads - first)));
+        return groups;
+    }
+
+    /// <summary>
+    /// The fewest groups, for rows that every offset keeps equally many of. Fewer groups are fewer kernel calls, each of more heads
+    /// for the threads to share.
+    /// </summary>
+    /// <param name="rule">How offsets are dealt out.</param>
+    /// <param name="heads">Number of heads, H.</param>
+    /// <param name="dilation">Dilation of the branch, r.</param>
+    /// <param name="rows">Rows that the groups are to select from; groups of several offsets need r to divide them.</param>
+    public static IReadOnlyList<HeadGroup> Groups(this HeadOffsets rule, long heads, long dilation, long rows)
+    {
+        IReadOnlyList<HeadGroup> byOffset = rule.Groups(heads, dilation);
+        if (rows % dilation != 0 || byOffset[0].Heads >= byOffset.Count)
+            return byOffset;
+
+        // The same table the other way round: the first heads of all offsets, then the second ones, …
+        var groups = new List<HeadGroup>();
+        for (long place = 0; place < byOffset[0].Heads; place++)
+        {
+            // Only the last offsets can be short of a head.
+            int offsets = byOffset.Count(group => group.Heads > place);
+            long stride = rule == HeadOffsets.Interleaved ? 1 : byOffset[0].Heads;
+            groups.Add(new HeadGroup(0, byOffset[0].FirstHead + place * byOffset[0].HeadStride, stride, offsets, 1));
+        }
+
         return groups;
     }
 }

@@ -2,12 +2,24 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
 
+/// <summary>Rows at the same place of consecutive sequences of a [batch, length, …] tensor.</summary>
+/// <param name="FirstSequence">First sequence.</param>
+/// <param name="Sequences">Number of sequences.</param>
+/// <param name="Length">Rows that the tensor holds of each sequence.</param>
+/// <param name="FirstRow">First row of each.</param>
+/// <param name="Rows">Rows of each.</param>
+internal readonly record struct RowRange(long FirstSequence, long Sequences, long Length, long FirstRow, long Rows)
+{
+    /// <summary>All rows of all sequences.</summary>
+    public static RowRange Whole(long batch, long length) => new(0, batch, length, 0, length);
+}
+
 /// <summary>
 /// The rows and heads that one kernel call works on: a strided view of a [batch, length, heads, headDim] tensor in which
 /// segments (or sequences) are folded into the batch. Selecting and scattering are views, so neither costs a copy
 /// (semantics: "No copies").
 /// </summary>
-/// <param name="FirstRow">First row, counted over batch × length.</param>
+/// <param name="FirstRow">First row of the first head, counted over batch × length.</param>
 /// <param name="Rows">Kept rows per segment.</param>
 /// <param name="RowStride">Distance between kept rows: the dilation.</param>
 /// <param name="Segments">How many segments or sequences are folded together.</param>
@@ -24,7 +36,7 @@ internal readonly record struct RowBlock(
         long head = tensor.shape[3], row = tensor.shape[2] * head;
         return tensor.as_strided(
             [Segments, Group.Heads, Rows, tensor.shape[3]],
-            [SegmentStride * row, Group.HeadStride * head, RowStride * row, 1],
+            [SegmentStride * row, Group.OffsetStride * row + Group.HeadStride * head, RowStride * row, 1],
             tensor.storage_offset() + FirstRow * row + Group.FirstHead * head);
     }
 
@@ -34,48 +46,84 @@ internal readonly record struct RowBlock(
         long row = tensor.shape[2];
         return tensor.as_strided(
             [Segments, Group.Heads, Rows],
-            [SegmentStride * row, Group.HeadStride, RowStride * row],
+            [SegmentStride * row, Group.OffsetStride * row + Group.HeadStride, RowStride * row],
             tensor.storage_offset() + FirstRow * row + Group.FirstHead);
     }
 
-    /// <summary>All blocks of a branch whose segments are whole in a tensor of the given size.</summary>
-    public static IEnumerable<RowBlock> OfLocalBranch(
-        Branch branch, IReadOnlyList<HeadGroup> groups, long batch, long length)
+    /// <summary>All blocks of a branch over rows that begin where a segment does. A last segment may be short.</summary>
+    /// <param name="branch">The branch.</param>
+    /// <param name="offsets">How its offsets are dealt out among the heads.</param>
+    /// <param name="heads">Number of heads.</param>
+    /// <param name="range">The rows.</param>
+    public static IEnumerable<RowBlock> OfBranch(Branch branch, HeadOffsets offsets, long heads, RowRange range)
     {
-        long segments = length / branch.SegmentLength;
-        long tail = segments * branch.SegmentLength;
-        foreach (HeadGroup group in groups)
+        long w = branch.SegmentLength, r = branch.Dilation;
+        long segments = range.Rows / w, tail = range.Rows % w;
+        long start = range.FirstSequence * range.Length + range.FirstRow;
+        if (segments > 0)
         {
-            long rows = KeptRows(branch.SegmentLength, group.Offset, branch.Dilation);
-            if (rows > 0 && segments > 0)
+            foreach (HeadGroup group in offsets.Groups(heads, r, w))
             {
-                // Segments of all sequences are equally spaced only if no sequence ends in a short one.
-                if (batch == 1 || tail == length)
+                long kept = KeptRows(w, group.Offset, r), first = start + group.Offset;
+                if (kept == 0)
+                    continue;
+
+                // Segments of all sequences are equally spaced only if nothing but segments lies between them.
+                if (range.Sequences == 1 || (range.Rows == range.Length && tail == 0))
                 {
-                    yield return new RowBlock(
-                        group.Offset, rows, branch.Dilation, batch * segments, branch.SegmentLength, group);
+                    yield return new RowBlock(first, kept, r, range.Sequences * segments, w, group);
                 }
-                else if (batch <= segments)
+                else if (range.Sequences <= segments)
                 {
-                    for (long sequence = 0; sequence < batch; sequence++)
-                    {
-                        yield return new RowBlock(
-                            sequence * length + group.Offset, rows, branch.Dilation, segments, branch.SegmentLength, group);
-                    }
+                    for (long sequence = 0; sequence < range.Sequences; sequence++)
+                        yield return new RowBlock(first + sequence * range.Length, kept, r, segments, w, group);
                 }
                 else
                 {
                     for (long segment = 0; segment < segments; segment++)
-                    {
-                        yield return new RowBlock(
-                            segment * branch.SegmentLength + group.Offset, rows, branch.Dilation, batch, length, group);
-                    }
+                        yield return new RowBlock(first + segment * w, kept, r, range.Sequences, range.Length, group);
                 }
             }
+        }
 
-            long tailRows = KeptRows(length - tail, group.Offset, branch.Dilation);
-            if (tailRows > 0)
-                yield return new RowBlock(tail + group.Offset, tailRows, branch.Dilation, batch, length, group);
+        if (tail == 0)
+            yield break;
+        foreach (HeadGroup group in offsets.Groups(heads, r, tail))
+        {
+            long kept = KeptRows(tail, group.Offset, r);
+            if (kept > 0)
+                yield return new RowBlock(start + segments * w + group.Offset, kept, r, range.Sequences, range.Length, group);
+        }
+    }
+
+    /// <summary>
+    /// The block in parts, by segments and where one segment is too much by heads, so that what a kernel returns for a part stays
+    /// in the processor's cache until it is used.
+    /// </summary>
+    /// <param name="headDim">Elements per row and head.</param>
+    /// <param name="elements">Most elements of a part, unless that leaves it too few heads.</param>
+    /// <param name="leastHeads">Heads, counted over all segments, that a part has at least where there are as many.</param>
+    public IEnumerable<RowBlock> Split(long headDim, long elements, long leastHeads)
+    {
+        long all = Math.Max(leastHeads, elements / (Rows * headDim));
+        long segments = Math.Max(1, all / Group.Heads);
+        long heads = segments > 1 ? Group.Heads : Math.Clamp(all, 1, Group.Heads);
+
+        // Parts of equal size: a small last one would leave threads without work.
+        long segmentParts = (Segments + segments - 1) / segments, headParts = (Group.Heads + heads - 1) / heads;
+        for (long s = 0; s < segmentParts; s++)
+        {
+            long firstSegment = Segments * s / segmentParts, endSegment = Segments * (s + 1) / segmentParts;
+            for (long h = 0; h < headParts; h++)
+            {
+                long firstHead = Group.Heads * h / headParts, endHead = Group.Heads * (h + 1) / headParts;
+                yield return this with
+                {
+                    FirstRow = FirstRow + firstSegment * SegmentStride + firstHead * Group.OffsetStride,
+                    Segments = endSegment - firstSegment,
+                    Group = Group.Slice(firstHead, endHead - firstHead),
+                };
+            }
         }
     }
 

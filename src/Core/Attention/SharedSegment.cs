@@ -5,13 +5,13 @@ namespace LongNet.Core.Attention;
 /// <summary>
 /// One segment of a branch whose rows lie on several shards: which rows each shard keeps, and how the kept keys and
 /// values are packed for the exchange. A packed part holds, head group by head group, the keys
-/// [batch, rows, heads, headDim], then the values likewise.
+/// [sequences, rows, heads, headDim], then the values likewise.
 /// </summary>
 internal sealed class SharedSegment
 {
     private readonly ISegmentPeers peers;
     private readonly IReadOnlyList<HeadGroup> groups;
-    private readonly long batch, headDim;
+    private readonly long sequences, headDim;
     private readonly long[,] rows;   // [peer, group]
     private readonly long[,] starts; // first element of a group's keys within the peer's keys, [peer, group]
     private readonly long[] counts;  // elements of keys and values, per peer
@@ -20,15 +20,17 @@ internal sealed class SharedSegment
 
     /// <param name="branch">A branch whose segment is longer than the shard.</param>
     /// <param name="peers">Who shares the segment.</param>
-    /// <param name="groups">The branch's head groups.</param>
-    /// <param name="batch">Sequences.</param>
+    /// <param name="offsets">How the branch's offsets are dealt out among the heads.</param>
+    /// <param name="heads">Number of heads.</param>
     /// <param name="headDim">Elements per head.</param>
-    public SharedSegment(Branch branch, ISegmentPeers peers, IReadOnlyList<HeadGroup> groups, long batch, long headDim)
+    /// <param name="range">The sequences, rows held here of each, and as Rows those of each whole sequence.</param>
+    public SharedSegment(Branch branch, ISegmentPeers peers, HeadOffsets offsets, long heads, long headDim, RowRange range)
     {
         this.peers = peers;
-        this.groups = groups;
-        this.batch = batch;
         this.headDim = headDim;
+        // Shards are full up to the one in which the sequences end; all must keep equally many rows for every offset.
+        groups = offsets.Groups(heads, branch.Dilation, GreatestCommonDivisor(range.Length, range.Rows));
+        sequences = range.Sequences;
         rows = new long[peers.Shards.Count, groups.Count];
         starts = new long[peers.Shards.Count, groups.Count];
         counts = new long[peers.Shards.Count];
@@ -40,19 +42,18 @@ internal sealed class SharedSegment
         for (int peer = 0; peer < peers.Shards.Count; peer++)
         {
             SequenceShard shard = peers.Shards[peer];
+            long held = Math.Clamp(range.Rows - shard.FirstRow, 0, shard.Length);
             long elements = 0;
             for (int g = 0; g < groups.Count; g++)
             {
                 // The first row at or after the shard's start that lies at offset (mod r) of the *global* segment start.
                 long before = shard.FirstRow - segmentStart - groups[g].Offset;
                 long first = before <= 0 ? -before : (branch.Dilation - before % branch.Dilation) % branch.Dilation;
-                rows[peer, g] = RowBlock.KeptRows(shard.Length, first, branch.Dilation);
+                rows[peer, g] = RowBlock.KeptRows(held, first, branch.Dilation);
                 starts[peer, g] = elements;
-                elements += batch * rows[peer, g] * groups[g].Heads * headDim;
+                elements += sequences * rows[peer, g] * groups[g].Heads * headDim;
                 if (peer == peers.Own)
-                {
-                    own[g] = new RowBlock(first, rows[peer, g], branch.Dilation, batch, shard.Length, groups[g]);
-                }
+                    own[g] = new RowBlock(range.FirstSequence * range.Length + first, rows[peer, g], branch.Dilation, sequences, range.Length, groups[g]);
             }
 
             origins[peer] = origin;
@@ -87,13 +88,16 @@ internal sealed class SharedSegment
     }
 
     /// <summary>
-    /// The keys and values of other shards that the own queries may see, each [batch, heads, rows, headDim], or null where
-    /// there are none. Causal: earlier shards only.
+    /// The gathered keys and values that the own queries see without a mask, each [sequences, heads, rows, headDim], or null where
+    /// there are none. Causal: those of earlier shards, the own ones being masked. Otherwise all, the own ones among them.
     /// </summary>
-    public (Tensor Keys, Tensor Values)? Visible(Tensor gathered, int group, bool causal)
+    /// <returns>Keys, values, and how many of their rows lie before the own shard's.</returns>
+    public (Tensor Keys, Tensor Values, long Before)? Visible(Tensor gathered, int group, bool causal)
     {
         int[] visible = [.. VisiblePeers(group, causal)];
-        return visible.Length == 0 ? null : (Concatenate(Kind.Keys), Concatenate(Kind.Values));
+        if (visible.Length == 0)
+            return null;
+        return (Concatenate(Kind.Keys), Concatenate(Kind.Values), visible.Where(peer => peer < peers.Own).Sum(peer => rows[peer, group]));
 
         Tensor Concatenate(Kind kind)
         {
@@ -106,7 +110,7 @@ internal sealed class SharedSegment
     /// <param name="gradients">[<see cref="TotalElements"/>].</param>
     /// <param name="group">Head group.</param>
     /// <param name="causal">As given to <see cref="Visible"/>.</param>
-    /// <param name="keyGradient">[batch, heads, rows, headDim].</param>
+    /// <param name="keyGradient">[sequences, heads, rows, headDim].</param>
     /// <param name="valueGradient">Likewise.</param>
     public void Place(Tensor gradients, int group, bool causal, Tensor keyGradient, Tensor valueGradient)
     {
@@ -138,10 +142,12 @@ internal sealed class SharedSegment
     {
         for (int peer = 0; peer < (causal ? peers.Own : peers.Shards.Count); peer++)
         {
-            if (peer != peers.Own && rows[peer, group] > 0)
+            if (rows[peer, group] > 0)
                 yield return peer;
         }
     }
+
+    private static long GreatestCommonDivisor(long a, long b) => b == 0 ? a : GreatestCommonDivisor(b, a % b);
 
     private enum Kind
     {
@@ -149,13 +155,13 @@ internal sealed class SharedSegment
         Values,
     }
 
-    // [batch, heads, rows, headDim], a view of the packed part that begins at `origin`.
+    // [sequences, heads, rows, headDim], a view of the packed part that begins at `origin`.
     private Tensor Part(Tensor packed, long origin, int peer, int group, Kind kind)
     {
         long count = rows[peer, group], heads = groups[group].Heads;
         long start = origin + starts[peer, group] + (kind == Kind.Values ? counts[peer] / 2 : 0);
         return packed.as_strided(
-            [batch, heads, count, headDim],
+            [sequences, heads, count, headDim],
             [count * heads * headDim, headDim, heads * headDim, 1],
             packed.storage_offset() + start);
     }

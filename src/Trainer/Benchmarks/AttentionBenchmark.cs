@@ -52,7 +52,7 @@ internal sealed record AttentionBenchmark(
         Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, length, Heads, HeadDim], dtype: float32, generator: generator).to(Type))];
         Tensor q = inputs[0].requires_grad_(), k = inputs[1].requires_grad_(), v = inputs[2].requires_grad_(), cotangent = inputs[3];
         var options = new DilatedAttentionOptions(Schedule, Causal: true);
-        RowBlock[] blocks = [.. DilatedAttentionPlan.Create(q, options, LocalKeyValues.Instance).Branches.SelectMany(branch => branch.LocalBlocks)];
+        RowBlock[] blocks = [.. DilatedAttentionPlan.Create(q.shape, options, LocalKeyValues.Instance).Branches.SelectMany(branch => branch.LocalBlocks)];
 
         long? growth = Measurement.PeakGrowth(Forward);
         double[] times = Measurement.ShortestSeconds(Rounds, Forward, () => Floor(backward: false), Both, () => Floor(backward: true));

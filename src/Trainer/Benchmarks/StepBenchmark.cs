@@ -60,7 +60,7 @@ internal static class StepBenchmark
         return config.Model.ToModel().Schedule.Sum(branch =>
         {
             Branch whole = branch with { SegmentLength = Math.Min(branch.SegmentLength, length) };
-            return RowBlock.OfLocalBranch(whole, config.Model.Attention.HeadOffsets.Groups(heads, branch.Dilation), 1, length)
+            return RowBlock.OfBranch(whole, config.Model.Attention.HeadOffsets, heads, RowRange.Whole(1, length))
                 .Sum(block => AttentionBenchmark.CausalFlops(block, headDim));
         });
     }

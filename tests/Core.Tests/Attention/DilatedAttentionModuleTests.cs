@@ -142,8 +142,12 @@ public class DilatedAttentionModuleTests
             "useXpos and useRope: xPos already rotates as RoPE does, so choose one of them.",
             () => new DilatedAttention(16, 2, 1L, 8L, useXpos: true, useRope: true));
         AssertRefused(
-            "useRelPosBias: relative position bias is not available in this version; leave it false and use useXpos for positions.",
-            () => new DilatedAttention(16, 2, 1L, 8L, useRelPosBias: true));
+            "Relative position bias has 3 buckets, but needs an even number of at least 4, half for each direction.",
+            () => new RelativePositionBias(2, new RelativePositionBuckets(3, 128, Bidirectional: true)));
+        AssertRefused(
+            "Relative position bias tells distances apart up to 16, but its 32 buckets already give 16 distances one each: " +
+            "choose a maximum distance above 16, or fewer buckets.",
+            () => new RelativePositionBias(2, new RelativePositionBuckets(32, 16, Bidirectional: false)));
     }
 
     [Fact]

@@ -48,8 +48,35 @@ public class DilatedAttentionOracleTests
         return data;
     }
 
+    public static TheoryData<string, AttentionCase> CasesWithBiasAndLengths()
+    {
+        var data = new TheoryData<string, AttentionCase>();
+        foreach (bool causal in new[] { false, true })
+        {
+            foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
+            {
+                // Few buckets and a short distance: all kinds of bucket occur within 50 rows.
+                var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
+                var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(16, 1), new Branch(32, 2), new Branch(50, 3)), causal, offsets);
+                Add("bias", new AttentionCase(2, 50, 4, 8, options, Buckets: buckets));
+                Add("bias, one row", new AttentionCase(2, 1, 4, 8, options, Buckets: buckets));
+                Add("bias of both directions", new AttentionCase(2, 50, 4, 8, options, Buckets: buckets with { Bidirectional = true }));
+                Add("lengths", new AttentionCase(5, 50, 4, 8, options, Lengths: [37, 0, 50, 8, 1]));
+                Add("equal lengths", new AttentionCase(4, 50, 4, 8, options, Lengths: [32, 32, 32, 50]));
+                Add("nothing but padding", new AttentionCase(2, 50, 4, 8, options, Lengths: [0, 0]));
+                Add("bias and lengths", new AttentionCase(3, 50, 4, 8, options, Lengths: [37, 50, 5], Buckets: buckets));
+                Add("bias, segments of more queries than a tile", new AttentionCase(1, 600, 2, 4, options with { Schedule = new(new Branch(600, 1), new Branch(600, 2)) }, Buckets: buckets));
+
+                void Add(string name, AttentionCase problem) => data.Add($"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}", problem);
+            }
+        }
+
+        return data;
+    }
+
     [Theory]
     [MemberData(nameof(Cases))]
+    [MemberData(nameof(CasesWithBiasAndLengths))]
     public void Attend_Table_MatchesOracle(string name, AttentionCase problem)
     {
         Assert.NotEmpty(name);
@@ -68,9 +95,14 @@ public class DilatedAttentionOracleTests
             Gen.Bool, Gen.Enum<HeadOffsets>(), Gen.Int[0, 1_000_000]);
         problems.Sample(
             (batch, length, heads, headDim, branches, causal, offsets, seed) =>
+            {
+                var random = new Random(seed);
                 new AttentionCase(
-                    batch, length, heads, headDim, new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets), seed)
-                    .AssertMatchesOracle(float64, Float64Tolerance),
+                    batch, length, heads, headDim, new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets), seed,
+                    random.Next(2) == 0 ? null : [.. Enumerable.Range(0, (int)batch).Select(_ => random.NextInt64(length + 1))],
+                    random.Next(2) == 0 ? null : new RelativePositionBuckets(4 + 2 * random.Next(6), 7 + random.Next(30), !causal))
+                    .AssertMatchesOracle(float64, Float64Tolerance);
+            },
             iter: 300,
             threads: 1);
     }

@@ -2,6 +2,7 @@ using LongNet.Core.Attention;
 using LongNet.Core.Numerics;
 using LongNet.Distributed;
 using LongNet.Distributed.SequenceParallel;
+using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;
 
@@ -51,6 +52,15 @@ internal static class SequenceAttention
                     Compare(world, exchange, options, float64, Float64Tolerance, what);
                     Compare(world, exchange, options, float32, Float32Tolerance, what);
                     Compare(world, exchange, options, bfloat16, BFloat16Tolerance, what);
+
+                    // Ranks whose rows are all, partly or not padding; the second list leaves most ranks without any row.
+                    long[][] paddings = [[whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5], [whole, 3]];
+                    var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
+                    Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, bias", buckets: buckets);
+                    Compare(world, exchange, options, float32, Float32Tolerance, $"{what}, bias", buckets: buckets);
+                    Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, lengths", paddings[0]);
+                    Compare(world, exchange, options, float32, Float32Tolerance, $"{what}, lengths", paddings[1]);
+                    Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, lengths and bias", paddings[1], buckets);
                 }
             }
         }
@@ -59,7 +69,14 @@ internal static class SequenceAttention
     }
 
     private static void Compare(
-        ProcessGroup world, GatheredKeyValues exchange, DilatedAttentionOptions options, ScalarType dtype, double tolerance, string what)
+        ProcessGroup world,
+        GatheredKeyValues exchange,
+        DilatedAttentionOptions options,
+        ScalarType dtype,
+        double tolerance,
+        string what,
+        long[]? lengths = null,
+        RelativePositionBuckets? buckets = null)
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(17);
@@ -67,12 +84,13 @@ internal static class SequenceAttention
         Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype))];
 
         Tensor[] all = [.. inputs.Take(3).Select(x => x.clone().requires_grad_())];
-        Tensor expected = DilatedAttention.Attend(all[0], all[1], all[2], options);
+        using RelativePositionBias? bias = Bias(), ownBias = Bias();
+        Tensor expected = DilatedAttention.Attend(all[0], all[1], all[2], options, lengths: lengths, bias: bias);
         BackwardPass.Run(expected.mul(inputs[3]).sum());
 
         Tensor[] own = [.. inputs.Take(3).Select(x => Rows(x).clone().requires_grad_())];
         CommunicationVolume before = exchange.Volume;
-        Tensor output = DilatedAttention.Attend(own[0], own[1], own[2], options, exchange);
+        Tensor output = DilatedAttention.Attend(own[0], own[1], own[2], options, exchange, lengths, ownBias);
         CommunicationVolume forward = exchange.Volume - before;
         BackwardPass.Run(output.mul(Rows(inputs[3])).sum());
         CommunicationVolume backward = exchange.Volume - before - forward;
@@ -87,7 +105,25 @@ internal static class SequenceAttention
         }
 
         // Keys and values travel in the compute type, their gradients in the type they are summed in.
-        AssertVolume(world, options, forward, backward, output.ElementSize, dtype == float64 ? 8 : 4, what);
+        AssertVolume(world, options, lengths, forward, backward, output.ElementSize, dtype == float64 ? 8 : 4, what);
+        if (bias is not null)
+        {
+            Tensor sum = ownBias!.Table.grad!.clone();
+            world.AllReduce(sum);
+            TestKit.Compare.AssertClose(sum, bias.Table.grad!, tolerance, $"gradient of the bias: {what}, {dtype}");
+        }
+
+        RelativePositionBias? Bias()
+        {
+            if (buckets is null)
+                return null;
+            var made = new RelativePositionBias(Heads, buckets);
+            made.to(dtype);
+            using var noGradient = no_grad();
+            using var seeded = new Generator(23);
+            made.Table.copy_(randn([buckets.Count, Heads], dtype: float64, generator: seeded));
+            return made;
+        }
 
         Tensor Rows(Tensor x) => x.narrow(1, first, RowsPerRank).contiguous();
     }
@@ -96,6 +132,7 @@ internal static class SequenceAttention
     private static void AssertVolume(
         ProcessGroup world,
         DilatedAttentionOptions options,
+        long[]? lengths,
         CommunicationVolume forward,
         CommunicationVolume backward,
         long elementSize,
@@ -114,13 +151,14 @@ internal static class SequenceAttention
             int[] peers = [.. Enumerable.Range(firstRank, Math.Min(span, world.Size - firstRank))];
             if (peers.Length == 1)
                 continue;
-            long Elements(int rank) => 2 * Batch * HeadDim * KeptRowsOfAllHeads(options, requested.Dilation, w, rank * RowsPerRank);
+            long Elements(int rank) => 2 * HeadDim * Enumerable.Range(0, (int)Batch).Sum(
+                sequence => KeptRowsOfAllHeads(options, requested.Dilation, w, rank * RowsPerRank, lengths?[sequence] ?? whole));
             long own = Elements(world.Rank), others = peers.Sum(Elements) - own;
             sentForward += own;
             receivedForward += others;
             sentBackward += others;
             receivedBackward += (peers.Length - 1) * own;
-            if (w % requested.Dilation == 0 && RowsPerRank % requested.Dilation == 0)
+            if (lengths is null && w % requested.Dilation == 0 && RowsPerRank % requested.Dilation == 0)
                 Assert.Equal(2 * Batch * (RowsPerRank / requested.Dilation) * Heads * HeadDim, own);
         }
 
@@ -132,13 +170,13 @@ internal static class SequenceAttention
             $"backward sent {backward}, the formula says {sentBackward * gradientSize} and {receivedBackward * gradientSize}: {what}");
     }
 
-    private static long KeptRowsOfAllHeads(DilatedAttentionOptions options, long dilation, long w, long firstRow)
+    private static long KeptRowsOfAllHeads(DilatedAttentionOptions options, long dilation, long w, long firstRow, long end)
     {
         long kept = 0;
         for (long head = 0; head < Heads; head++)
         {
             long offset = options.HeadOffsets == HeadOffsets.Interleaved ? head % dilation : head / ((Heads + dilation - 1) / dilation);
-            for (long row = firstRow; row < firstRow + RowsPerRank; row++)
+            for (long row = firstRow; row < Math.Min(firstRow + RowsPerRank, end); row++)
             {
                 long inSegment = row % w;
                 if (inSegment >= offset && (inSegment - offset) % dilation == 0)

@@ -1,0 +1,131 @@
+using LongNet.Core.Numerics;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// Attention with a bias per distance, from ordinary tensor operations, tile by tile: for what the fused operators do not do (they
+/// give no gradient of a bias). Works for every dtype and device; computes in float32, or float64 for float64.
+/// </summary>
+internal static class BlockwiseKernel
+{
+    // Logits of one tile: 16 MB in float32, so that the passes over them stay in the last cache.
+    private const long TileElements = 4 << 20;
+
+    // Fewer queries per tile make the products too narrow to be fast, more of them waste work above the diagonal.
+    private const long LeastQueries = 64, MostQueries = 512;
+
+    /// <summary>softmax(q kᵀ / √headDim + bias) v and its log-sum-exp.</summary>
+    /// <param name="q">[batch, heads, queries, headDim]; strided views allowed. Not disposed.</param>
+    /// <param name="k">[batch, heads, keys, headDim], likewise.</param>
+    /// <param name="v">[batch, heads, keys, headDim], likewise.</param>
+    /// <param name="bias">What is added to the logits, the mask included. Every query has a key that it may see.</param>
+    /// <param name="causal">Whether the bias masks keys after each query, of which then there are as many as keys.</param>
+    /// <returns>As <see cref="FlashKernel.Forward"/>.</returns>
+    public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, PairBias bias, bool causal)
+    {
+        using var scope = NewDisposeScope();
+        ScalarType type = BranchMixture.AccumulationType(q.dtype);
+        Tensor output = empty(q.shape, dtype: q.dtype, device: q.device);
+        Tensor logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
+        foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
+        {
+            using var tileScope = NewDisposeScope();
+            Tensor logits = Logits(tile, q, k, bias, type);
+            Tensor largest = logits.amax([-1], keepdim: true);
+            logits.sub_(largest).exp_();
+            Tensor sum = logits.sum(dim: -1, keepdim: true);
+            Tensor mixed = logits.bmm(tile.Keys(v, type)).div_(sum);
+            tile.Queries(output).copy_(tile.Unfold(mixed));
+            tile.Queries(logSumExp.unsqueeze(-1)).copy_(tile.Unfold(largest.add_(sum.log_(), Scalars.One)));
+        }
+
+        output.MoveToOuterDisposeScope();
+        logSumExp.MoveToOuterDisposeScope();
+        return (output, logSumExp);
+    }
+
+    /// <summary>
+    /// Gradients of attention with probabilities exp(q kᵀ / √headDim + bias − logSumExp); see <see cref="FlashKernel.Backward"/>. The
+    /// bias collects its own.
+    /// </summary>
+    /// <returns>Gradients shaped like q, k and v, in float32 (float64 for float64). Owned by the caller.</returns>
+    public static (Tensor Q, Tensor K, Tensor V) Backward(
+        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, PairBias bias, bool causal)
+    {
+        using var scope = NewDisposeScope();
+        ScalarType type = BranchMixture.AccumulationType(q.dtype);
+        Tensor queryGradient = empty(q.shape, dtype: type, device: q.device);
+        Tensor keyGradient = zeros(k.shape, dtype: type, device: q.device), valueGradient = zeros(k.shape, dtype: type, device: q.device);
+        Tensor scale = Scale(q, type);
+        foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
+        {
+            using var tileScope = NewDisposeScope();
+            Tensor queries = tile.Fold(q, type).mul_(scale), keys = tile.Keys(k, type);
+            Tensor outputGradient = tile.Fold(gradient, type);
+            Tensor probabilities = Logits(tile, queries, keys, bias).sub_(tile.Fold(logSumExp.unsqueeze(-1), type)).exp_();
+            Add(valueGradient, probabilities.transpose(1, 2).bmm(outputGradient));
+
+            // Σ dO ⊙ O, the same for all keys of a query.
+            Tensor common = outputGradient.mul(tile.Fold(output, type)).sum(dim: -1, keepdim: true);
+            Tensor ofLogits = outputGradient.bmm(tile.Keys(v, type).transpose(1, 2)).sub_(common).mul_(probabilities);
+            tile.Queries(queryGradient).copy_(tile.Unfold(ofLogits.bmm(keys).mul_(scale)));
+            Add(keyGradient, ofLogits.transpose(1, 2).bmm(queries));
+            bias.AddGradient(tile.FirstQuery, tile.Unflatten(ofLogits).sum(dim: 0));
+
+            void Add(Tensor total, Tensor part) => tile.KeyView(total).add_(tile.Unflatten(part), Scalars.One);
+        }
+
+        queryGradient.MoveToOuterDisposeScope();
+        keyGradient.MoveToOuterDisposeScope();
+        valueGradient.MoveToOuterDisposeScope();
+        return (queryGradient, keyGradient, valueGradient);
+    }
+
+    private static Tensor Logits(Tile tile, Tensor q, Tensor k, PairBias bias, ScalarType type) =>
+        Logits(tile, tile.Fold(q, type).mul_(Scale(q, type)), tile.Keys(k, type), bias);
+
+    // [batch · heads, queries, keys]
+    private static Tensor Logits(Tile tile, Tensor queries, Tensor keys, PairBias bias)
+    {
+        Tensor logits = queries.bmm(keys.transpose(1, 2));
+        tile.Unflatten(logits).add_(bias.Tile(tile.FirstQuery, tile.Count, tile.VisibleKeys), Scalars.One);
+        return logits;
+    }
+
+    private static Tensor Scale(Tensor q, ScalarType type) => tensor(1 / Math.Sqrt(q.shape[3]), dtype: type, device: q.device);
+
+    private static IEnumerable<Tile> Tiles(long[] shape, long keys, bool causal)
+    {
+        long batch = shape[0], heads = shape[1], queries = shape[2];
+        long sequences = Math.Clamp(TileElements / (heads * keys * Math.Min(queries, LeastQueries)), 1, batch);
+        long count = Math.Clamp(TileElements / (sequences * heads * keys), LeastQueries, MostQueries);
+        for (long sequence = 0; sequence < batch; sequence += sequences)
+        {
+            for (long query = 0; query < queries; query += count)
+            {
+                long end = Math.Min(query + count, queries);
+                yield return new Tile(sequence, Math.Min(sequences, batch - sequence), heads, query, end - query, causal ? end : keys);
+            }
+        }
+    }
+
+    // Some queries of some sequences, in reverse order (see PairBias), and the keys that they may see: the first ones.
+    private readonly record struct Tile(long FirstSequence, long Sequences, long Heads, long FirstQuery, long Count, long VisibleKeys)
+    {
+        // The tile's queries, [sequences, heads, count, …], a view in the tensor's own order.
+        public Tensor Queries(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(2, FirstQuery, Count);
+
+        public Tensor KeyView(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(2, 0, VisibleKeys);
+
+        // [sequences · heads, count, …], reversed: always a copy.
+        public Tensor Fold(Tensor tensor, ScalarType type) => Queries(tensor).flip(2).to(type).flatten(0, 1);
+
+        // [sequences · heads, keys, headDim]
+        public Tensor Keys(Tensor tensor, ScalarType type) => KeyView(tensor).to(type).flatten(0, 1);
+
+        public Tensor Unflatten(Tensor folded) => folded.view(Sequences, Heads, folded.shape[1], folded.shape[2]);
+
+        public Tensor Unfold(Tensor folded) => Unflatten(folded).flip(2);
+    }
+}

@@ -1,0 +1,50 @@
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// Attention among the rows of one block: by the fused kernel, or block by block where the logits have a bias.
+/// </summary>
+/// <param name="table">Biases, [buckets, heads]; null without. Not owned.</param>
+/// <param name="rule">How distances share them.</param>
+internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
+{
+    /// <summary>[buckets, heads]; backward calls add the table's gradient to it. Needed for them where there is a table. Not owned.</summary>
+    public Tensor? TableGradient { get; init; }
+
+    /// <summary>Attends; see <see cref="FlashKernel.Forward"/>.</summary>
+    /// <param name="block">The queries' rows and heads.</param>
+    /// <param name="q">[segments, heads, queries, headDim].</param>
+    /// <param name="keys">[segments, heads, keys, headDim], as far apart as the queries.</param>
+    /// <param name="values">Likewise.</param>
+    /// <param name="causal">Query i sees keys 0 … i.</param>
+    /// <param name="before">How many keys lie before the one at the first query's row.</param>
+    public (Tensor Output, Tensor LogSumExp) Forward(RowBlock block, Tensor q, Tensor keys, Tensor values, bool causal, long before) =>
+        table is null
+            ? FlashKernel.Forward(q, keys, values, causal)
+            : BlockwiseKernel.Forward(q, keys, values, Bias(block, q, keys, causal, before, collectsGradient: false), causal);
+
+    /// <summary>Gradients; see <see cref="FlashKernel.Backward"/>. The table's adds to <see cref="TableGradient"/>.</summary>
+    /// <param name="block">As in <see cref="Forward"/>.</param>
+    /// <param name="gradient">Gradient of the output, shaped like q.</param>
+    /// <param name="q">As in <see cref="Forward"/>.</param>
+    /// <param name="keys">As in <see cref="Forward"/>.</param>
+    /// <param name="values">As in <see cref="Forward"/>.</param>
+    /// <param name="output">Shaped like q.</param>
+    /// <param name="logSumExp">[segments, heads, queries].</param>
+    /// <param name="causal">As in <see cref="Forward"/>.</param>
+    /// <param name="before">As in <see cref="Forward"/>.</param>
+    public (Tensor Q, Tensor K, Tensor V) Backward(
+        RowBlock block, Tensor gradient, Tensor q, Tensor keys, Tensor values, Tensor output, Tensor logSumExp, bool causal, long before)
+    {
+        if (table is null)
+            return FlashKernel.Backward(gradient, q, keys, values, output, logSumExp, causal);
+        PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: true);
+        var gradients = BlockwiseKernel.Backward(gradient, q, keys, values, output, logSumExp, bias, causal);
+        bias.AddToTable(TableGradient!);
+        return gradients;
+    }
+
+    private PairBias Bias(RowBlock block, Tensor q, Tensor keys, bool causal, long before, bool collectsGradient) => PairBias.Create(
+        table, rule, block.Group, block.RowStride, q.shape[2], keys.shape[2], before, causal, BranchMixture.AccumulationType(q.dtype), q.device, collectsGradient);
+}

@@ -1,0 +1,111 @@
+using LongNet.Core.Numerics;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// What is added to the logits of one kernel call. It depends on the distance of query and key alone, so it is kept as one number
+/// per distance; a tile of logits sees it as a strided view, and no matrix of biases ever exists.
+/// </summary>
+/// <remarks>
+/// Number x belongs to all pairs (query i, key j) with j − i + queries − 1 = x. With the queries of a tile in reverse order x grows by
+/// one along both axes, so the tile is a view with strides 1 and 1.
+/// </remarks>
+internal sealed class PairBias
+{
+    private readonly Tensor values; // [heads, queries + keys − 1]
+    private readonly Tensor? buckets;
+    private readonly HeadGroup group;
+    private readonly long queries;
+    private readonly Tensor? gradient; // like values
+
+    private PairBias(Tensor values, Tensor? gradient, Tensor? buckets, HeadGroup group, long queries)
+    {
+        this.values = values;
+        this.gradient = gradient;
+        this.buckets = buckets;
+        this.group = group;
+        this.queries = queries;
+    }
+
+    /// <summary>For rows that keep one distance from each to the next.</summary>
+    /// <param name="table">Biases, [buckets, heads of the layer]; null for none, which leaves the mask.</param>
+    /// <param name="rule">How distances share the table's biases; null without a table.</param>
+    /// <param name="group">The heads of the call.</param>
+    /// <param name="dilation">Rows from one query, or key, to the next.</param>
+    /// <param name="queries">Number of queries.</param>
+    /// <param name="keys">Number of keys.</param>
+    /// <param name="before">How many keys lie before the one at the first query's row.</param>
+    /// <param name="causal">Whether keys after a query are masked.</param>
+    /// <param name="type">dtype of the logits.</param>
+    /// <param name="device">Their device.</param>
+    /// <param name="collectsGradient">Whether <see cref="AddGradient"/> will be called.</param>
+    /// <returns>Its tensors are in the caller's dispose scope.</returns>
+    public static PairBias Create(
+        Tensor? table,
+        RelativePositionBuckets? rule,
+        HeadGroup group,
+        long dilation,
+        long queries,
+        long keys,
+        long before,
+        bool causal,
+        ScalarType type,
+        Device device,
+        bool collectsGradient)
+    {
+        using var scope = NewDisposeScope();
+        long count = queries + keys - 1;
+        Tensor? buckets = table is null ? null : rule!.Of(dilation * (before + queries - 1), -dilation, count, device);
+        Tensor values = table is null
+            ? zeros([group.Heads, count], dtype: type, device: device)
+            : OfGroup(table, group).index_select(0, buckets!).to(type).t().contiguous();
+        if (causal && before + queries < count)
+        {
+            // Distance before + queries − 1 − x is negative.
+            values = values.clone();
+            values.narrow(1, before + queries, count - before - queries).fill_(Scalars.NegativeInfinity);
+        }
+
+        Tensor? gradient = collectsGradient && table is not null ? zeros_like(values) : null;
+        return new PairBias(
+            values.MoveToOuterDisposeScope(), gradient?.MoveToOuterDisposeScope(), buckets?.MoveToOuterDisposeScope(), group, queries);
+    }
+
+    /// <summary>The biases of a tile whose queries are in reverse order.</summary>
+    /// <param name="firstQuery">First query of the tile.</param>
+    /// <param name="count">Its queries.</param>
+    /// <param name="keys">Its keys, the first ones of all.</param>
+    /// <returns>[heads, count, keys], a view.</returns>
+    public Tensor Tile(long firstQuery, long count, long keys) =>
+        values.as_strided([values.shape[0], count, keys], [values.shape[1], 1, 1], queries - firstQuery - count);
+
+    /// <summary>Adds the gradient of a tile's logits.</summary>
+    /// <param name="firstQuery">First query of the tile.</param>
+    /// <param name="logits">[heads, count, keys], queries in reverse order.</param>
+    public void AddGradient(long firstQuery, Tensor logits)
+    {
+        if (gradient is null)
+            return;
+        using var scope = NewDisposeScope();
+        long heads = logits.shape[0], count = logits.shape[1], keys = logits.shape[2], width = count + keys - 1;
+        // Each row one place further to the right than the row before: then equal distances stand in one column.
+        Tensor sheared = zeros([heads, count, width], dtype: logits.dtype, device: logits.device);
+        sheared.as_strided([heads, count, keys], [count * width, width + 1, 1]).copy_(logits);
+        gradient.narrow(1, queries - firstQuery - count, width).add_(sheared.sum(dim: 1), Scalars.One);
+    }
+
+    /// <summary>Adds what <see cref="AddGradient"/> collected to the table's gradient.</summary>
+    /// <param name="tableGradient">[buckets, heads of the layer], of the logits' dtype.</param>
+    public void AddToTable(Tensor tableGradient)
+    {
+        if (gradient is null)
+            return;
+        using var scope = NewDisposeScope();
+        OfGroup(tableGradient, group).index_add_(0, buckets!, gradient.t(), Scalars.One);
+    }
+
+    // [buckets, heads of the group], a view.
+    private static Tensor OfGroup(Tensor table, HeadGroup group) => table.as_strided(
+        [table.shape[0], group.Heads], [table.shape[1], group.HeadStride], table.storage_offset() + group.FirstHead);
+}
