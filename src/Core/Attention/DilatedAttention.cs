@@ -175,6 +175,38 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         return where(padding, zero, attended).MoveToOuterDisposeScope();
     }
 
+    /// <summary>An empty cache for <see cref="Decode"/>.</summary>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="maxLength">Most rows that will come; xPos refuses more than it can scale.</param>
+    /// <returns>Owned by the caller.</returns>
+    /// <exception cref="UserException">The attention is not causal, or its sequence is sharded.</exception>
+    public KeyValueCache CreateCache(long batch, long maxLength)
+    {
+        if (exchange is not LocalKeyValues)
+            throw new UserException("Decoding works on one rank: make the attention without an exchange.");
+        return new KeyValueCache(options, batch, heads, queryProjection.weight!.shape[0] / heads, maxLength);
+    }
+
+    /// <summary>
+    /// Attends the next rows of sequences whose earlier rows went through the same cache: one at a time, in chunks or all at once, with
+    /// the result of the whole sequence to rounding. Without dropout, not differentiable.
+    /// </summary>
+    /// <param name="input">[batch, rows, dModel]. Not disposed.</param>
+    /// <param name="cache">From <see cref="CreateCache"/>; takes up the rows. Not disposed.</param>
+    /// <returns>[batch, rows, dModel]. Owned by the caller.</returns>
+    /// <exception cref="UserException">Another batch than the cache's, or more rows than it was made for.</exception>
+    public Tensor Decode(Tensor input, KeyValueCache cache)
+    {
+        ArgumentNullException.ThrowIfNull(input);
+        ArgumentNullException.ThrowIfNull(cache);
+        CheckShape(input);
+        cache.ThrowIfFull(input.shape[1]);
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        var (q, k, v) = Project(input, new SequenceShard(cache.Length, input.shape[1], cache.MaxLength));
+        return outputProjection.forward(cache.Attend(q, k, v, bias).reshape(input.shape)).MoveToOuterDisposeScope();
+    }
+
     /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
     /// <param name="q">Queries, [batch, length, heads, headDim]; float32, float64, bfloat16 or float16. Not disposed.</param>
     /// <param name="k">Keys, shaped like q.</param>
@@ -233,12 +265,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     // [batch, length, dModel], in the scope of the caller.
     private Tensor Attend(Tensor input, IReadOnlyList<long>? lengths, DropoutContext? dropoutContext)
     {
-        Tensor q = SplitHeads(queryProjection.forward(input));
-        Tensor k = SplitHeads(keyProjection.forward(input));
-        Tensor v = SplitHeads(valueProjection.forward(input));
-        if (positions is not null)
-            (q, k) = positions.Rotate(q, k, exchange.Place(input.shape[1]));
-
+        var (q, k, v) = Project(input, exchange.Place(input.shape[1]));
         Tensor attended = Attend(q, k, v, options, exchange, lengths, bias).reshape(input.shape);
         if (training)
             attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
@@ -272,6 +299,17 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
             (false, true) => RotaryPositions.Rope(headDim),
             _ => null,
         };
+
+    // [batch, length, heads, headDim] each, queries and keys rotated by their positions.
+    private (Tensor Q, Tensor K, Tensor V) Project(Tensor input, SequenceShard shard)
+    {
+        Tensor q = SplitHeads(queryProjection.forward(input));
+        Tensor k = SplitHeads(keyProjection.forward(input));
+        Tensor v = SplitHeads(valueProjection.forward(input));
+        if (positions is not null)
+            (q, k) = positions.Rotate(q, k, shard);
+        return (q, k, v);
+    }
 
     private Tensor SplitHeads(Tensor projected)
     {

@@ -29,6 +29,9 @@ public sealed record LongNetConfig
 
     public PositionEncoding Positions { get; init; } = PositionEncoding.XPos;
 
+    /// <summary>Buckets of a relative position bias that all blocks share; null for none.</summary>
+    public RelativePositionBuckets? RelativePositionBias { get; init; }
+
     /// <summary>Probability of dropping an element of the embeddings, the attention outputs and the feed-forward outputs.</summary>
     public double Dropout { get; init; }
 

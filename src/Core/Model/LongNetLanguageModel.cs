@@ -40,11 +40,14 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             _ => null,
         };
         embedding = Embedding(config.Vocabulary, config.DModel);
-        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, positions, exchange))];
+        RelativePositionBias? bias = config.RelativePositionBias is { } buckets ? new RelativePositionBias(config.Heads, buckets) : null;
+        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, positions, exchange, bias))];
         finalNorm = LayerNorm(config.DModel);
         register_module("embed_tokens", embedding);
         register_module("layers", ModuleList(blocks));
         register_module("layer_norm", finalNorm);
+        if (bias is not null)
+            register_module("self_attn_relative_position", bias);
         if (!config.TieEmbeddings)
         {
             outputProjection = Linear(config.DModel, config.Vocabulary, hasBias: false);
@@ -76,8 +79,34 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             hidden = blocks[layer].forward(hidden, ofLayer);
         }
 
-        hidden = finalNorm.forward(hidden);
-        return functional.linear(hidden, outputProjection?.weight ?? embedding.weight!).MoveToOuterDisposeScope();
+        return Logits(hidden).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>An empty cache for <see cref="Decode"/>.</summary>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="maxLength">Most tokens that will come; xPos refuses more than it can scale.</param>
+    /// <returns>Owned by the caller.</returns>
+    /// <exception cref="UserException">The sequence is sharded.</exception>
+    public DecodingCache CreateCache(long batch, long maxLength) => new([.. blocks.Select(block => block.CreateCache(batch, maxLength))]);
+
+    /// <summary>
+    /// Logits after the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in chunks or all at
+    /// once, with the result of the whole sequence to rounding. Without dropout, not differentiable.
+    /// </summary>
+    /// <param name="tokens">[batch, count], int64. Not disposed.</param>
+    /// <param name="cache">From <see cref="CreateCache"/>; takes up the tokens. Not disposed.</param>
+    /// <returns>[batch, count, vocabulary]. Owned by the caller.</returns>
+    /// <exception cref="UserException">Another batch than the cache's, or more tokens than it was made for.</exception>
+    public Tensor Decode(Tensor tokens, DecodingCache cache)
+    {
+        ArgumentNullException.ThrowIfNull(tokens);
+        ArgumentNullException.ThrowIfNull(cache);
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor hidden = embedding.forward(tokens);
+        for (int layer = 0; layer < blocks.Length; layer++)
+            hidden = blocks[layer].Decode(hidden, cache.Layers[layer]);
+        return Logits(hidden).MoveToOuterDisposeScope();
     }
 
     /// <summary>Sum of the cross-entropies of all valid targets, in nats. Collective when an exchange was given.</summary>
@@ -96,6 +125,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             logits.view(-1, config.Vocabulary), targets.reshape(-1), ignore_index: IgnoredTarget, reduction: Reduction.Sum)
             .MoveToOuterDisposeScope();
     }
+
+    private Tensor Logits(Tensor hidden) => functional.linear(finalNorm.forward(hidden), outputProjection?.weight ?? embedding.weight!);
 
     protected override void Dispose(bool disposing)
     {

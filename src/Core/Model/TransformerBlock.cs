@@ -17,13 +17,14 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     /// <param name="config">Shape and options.</param>
     /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
-    public TransformerBlock(LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange)
+    /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
+    public TransformerBlock(LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange, RelativePositionBias? bias = null)
         : base(nameof(TransformerBlock))
     {
         ArgumentNullException.ThrowIfNull(config);
         dropout = config.Dropout;
         var options = new DilatedAttentionOptions(config.Schedule, Causal: true, config.HeadOffsets, config.MixingGradient);
-        attention = new DilatedAttention(config.DModel, config.Heads, options, config.Dropout, positions, exchange);
+        attention = new DilatedAttention(config.DModel, config.Heads, options, config.Dropout, positions, exchange, bias);
         attentionNorm = LayerNorm(config.DModel);
         feedForward = new FeedForward(config.DModel, config.FeedForward);
         feedForwardNorm = LayerNorm(config.DModel);
@@ -45,5 +46,23 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         if (training)
             fed = CounterDropout.Apply(fed, dropout, dropoutContext, "feed_forward");
         return attended.add(fed, Scalars.One).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>An empty cache for <see cref="Decode"/>.</summary>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="maxLength">Most rows that will come.</param>
+    /// <returns>Owned by the caller.</returns>
+    public KeyValueCache CreateCache(long batch, long maxLength) => attention.CreateCache(batch, maxLength);
+
+    /// <summary>The next rows of sequences whose earlier rows went through the same cache. Without dropout, not differentiable.</summary>
+    /// <param name="input">[batch, rows, dModel]. Not disposed.</param>
+    /// <param name="cache">From <see cref="CreateCache"/>. Not disposed.</param>
+    /// <returns>[batch, rows, dModel]. Owned by the caller.</returns>
+    public Tensor Decode(Tensor input, KeyValueCache cache)
+    {
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor attended = input.add(attention.Decode(attentionNorm.forward(input), cache), Scalars.One);
+        return attended.add(feedForward.forward(feedForwardNorm.forward(attended)), Scalars.One).MoveToOuterDisposeScope();
     }
 }

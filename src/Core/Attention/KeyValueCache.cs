@@ -1,0 +1,215 @@
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// What decoding keeps of the rows that came before: of every branch the kept keys and values of the segment that the next row
+/// lies in, and nothing of earlier segments, which no later row can see.
+/// </summary>
+/// <remarks>
+/// <para>Rows may come one at a time, in chunks or all at once; each gets what the whole sequence would give it, to rounding. A row
+/// costs one pass over the kept keys of its segments, at most Σ w/r, however long the sequence has become.</para>
+/// <para>A row that several branches keep is held by each, so that every branch's keys lie side by side.</para>
+/// </remarks>
+public sealed class KeyValueCache : IDisposable
+{
+    private readonly DilatedAttentionOptions options;
+    private readonly long batch, heads, headDim;
+    private readonly BranchCache[] branches;
+
+    /// <param name="options">What is computed; causal.</param>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="heads">Heads.</param>
+    /// <param name="headDim">Channels per head.</param>
+    /// <param name="maxLength">Most rows that will come. Memory grows with the rows, not with this.</param>
+    /// <exception cref="UserException">The attention is not causal, or a number is below 1.</exception>
+    public KeyValueCache(DilatedAttentionOptions options, long batch, long heads, long headDim, long maxLength)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        if (!options.Causal)
+            throw new UserException("Decoding row by row needs causal attention: a row that sees later ones cannot be computed before they are there.");
+        if (batch < 1 || maxLength < 1)
+            throw new UserException($"A key/value cache is for at least one sequence of at least one row, not for {batch} of at most {maxLength}.");
+        this.options = options;
+        this.batch = batch;
+        this.heads = heads;
+        this.headDim = headDim;
+        MaxLength = maxLength;
+        branches = [.. options.Schedule.Select(branch => new BranchCache(branch, options.HeadOffsets.Groups(heads, branch.Dilation), maxLength))];
+    }
+
+    /// <summary>Rows that have come.</summary>
+    public long Length { get; private set; }
+
+    /// <summary>Most rows that may come.</summary>
+    public long MaxLength { get; }
+
+    /// <summary>Keys held for one sequence, over all branches and heads.</summary>
+    public long KeptKeys => branches.Sum(branch => branch.KeptKeys);
+
+    /// <summary>Attends the next rows to themselves and to the rows before. Not differentiable.</summary>
+    /// <param name="q">Queries of the next rows, [batch, rows, heads, headDim]; rotated already. Not disposed.</param>
+    /// <param name="k">Keys, shaped like q.</param>
+    /// <param name="v">Values, shaped like q.</param>
+    /// <param name="bias">Added to the logits by distance; null for none.</param>
+    /// <returns>Mixed heads, shaped like q. Owned by the caller.</returns>
+    /// <exception cref="UserException">Another shape than the cache's, or more rows than it was made for.</exception>
+    public Tensor Attend(Tensor q, Tensor k, Tensor v, RelativePositionBias? bias = null)
+    {
+        ArgumentNullException.ThrowIfNull(q);
+        ArgumentNullException.ThrowIfNull(k);
+        ArgumentNullException.ThrowIfNull(v);
+        if (q.dim() != 4 || q.shape[0] != batch || q.shape[2] != heads || q.shape[3] != headDim || !q.shape.SequenceEqual(k.shape) || !q.shape.SequenceEqual(v.shape))
+        {
+            throw new UserException(
+                $"This key/value cache takes q, k and v of shape [{batch}, rows, {heads}, {headDim}], but was given [{string.Join(", ", q.shape)}], " +
+                $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
+        }
+
+        ThrowIfFull(q.shape[1]);
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        var pass = new Pass(q.contiguous(), k.contiguous(), v.contiguous(), new BranchMixture(q), new BranchKernel(bias?.Table, bias?.Buckets));
+        foreach (BranchCache branch in branches)
+            branch.Attend(pass, Length, options.HeadOffsets);
+        Length += q.shape[1];
+        return pass.Mixture.Output.to(q.dtype).MoveToOuterDisposeScope();
+    }
+
+    public void Dispose()
+    {
+        foreach (BranchCache branch in branches)
+            branch.Dispose();
+    }
+
+    /// <summary>Refuses more rows than the cache was made for, before anything is computed for them.</summary>
+    internal void ThrowIfFull(long rows)
+    {
+        if (rows > MaxLength - Length)
+            throw new UserException($"This key/value cache was made for {MaxLength} rows and holds {Length}: {rows} more do not fit. Make it longer.");
+    }
+
+    // The rows of one call: contiguous [batch, rows, heads, headDim], and where their mixture goes.
+    private sealed record Pass(Tensor Q, Tensor K, Tensor V, BranchMixture Mixture, BranchKernel Kernel)
+    {
+        public void Mix(RowBlock block, Tensor keys, Tensor values, bool causal, long before)
+        {
+            using var scope = NewDisposeScope();
+            var (output, logSumExp) = Kernel.Forward(block, block.View(Q), keys, values, causal, before);
+            Mixture.Add(block, output, logSumExp);
+        }
+
+        public void MixOwn(RowBlock block) => Mix(block, block.View(K), block.View(V), causal: true, before: 0);
+    }
+
+    // One branch: what it keeps of the segment that the next row lies in.
+    private sealed class BranchCache(Branch branch, IReadOnlyList<HeadGroup> groups, long maxLength) : IDisposable
+    {
+        private readonly GrowingRows[] keys = [.. groups.Select(_ => new GrowingRows())], values = [.. groups.Select(_ => new GrowingRows())];
+
+        public long KeptKeys => groups.Zip(keys, (group, rows) => group.Heads * rows.Count).Sum();
+
+        public void Attend(Pass pass, long firstRow, HeadOffsets offsets)
+        {
+            long rows = pass.Q.shape[1], batch = pass.Q.shape[0], inSegment = firstRow % branch.SegmentLength;
+            long begun = inSegment == 0 ? 0 : Math.Min(rows, branch.SegmentLength - inSegment);
+            if (begun > 0)
+            {
+                foreach (var (group, block) in Blocks(0, begun, inSegment))
+                    GoOn(pass, block, keys[group], values[group], Capacity(block.Group));
+                if (inSegment + begun == branch.SegmentLength)
+                    Clear();
+            }
+
+            // What follows begins with a segment, as a whole sequence does.
+            long others = rows - begun, tail = others % branch.SegmentLength;
+            foreach (RowBlock block in RowBlock.OfBranch(branch, offsets, pass.Q.shape[2], new RowRange(0, batch, rows, begun, others)))
+                pass.MixOwn(block);
+            if (tail > 0)
+            {
+                foreach (var (group, block) in Blocks(rows - tail, tail, 0))
+                {
+                    keys[group].Append(block.View(pass.K), Capacity(block.Group));
+                    values[group].Append(block.View(pass.V), Capacity(block.Group));
+                }
+            }
+
+            // Kept rows among `count` rows of the call, the first of which lies `place` rows into its segment.
+            IEnumerable<(int Group, RowBlock Block)> Blocks(long first, long count, long place)
+            {
+                for (int g = 0; g < groups.Count; g++)
+                {
+                    long before = place - groups[g].Offset, r = branch.Dilation;
+                    long start = before <= 0 ? -before : (r - before % r) % r;
+                    long kept = RowBlock.KeptRows(count, start, r);
+                    if (kept > 0)
+                        yield return (g, new RowBlock(first + start, kept, r, batch, rows, groups[g]));
+                }
+            }
+        }
+
+        public void Dispose() => Clear();
+
+        private static void GoOn(Pass pass, RowBlock block, GrowingRows keys, GrowingRows values, long capacity)
+        {
+            long before = keys.Count;
+            if (block.Rows > 1)
+            {
+                if (before > 0)
+                    pass.Mix(block, keys.All, values.All, causal: false, before);
+                pass.MixOwn(block);
+            }
+
+            keys.Append(block.View(pass.K), capacity);
+            values.Append(block.View(pass.V), capacity);
+
+            // One row sees all there are, itself among them.
+            if (block.Rows == 1)
+                pass.Mix(block, keys.All, values.All, causal: false, before);
+        }
+
+        private long Capacity(HeadGroup group) => RowBlock.KeptRows(Math.Min(branch.SegmentLength, maxLength), group.Offset, branch.Dilation);
+
+        private void Clear()
+        {
+            foreach (GrowingRows rows in keys.Concat(values))
+                rows.Dispose();
+        }
+    }
+
+    // [batch, heads, rows, headDim], with room for more rows.
+    private sealed class GrowingRows : IDisposable
+    {
+        private const long FirstRoom = 64;
+
+        private Tensor? buffer;
+
+        public long Count { get; private set; }
+
+        public Tensor All => buffer!.narrow(2, 0, Count);
+
+        public void Append(Tensor rows, long capacity)
+        {
+            long count = Count + rows.shape[2];
+            if (buffer is null || buffer.shape[2] < count)
+            {
+                long room = Math.Min(capacity, Math.Max(count, Math.Max(FirstRoom, 2 * Count)));
+                Tensor larger = empty([rows.shape[0], rows.shape[1], room, rows.shape[3]], dtype: rows.dtype, device: rows.device).DetachFromDisposeScope();
+                if (buffer is not null)
+                    larger.narrow(2, 0, Count).copy_(All);
+                buffer?.Dispose();
+                buffer = larger;
+            }
+
+            buffer.narrow(2, Count, rows.shape[2]).copy_(rows);
+            Count = count;
+        }
+
+        public void Dispose()
+        {
+            buffer?.Dispose();
+            buffer = null;
+            Count = 0;
+        }
+    }
+}
