@@ -19,6 +19,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private readonly DilatedAttentionOptions options;
     private readonly IKeyValueExchange exchange;
     private readonly RotaryPositions? positions;
+    private readonly LayerNorm? mixedHeadsNorm;
     private readonly long heads;
     private readonly double dropout;
     private readonly bool ownsPositions;
@@ -39,6 +40,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// forward and backward are collective. This is the <c>Distributed</c> flag of the original documentation.
     /// </param>
     /// <param name="useRope">Whether queries and keys carry their positions by <see cref="RotaryPositions.Rope"/>; not with xPos.</param>
+    /// <param name="subLayerNorm">Whether the mixed heads are normalized before the output projection (sub-LN, arXiv:2210.06423).</param>
     /// <exception cref="UserException">Heads do not divide the channels, lists of different lengths, or a value out of range.</exception>
     public DilatedAttention(
         long dModel,
@@ -52,14 +54,16 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         MixingGradient mixingGradient = MixingGradient.Exact,
         IKeyValueExchange? exchange = null,
-        bool useRope = false)
+        bool useRope = false,
+        bool subLayerNorm = false)
         : this(
             dModel,
             numHeads,
             new DilatedAttentionOptions(SegmentSchedule.FromLists(segmentSizes, dilationRates), causal, headOffsets, mixingGradient),
             dropout,
             Positions(HeadDim(dModel, numHeads), useXpos, useRope, segmentSizes, dilationRates),
-            exchange)
+            exchange,
+            subLayerNorm)
     {
         if (useRelPosBias)
             throw new UserException("useRelPosBias: relative position bias is not available in this version; leave it false and use useXpos for positions.");
@@ -67,7 +71,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>One branch, as in the original documentation.</summary>
-    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?, bool)"/>
+    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?, bool, bool)"/>
     /// <param name="dModel">Channels of input and output.</param>
     /// <param name="numHeads">Number of heads.</param>
     /// <param name="dilationRate">r, the distance between kept rows.</param>
@@ -83,8 +87,9 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         bool useRelPosBias = false,
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         IKeyValueExchange? exchange = null,
-        bool useRope = false)
-        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange, useRope)
+        bool useRope = false,
+        bool subLayerNorm = false)
+        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange, useRope, subLayerNorm)
     {
     }
 
@@ -95,13 +100,15 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
     /// <param name="positions">For the same head size and schedule; null for none. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <param name="subLayerNorm">Whether the mixed heads are normalized before the output projection.</param>
     public DilatedAttention(
         long dModel,
         long numHeads,
         DilatedAttentionOptions options,
         double dropout,
         RotaryPositions? positions,
-        IKeyValueExchange? exchange)
+        IKeyValueExchange? exchange,
+        bool subLayerNorm = false)
         : base(nameof(DilatedAttention))
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -122,7 +129,18 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         register_module("k_proj", keyProjection);
         register_module("v_proj", valueProjection);
         register_module("out_proj", outputProjection);
+        if (subLayerNorm)
+        {
+            mixedHeadsNorm = LayerNorm(dModel);
+            register_module("inner_attn_ln", mixedHeadsNorm);
+        }
     }
+
+    internal DilatedAttentionOptions Options => options;
+
+    internal RotaryPositions? Rotation => positions;
+
+    internal long Heads => heads;
 
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor input) => forward(input, null);
@@ -147,6 +165,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         Tensor attended = Attend(q, k, v, options, exchange).reshape(input.shape);
         if (training)
             attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
+        if (mixedHeadsNorm is not null)
+            attended = mixedHeadsNorm.forward(attended);
         return outputProjection.forward(attended).MoveToOuterDisposeScope();
     }
 
