@@ -55,6 +55,15 @@ public sealed record ModelConfig
 
     public bool TieEmbeddings { get; init; } = true;
 
+    /// <summary>Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last projection.</summary>
+    public bool SubLayerNorm { get; init; }
+
+    /// <summary>
+    /// A safetensors file that a new run takes its parameters from, relative to the configuration file's folder: a checkpoint's, or one
+    /// of the authors' Python code. Not read where a checkpoint is resumed.
+    /// </summary>
+    public string? InitialWeights { get; init; }
+
     /// <summary>The model's shape, for the library.</summary>
     public LongNetConfig ToModel() => new()
     {
@@ -69,6 +78,7 @@ public sealed record ModelConfig
         Positions = Positions,
         Dropout = Dropout,
         TieEmbeddings = TieEmbeddings,
+        SubLayerNorm = SubLayerNorm,
     };
 }
 

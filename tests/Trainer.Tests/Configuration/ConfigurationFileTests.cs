@@ -46,6 +46,8 @@ public sealed class ConfigurationFileTests : IDisposable
         Assert.Equal(1e-4, config.Optimizer.MinLr!.Value, 1e-18);
         Assert.Equal(20, config.Optimizer.DecaySteps);
         Assert.Equal([folder["text"]], config.Data.Path);
+        Assert.False(config.Model.SubLayerNorm);
+        Assert.Null(config.Model.InitialWeights);
         Assert.Null(config.Parallel.Sequence);
         Assert.Null(config.Training.MicroBatchSize);
     }
@@ -67,10 +69,21 @@ public sealed class ConfigurationFileTests : IDisposable
     }
 
     [Fact]
+    public void Load_InitialWeights_LieBesideTheFileOrWhereTheyAreTyped()
+    {
+        RunConfig config = Load(Valid.Replace("heads: 4", "heads: 4\n  initial_weights: ../start.safetensors\n  sub_layer_norm: true", StringComparison.Ordinal));
+        Assert.Equal(Path.GetFullPath(folder["../start.safetensors"]), config.Model.InitialWeights);
+        Assert.True(config.Model.ToModel().SubLayerNorm);
+        Assert.Equal(config.Model.InitialWeights, Load(ConfigurationFile.ToYaml(config)).Model.InitialWeights);
+        Assert.Equal(Path.GetFullPath("start.safetensors"), Load(Valid, "model.initial_weights=start.safetensors").Model.InitialWeights);
+    }
+
+    [Fact]
     public void ToYaml_OfALoadedConfiguration_ReadsBackEqual()
     {
         string text = ConfigurationFile.ToYaml(Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto"));
         Assert.Equal(text, ConfigurationFile.ToYaml(Load(text)));
+        Assert.Null(Load(text).Model.InitialWeights);
         Assert.Equal(0.1234567890123456789, Load(text).Optimizer.Lr);
     }
 
@@ -169,7 +182,7 @@ public sealed class ConfigurationFileTests : IDisposable
     {
         string before = ConfigurationFile.ToYaml(Load(Valid));
         string after = ConfigurationFile.ToYaml(Load(
-            Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other"));
+            Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other", "model.initial_weights=other"));
         Assert.Equal(["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"], ConfigurationFile.ChangedKeys(before, after));
         Assert.Empty(ConfigurationFile.ChangedKeys(before, before));
     }
