@@ -142,7 +142,7 @@ public static class TorchscaleWeights
         if (destination.HeadsDiffer && savedOffsets is null && destination.HeadOffsets != HeadOffsets.Blocked)
         {
             notes.Add(
-                $"{reader.Path} does not say its head offsets: if the authors' Python code trained it, set {destination.Key("model.attention.head_offsets: blocked", "headOffsets: HeadOffsets.Blocked")}.");
+                $"{reader.Path} does not say its head offsets: if the authors' Python code trained it, set {destination.Choose("model.attention.head_offsets: blocked", "headOffsets: HeadOffsets.Blocked")}.");
         }
 
         if (destination.HeadsDiffer && savedOffsets is not null && savedOffsets != offsets)
@@ -197,8 +197,8 @@ public static class TorchscaleWeights
 
         public bool Has(string name) => Parameters.Any(entry => entry.Name == name);
 
-        /// <summary>How a setting is called: a key of the configuration, or an argument of the attention's constructor.</summary>
-        public string Key(string ofModel, string ofAttention) => IsModel ? ofModel : ofAttention;
+        /// <summary>One word for a model, such as a key of the configuration, and one for an attention, such as an argument of its constructor.</summary>
+        public string Choose(string ofModel, string ofAttention) => IsModel ? ofModel : ofAttention;
     }
 
     /// <summary>Finds all that keeps a file from fitting, and what to set so that it does.</summary>
@@ -241,13 +241,12 @@ public static class TorchscaleWeights
             ];
             if (problems.Length == 0)
                 return;
-            string what = destination.Key("model", "attention");
             string[] advice = [.. Advice(reader, sources, destination, missing)];
             if (otherHeads)
-                advice = [.. advice, destination.Key($"model.heads: {heads}", $"numHeads: {heads}")];
+                advice = [.. advice, destination.Choose($"model.heads: {heads}", $"numHeads: {heads}")];
             throw new UserException(
-                $"{reader.Path} does not fit this {what}: {string.Join("; ", problems)}. " +
-                (advice.Length > 0 ? $"Set {string.Join(", ", advice)}." : $"Give the weights of {what switch { "model" => "a model", _ => "an attention" }} of this shape."));
+                $"{reader.Path} does not fit this {destination.Choose("model", "attention")}: {string.Join("; ", problems)}. " +
+                (advice.Length > 0 ? $"Set {string.Join(", ", advice)}." : $"Give the weights of {destination.Choose("a model", "an attention")} of this shape."));
         }
 
         private static string[] Few(string what, string[] items) => items.Length switch
@@ -269,10 +268,10 @@ public static class TorchscaleWeights
         {
             bool normalizes = sources.Keys.Any(IsSubLayerNorm);
             if (normalizes != destination.Parameters.Any(entry => IsSubLayerNorm(entry.Name)))
-                yield return destination.Key($"model.sub_layer_norm: {(normalizes ? "true" : "false")}", $"subLayerNorm: {(normalizes ? "true" : "false")}");
+                yield return destination.Choose($"model.sub_layer_norm: {(normalizes ? "true" : "false")}", $"subLayerNorm: {(normalizes ? "true" : "false")}");
             long channels = Size("q_proj.weight", 0) ?? destination.Channels;
             if (channels != destination.Channels)
-                yield return destination.Key($"model.d_model: {channels}", $"dModel: {channels}");
+                yield return destination.Choose($"model.d_model: {channels}", $"dModel: {channels}");
             if (!destination.IsModel)
                 yield break;
             long layers = Layers(sources.Keys);
