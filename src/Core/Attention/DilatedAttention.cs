@@ -20,6 +20,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private readonly IKeyValueExchange exchange;
     private readonly RotaryPositions? positions;
     private readonly RelativePositionBias? bias;
+    private readonly LayerNorm? mixedHeadsNorm;
     private readonly long heads;
     private readonly double dropout;
     private readonly bool ownsPositions;
@@ -40,6 +41,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// forward and backward are collective. This is the <c>Distributed</c> flag of the original documentation.
     /// </param>
     /// <param name="useRope">Whether queries and keys carry their positions by <see cref="RotaryPositions.Rope"/>; not with xPos.</param>
+    /// <param name="subLayerNorm">Whether the mixed heads are normalized before the output projection (sub-LN, arXiv:2210.06423).</param>
     /// <exception cref="UserException">Heads do not divide the channels, lists of different lengths, or a value out of range.</exception>
     public DilatedAttention(
         long dModel,
@@ -53,7 +55,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         MixingGradient mixingGradient = MixingGradient.Exact,
         IKeyValueExchange? exchange = null,
-        bool useRope = false)
+        bool useRope = false,
+        bool subLayerNorm = false)
         : this(
             dModel,
             numHeads,
@@ -63,7 +66,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
             exchange,
             useRelPosBias
                 ? new RelativePositionBias(numHeads, new RelativePositionBuckets(RelativePositionBuckets.DefaultCount, RelativePositionBuckets.DefaultMaxDistance, !causal))
-                : null)
+                : null,
+            subLayerNorm)
     {
         ownsPositions = true;
         if (bias is not null)
@@ -71,7 +75,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>One branch, as in the original documentation.</summary>
-    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?, bool)"/>
+    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?, bool, bool)"/>
     /// <param name="dModel">Channels of input and output.</param>
     /// <param name="numHeads">Number of heads.</param>
     /// <param name="dilationRate">r, the distance between kept rows.</param>
@@ -87,8 +91,9 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         bool useRelPosBias = false,
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         IKeyValueExchange? exchange = null,
-        bool useRope = false)
-        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange, useRope)
+        bool useRope = false,
+        bool subLayerNorm = false)
+        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange, useRope, subLayerNorm)
     {
     }
 
@@ -100,6 +105,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="positions">For the same head size and schedule; null for none. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
     /// <param name="bias">Of as many heads; null for none. Not owned: its parameter is not among this module's.</param>
+    /// <param name="subLayerNorm">Whether the mixed heads are normalized before the output projection.</param>
     public DilatedAttention(
         long dModel,
         long numHeads,
@@ -107,7 +113,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         double dropout,
         RotaryPositions? positions,
         IKeyValueExchange? exchange,
-        RelativePositionBias? bias = null)
+        RelativePositionBias? bias = null,
+        bool subLayerNorm = false)
         : base(nameof(DilatedAttention))
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -129,7 +136,18 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         register_module("k_proj", keyProjection);
         register_module("v_proj", valueProjection);
         register_module("out_proj", outputProjection);
+        if (subLayerNorm)
+        {
+            mixedHeadsNorm = LayerNorm(dModel);
+            register_module("inner_attn_ln", mixedHeadsNorm);
+        }
     }
+
+    internal DilatedAttentionOptions Options => options;
+
+    internal RotaryPositions? Rotation => positions;
+
+    internal long Heads => heads;
 
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor input) => forward(input, null);
@@ -204,7 +222,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var (q, k, v) = Project(input, new SequenceShard(cache.Length, input.shape[1], cache.MaxLength));
-        return outputProjection.forward(cache.Attend(q, k, v, bias).reshape(input.shape)).MoveToOuterDisposeScope();
+        return ProjectBack(cache.Attend(q, k, v, bias).reshape(input.shape)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
@@ -269,7 +287,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         Tensor attended = Attend(q, k, v, options, exchange, lengths, bias).reshape(input.shape);
         if (training)
             attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
-        return outputProjection.forward(attended);
+        return ProjectBack(attended);
     }
 
     private static void CheckLengths(IReadOnlyList<long> lengths, long batch, SequenceShard shard)
@@ -310,6 +328,9 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
             (q, k) = positions.Rotate(q, k, shard);
         return (q, k, v);
     }
+
+    private Tensor ProjectBack(Tensor attended) =>
+        outputProjection.forward(mixedHeadsNorm is null ? attended : mixedHeadsNorm.forward(attended));
 
     private Tensor SplitHeads(Tensor projected)
     {

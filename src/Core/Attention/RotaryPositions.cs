@@ -31,6 +31,9 @@ public sealed class RotaryPositions : IDisposable
         this.decaySchedule = decaySchedule;
     }
 
+    /// <summary>Whether attention decays with distance (xPos).</summary>
+    internal bool Decays => decaySchedule is not null;
+
     /// <summary>Rotation alone.</summary>
     /// <param name="headDim">Channels per head; even.</param>
     /// <exception cref="UserException">The number of channels is odd.</exception>
@@ -56,6 +59,9 @@ public sealed class RotaryPositions : IDisposable
         ArgumentNullException.ThrowIfNull(schedule);
         _ = DecayBlock(schedule.CommonBlock(sequenceLength), type);
     }
+
+    /// <summary>xPos's ζ of a pair of channels: the decay over 512 rows.</summary>
+    internal static double DecayOfPair(long pair, long headDim) => (2.0 * pair / headDim + Gamma) / (1 + Gamma);
 
     /// <summary>Rotates queries and keys, and scales them where they decay. Differentiable.</summary>
     /// <param name="q">[batch, length, heads, headDim]. Not disposed.</param>
@@ -106,7 +112,7 @@ public sealed class RotaryPositions : IDisposable
         for (int i = 0; i < pairs; i++)
         {
             frequencies[i] = Math.Pow(RotaryBase, -2.0 * i / headDim);
-            logScales[i] = Math.Log((2.0 * i / headDim + Gamma) / (1 + Gamma)) / ScaleBase;
+            logScales[i] = Math.Log(DecayOfPair(i, headDim)) / ScaleBase;
         }
 
         var positions = new double[shard.Length];

@@ -37,4 +37,10 @@ public sealed record LongNetConfig
 
     /// <summary>Whether the output projection is the token embedding.</summary>
     public bool TieEmbeddings { get; init; } = true;
+
+    /// <summary>
+    /// Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last projection (sub-LN,
+    /// arXiv:2210.06423).
+    /// </summary>
+    public bool SubLayerNorm { get; init; }
 }

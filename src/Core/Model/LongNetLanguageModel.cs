@@ -57,6 +57,9 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         Initialize(new RandomStream(0).Derive(seed).Derive("parameters"));
     }
 
+    /// <summary>The model's shape.</summary>
+    public LongNetConfig Config => config;
+
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor tokens) => forward(tokens, null);
 
@@ -146,7 +149,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             {
                 parameter.zero_();
             }
-            else if (!name.Contains("layer_norm", StringComparison.Ordinal))
+            else if (parameter.dim() >= 2) // LayerNorms' weights stay 1.
             {
                 bool intoResidual = name.EndsWith("out_proj.weight", StringComparison.Ordinal) || name.EndsWith("fc2.weight", StringComparison.Ordinal);
                 double deviation = intoResidual ? InitialDeviation / Math.Sqrt(2 * config.Layers) : InitialDeviation;

@@ -24,9 +24,10 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         ArgumentNullException.ThrowIfNull(config);
         dropout = config.Dropout;
         var options = new DilatedAttentionOptions(config.Schedule, Causal: true, config.HeadOffsets, config.MixingGradient);
-        attention = new DilatedAttention(config.DModel, config.Heads, options, config.Dropout, positions, exchange, bias);
+        attention = new DilatedAttention(
+            config.DModel, config.Heads, options, config.Dropout, positions, exchange, bias, config.SubLayerNorm);
         attentionNorm = LayerNorm(config.DModel);
-        feedForward = new FeedForward(config.DModel, config.FeedForward);
+        feedForward = new FeedForward(config.DModel, config.FeedForward, config.SubLayerNorm);
         feedForwardNorm = LayerNorm(config.DModel);
         register_module("self_attn", attention);
         register_module("self_attn_layer_norm", attentionNorm);

@@ -59,7 +59,7 @@ public static class ConfigurationFile
         var config = (RunConfig?)binder.Section(typeof(RunConfig), root, "");
         if (config is not null)
         {
-            config = Complete(config, path, dataIsOverridden: overrides.Any(text => text.StartsWith("data.path=", StringComparison.Ordinal)));
+            config = Complete(config, path, overrides);
             RunConfigRules.Check(config, problems);
         }
 
@@ -80,7 +80,7 @@ public static class ConfigurationFile
     /// <returns>"key: before → after" each.</returns>
     public static string[] ChangedKeys(string before, string after)
     {
-        string[] irrelevant = ["name", "output", "data.path", "data.exclude", "training.steps", "training.micro_batch_size"];
+        string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "training.steps", "training.micro_batch_size"];
         string[] irrelevantGroups = ["parallel.", "evaluation.", "checkpoint.", "logging.", "runtime."];
         Dictionary<string, string> old = Flat(before), now = Flat(after);
         return [.. now.Where(entry => !irrelevant.Contains(entry.Key) && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal)))
@@ -112,22 +112,30 @@ public static class ConfigurationFile
     }
 
     // Fills in what depends on other keys or on where the file lies.
-    private static RunConfig Complete(RunConfig config, string path, bool dataIsOverridden)
+    private static RunConfig Complete(RunConfig config, string path, IReadOnlyList<string> overrides)
     {
         string name = config.Name ?? Path.GetFileNameWithoutExtension(path);
-        string folder = dataIsOverridden ? Directory.GetCurrentDirectory() : Path.GetDirectoryName(Path.GetFullPath(path))!;
         return config with
         {
             Name = name,
             Output = config.Output ?? Path.Combine("runs", name),
-            Model = config.Model with { FeedForward = config.Model.FeedForward ?? 4 * config.Model.DModel },
-            Data = config.Data with { Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, folder))] },
+            Model = config.Model with
+            {
+                FeedForward = config.Model.FeedForward ?? 4 * config.Model.DModel,
+                InitialWeights = config.Model.InitialWeights is { } file ? Path.GetFullPath(file, FolderOf("model.initial_weights")) : null,
+            },
+            Data = config.Data with { Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, FolderOf("data.path")))] },
             Optimizer = config.Optimizer with
             {
                 MinLr = config.Optimizer.MinLr ?? config.Optimizer.Lr / 10,
                 DecaySteps = config.Optimizer.DecaySteps ?? config.Training.Steps,
             },
         };
+
+        // What is typed with --set is meant from where it is typed.
+        string FolderOf(string key) => overrides.Any(text => text.StartsWith(key + "=", StringComparison.Ordinal))
+            ? Directory.GetCurrentDirectory()
+            : Path.GetDirectoryName(Path.GetFullPath(path))!;
     }
 
     private static YamlMappingNode Parse(string path)
@@ -230,7 +238,12 @@ public static class ConfigurationFile
 
         var mapping = new YamlMappingNode();
         foreach (PropertyInfo property in YamlBinder.Properties(value.GetType()))
-            mapping.Add(YamlBinder.Key(property.Name), Node(property.GetValue(value)));
+        {
+            // "auto" would be a text like any other.
+            bool isAbsentText = property.PropertyType == typeof(string) && property.GetValue(value) is null;
+            mapping.Add(YamlBinder.Key(property.Name), isAbsentText ? new YamlScalarNode("null") : Node(property.GetValue(value)));
+        }
+
         return mapping;
     }
 }

@@ -55,6 +55,15 @@ public sealed record ModelConfig
 
     public bool TieEmbeddings { get; init; } = true;
 
+    /// <summary>Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last projection.</summary>
+    public bool SubLayerNorm { get; init; }
+
+    /// <summary>
+    /// A safetensors file that a new run takes its parameters from, relative to the configuration file's folder: a checkpoint's, or one
+    /// of the authors' Python code. Not read where a checkpoint is resumed.
+    /// </summary>
+    public string? InitialWeights { get; init; }
+
     /// <summary>The model's shape, for the library.</summary>
     public LongNetConfig ToModel() => new()
     {
@@ -67,8 +76,12 @@ public sealed record ModelConfig
         HeadOffsets = Attention.HeadOffsets,
         MixingGradient = Attention.MixingGradient,
         Positions = Positions,
+        RelativePositionBias = Attention.RelativePositionBias
+            ? new RelativePositionBuckets(Attention.RelativePositionBuckets, Attention.RelativePositionMaxDistance, Bidirectional: false)
+            : null,
         Dropout = Dropout,
         TieEmbeddings = TieEmbeddings,
+        SubLayerNorm = SubLayerNorm,
     };
 }
 
@@ -81,6 +94,15 @@ public sealed record AttentionConfig
     public HeadOffsets HeadOffsets { get; init; } = HeadOffsets.Interleaved;
 
     public MixingGradient MixingGradient { get; init; } = MixingGradient.Exact;
+
+    /// <summary>Whether logits have a learned bias by distance and head, which all layers share. Slower; see docs/attention.md.</summary>
+    public bool RelativePositionBias { get; init; }
+
+    /// <summary>Biases per head that distances share.</summary>
+    public long RelativePositionBuckets { get; init; } = Core.Attention.RelativePositionBuckets.DefaultCount;
+
+    /// <summary>Distance from which on all share the last bias.</summary>
+    public long RelativePositionMaxDistance { get; init; } = Core.Attention.RelativePositionBuckets.DefaultMaxDistance;
 }
 
 public enum Tokenizer

@@ -64,6 +64,11 @@ internal static class RunConfigRules
                 lengths.Count == rates.Count && lengths.Count > 0,
                 $"model.attention has {lengths.Count} segment_lengths and {rates.Count} dilation_rates: give one of each per branch.");
             problems.Require(lengths.All(w => w >= 1), $"model.attention.segment_lengths is [{string.Join(", ", lengths)}], but every length must be at least 1.");
+            var (buckets, distance) = (model.Attention.RelativePositionBuckets, model.Attention.RelativePositionMaxDistance);
+            Within("model.attention.relative_position_buckets", buckets, 2, 1 << 20);
+            problems.Require(
+                distance > buckets / 2,
+                $"model.attention.relative_position_max_distance is {distance}, but must be above {buckets / 2}, the distances that {buckets} buckets tell apart one by one.");
             problems.Require(rates.All(r => r >= 1), $"model.attention.dilation_rates is [{string.Join(", ", rates)}], but every rate must be at least 1.");
         }
 

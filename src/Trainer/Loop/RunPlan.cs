@@ -20,8 +20,12 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
 
-    /// <summary>Tells plans apart, so that ranks which read different files notice. Where the text lies does not count.</summary>
-    public string Fingerprint => ConfigurationFile.ToYaml(Config with { Data = Config.Data with { Path = [] } }) + Corpus.Fingerprint;
+    /// <summary>Tells plans apart, so that ranks which read different files notice. Where the text and the weights lie does not count.</summary>
+    public string Fingerprint => Corpus.Fingerprint + ConfigurationFile.ToYaml(Config with
+    {
+        Data = Config.Data with { Path = [] },
+        Model = Config.Model with { InitialWeights = Config.Model.InitialWeights is null ? null : "given" },
+    });
 
     /// <summary>Makes every rank's plan and sees that they are the same one. Collective.</summary>
     /// <param name="world">All ranks.</param>

@@ -36,6 +36,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
         if (start is not null)
             Resume(state, start, reporter);
+        else if (plan.Config.Model.InitialWeights is { } weights)
+            TakeInitialWeights(state, weights, reporter);
 
         if (state.Step >= lastStep)
         {
@@ -81,6 +83,14 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             string saved = state.Save(directory.Checkpoints);
             reporter?.Say($"step {state.Step}/{lastStep}  checkpoint {saved}");
         }
+    }
+
+    private static void TakeInitialWeights(TrainingState state, string weights, ConsoleReporter? reporter)
+    {
+        IReadOnlyList<string> notes = state.LoadInitialWeights(weights);
+        reporter?.Say($"initial weights: {weights}");
+        foreach (string note in notes)
+            reporter?.Say($"note: {note}");
     }
 
     private void Resume(TrainingState state, string checkpoint, ConsoleReporter? reporter)

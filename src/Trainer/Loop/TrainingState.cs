@@ -1,4 +1,6 @@
+using LongNet.Core;
 using LongNet.Core.Model;
+using LongNet.Core.Model.Torchscale;
 using LongNet.Core.Optimization;
 using LongNet.Distributed;
 using LongNet.Distributed.DataParallel;
@@ -121,6 +123,27 @@ public sealed class TrainingState : IDisposable
         (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
         Broadcast();
         return manifest;
+    }
+
+    /// <summary>Takes over the parameters of a file, which rank 0 alone reads. Collective over the world.</summary>
+    /// <param name="path">model.initial_weights; not read on other ranks.</param>
+    /// <returns>What to look at although the file fits; empty on other ranks.</returns>
+    /// <exception cref="UnanimousException">It cannot be read or is another model's.</exception>
+    public IReadOnlyList<string> LoadInitialWeights(string path)
+    {
+        IReadOnlyList<string>? notes = RankAgreement.RunOnRoot(mesh.World, () =>
+        {
+            try
+            {
+                return TorchscaleWeights.Load(Model, path);
+            }
+            catch (UserException mistake)
+            {
+                throw new UserException($"model.initial_weights: {mistake.Message}", mistake);
+            }
+        });
+        Broadcast();
+        return notes ?? [];
     }
 
     public void Dispose()

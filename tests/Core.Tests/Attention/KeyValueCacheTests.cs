@@ -101,6 +101,7 @@ public class KeyValueCacheTests
                     Vocabulary = 50,
                     Schedule = SegmentSchedule.FromLists(Segments, Rates),
                     Dropout = 0.1,
+                    SubLayerNorm = bias,
                     RelativePositionBias = bias ? new RelativePositionBuckets(32, 128, Bidirectional: false) : null,
                 },
                 seed: 4);

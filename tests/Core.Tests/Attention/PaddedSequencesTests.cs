@@ -62,6 +62,27 @@ public class PaddedSequencesTests
         Assert.All(module.parameters(), parameter => Assert.True(parameter.grad!.isfinite().all().item<bool>()));
     }
 
+    /// <summary>What the authors' code does with a last segment that is not full: zeros take part in the softmax where nothing masks them.</summary>
+    [Fact]
+    public void Attend_ZerosUpToAWholeSegment_ChangeRowsThatAreNotCausal()
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(3);
+        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn([1, 21, 2, 8], dtype: float64, generator: generator))];
+        Tensor[] filled = [.. inputs.Select(x => nn.functional.pad(x, [0, 0, 0, 0, 0, 3]))];
+        foreach (bool causal in new[] { true, false })
+        {
+            var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 1)), causal);
+            Tensor own = DilatedAttention.Attend(inputs[0], inputs[1], inputs[2], options);
+            Tensor theirs = DilatedAttention.Attend(filled[0], filled[1], filled[2], options).narrow(1, 0, 21);
+            // float64 rounding.
+            Compare.AssertClose(theirs.narrow(1, 0, 16), own.narrow(1, 0, 16), 1e-13, "rows of full segments");
+            double error = Compare.RelativeError(theirs.narrow(1, 16, 5), own.narrow(1, 16, 5));
+            // Three keys of logit 0 among eight.
+            Assert.True(causal ? error < 1e-13 : error > 0.1, $"causal {causal}: {error}");
+        }
+    }
+
     [Fact]
     public void Forward_MistakenLengths_AreNamed()
     {

@@ -39,6 +39,33 @@ public class RotaryPositionsTests
         Assert.Equal(expected, logit, 1e-12); // float64 rounding
     }
 
+    /// <summary>Signs, pairs, scale and centre are those of microsoft/torchscale, whose rows count from the middle of the sequence.</summary>
+    [Fact]
+    public void XPos_OverOneBlock_RotatesAsTheAuthorsDo()
+    {
+        using var scope = NewDisposeScope();
+        using var xPos = RotaryPositions.XPos(8, Schedule);
+        using var generator = new Generator(3);
+        Tensor x = randn([1, 48, 1, 8], dtype: float64, generator: generator);
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(48));
+        double[] input = x.data<double>().ToArray();
+        var expectedQ = new double[48 * 8];
+        var expectedK = new double[48 * 8];
+        for (int n = 0; n < 48; n++)
+        {
+            for (int i = 0; i < 4; i++)
+            {
+                double angle = n * Math.Pow(10000, -i / 4.0), scale = Math.Pow((2 * i + 0.4 * 8) / (1.4 * 8), (n - 24) / 512.0);
+                int even = n * 8 + 2 * i, odd = even + 1;
+                double first = input[even] * Math.Cos(angle) - input[odd] * Math.Sin(angle), second = input[odd] * Math.Cos(angle) + input[even] * Math.Sin(angle);
+                (expectedQ[even], expectedQ[odd], expectedK[even], expectedK[odd]) = (first * scale, second * scale, first / scale, second / scale);
+            }
+        }
+
+        Compare.AssertClose(q, tensor(expectedQ, [1, 48, 1, 8]), 1e-13, "queries"); // float64 rounding
+        Compare.AssertClose(k, tensor(expectedK, [1, 48, 1, 8]), 1e-13, "keys");
+    }
+
     [Fact]
     public void Rotate_Shards_EqualTheWhole()
     {

@@ -29,7 +29,12 @@ internal static class ModelGradients
             {
                 foreach (double dropout in new[] { 0, 0.3 })
                 {
-                    LongNetConfig config = Config(tied, offsets, dropout) with { Positions = tied ? PositionEncoding.XPos : PositionEncoding.Rope };
+                    LongNetConfig config = Config(tied, offsets, dropout) with
+                    {
+                        Positions = tied ? PositionEncoding.XPos : PositionEncoding.Rope,
+                        SubLayerNorm = tied == (dropout == 0),
+                        RelativePositionBias = offsets == HeadOffsets.Blocked ? new RelativePositionBuckets(16, 40, Bidirectional: false) : null,
+                    };
                     // Rounding of sums of up to 384 rows' gradients in another order; the law of the project.
                     Compare(mesh, config, float64, 1e-12);
                     Compare(mesh, config, float32, 1e-5);
@@ -77,11 +82,12 @@ internal static class ModelGradients
             targets.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
             [.. Enumerable.Range(0, (int)sequences).Select(s => firstSequence + s)], firstRow, mesh.World);
 
-        string what = $"mesh {mesh.DataSize}x{mesh.SequenceSize}, {dtype}, tied {config.TieEmbeddings}, {config.HeadOffsets}, dropout {config.Dropout}";
+        string what = $"mesh {mesh.DataSize}x{mesh.SequenceSize}, {dtype}, tied {config.TieEmbeddings}, {config.HeadOffsets}, dropout {config.Dropout}, sub-LN {config.SubLayerNorm}";
         TestKit.Compare.AssertClose([loss], [expectedLoss], tolerance, $"loss: {what}");
         TestKit.Compare.AssertClose([norm], [expectedNorm], tolerance, $"gradient norm: {what}");
         Assert.Equal(expected.Count, actual.Count);
         Assert.True(expected.Count >= 30, "a model of two blocks has at least 30 parameters");
+        Assert.Equal(config.SubLayerNorm ? 8 : 0, expected.Keys.Count(name => name.Contains("inner_attn_ln", StringComparison.Ordinal) || name.Contains("ffn_layernorm", StringComparison.Ordinal)));
         foreach (var (name, gradient) in expected)
         {
             // The bias of keys moves all logits of a row alike where nothing is rotated, so parts of it are rounding: such

@@ -57,6 +57,7 @@ public sealed class UserErrorTests : IDisposable
     [InlineData(MpiKind.Mpich, 2, "parallel.data=3", "parallel: data (3) does not divide the 2 ranks that were started. Start 3 ranks, or set data: 2.")]
     [InlineData(MpiKind.OpenMpi, 2, "model.attention.segment_lengths=[64,128,100,512]", "Branch (w = 100, r = 4) does not fit 2 ranks with 256 rows each:")]
     [InlineData(MpiKind.OpenMpi, 2, "model.attention={segment_lengths: [131072], dilation_rates: [64]}\ntraining.sequence_length=131072", "xPos over blocks of 131072 rows")]
+    [InlineData(MpiKind.OpenMpi, 2, "model.initial_weights=/nowhere/start.safetensors", "model.initial_weights: Cannot read /nowhere/start.safetensors:")]
     [InlineData(MpiKind.OpenMpi, 3, "seed=2", "A sequence of 512 rows cannot be shared evenly by 3 ranks:")]
     [InlineData(MpiKind.OpenMpi, 2, "output=/proc/nowhere", "The run directory /proc/nowhere cannot be written:")]
     public void Train_MistakeOnSeveralRanks_IsToldOnceAndAllAreGone(MpiKind kind, int ranks, string set, string message)

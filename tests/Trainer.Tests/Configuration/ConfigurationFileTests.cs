@@ -46,6 +46,8 @@ public sealed class ConfigurationFileTests : IDisposable
         Assert.Equal(1e-4, config.Optimizer.MinLr!.Value, 1e-18);
         Assert.Equal(20, config.Optimizer.DecaySteps);
         Assert.Equal([folder["text"]], config.Data.Path);
+        Assert.False(config.Model.SubLayerNorm);
+        Assert.Null(config.Model.InitialWeights);
         Assert.Null(config.Parallel.Sequence);
         Assert.Null(config.Training.MicroBatchSize);
     }
@@ -67,10 +69,29 @@ public sealed class ConfigurationFileTests : IDisposable
     }
 
     [Fact]
+    public void Load_InitialWeights_LieBesideTheFileOrWhereTheyAreTyped()
+    {
+        RunConfig config = Load(Valid.Replace("heads: 4", "heads: 4\n  initial_weights: ../start.safetensors\n  sub_layer_norm: true", StringComparison.Ordinal));
+        Assert.Equal(Path.GetFullPath(folder["../start.safetensors"]), config.Model.InitialWeights);
+        Assert.True(config.Model.ToModel().SubLayerNorm);
+        Assert.Equal(config.Model.InitialWeights, Load(ConfigurationFile.ToYaml(config)).Model.InitialWeights);
+        Assert.Equal(Path.GetFullPath("start.safetensors"), Load(Valid, "model.initial_weights=start.safetensors").Model.InitialWeights);
+    }
+
+    [Fact]
+    public void Load_RelativePositionBias_IsTheModels()
+    {
+        Assert.Null(Load(Valid, "model.attention.relative_position_buckets=16").Model.ToModel().RelativePositionBias);
+        RunConfig config = Load(Valid, "model.attention.relative_position_bias=true", "model.attention.relative_position_buckets=16");
+        Assert.Equal(new RelativePositionBuckets(16, 128, Bidirectional: false), config.Model.ToModel().RelativePositionBias);
+    }
+
+    [Fact]
     public void ToYaml_OfALoadedConfiguration_ReadsBackEqual()
     {
         string text = ConfigurationFile.ToYaml(Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto"));
         Assert.Equal(text, ConfigurationFile.ToYaml(Load(text)));
+        Assert.Null(Load(text).Model.InitialWeights);
         Assert.Equal(0.1234567890123456789, Load(text).Optimizer.Lr);
     }
 
@@ -89,6 +110,8 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("[1, 2]", "[1]", "model.attention has 2 segment_lengths and 1 dilation_rates: give one of each per branch.")]
     [InlineData("[1, 2]", "[1, 0]", "model.attention.dilation_rates is [1, 0], but every rate must be at least 1.")]
     [InlineData("[1, 2]", "[1, x]", "FILE, line 7: model.attention.dilation_rates is \"x\", but must be a whole number.")]
+    [InlineData("[1, 2]", "[1, 2]\n    relative_position_buckets: 1", "model.attention.relative_position_buckets is 1, but must be at least 2.")]
+    [InlineData("[1, 2]", "[1, 2]\n    relative_position_max_distance: 16", "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 buckets tell apart one by one.")]
     [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
     [InlineData("path: text", "path: text\n  tokenizer: bpe", "FILE, line 10: data.tokenizer is \"bpe\", but must be byte.")]
     [InlineData("lr: 1e-3", "lr: 1e-3\n  betas: 0.9", "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].")]
@@ -169,7 +192,7 @@ public sealed class ConfigurationFileTests : IDisposable
     {
         string before = ConfigurationFile.ToYaml(Load(Valid));
         string after = ConfigurationFile.ToYaml(Load(
-            Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other"));
+            Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other", "model.initial_weights=other"));
         Assert.Equal(["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"], ConfigurationFile.ChangedKeys(before, after));
         Assert.Empty(ConfigurationFile.ChangedKeys(before, before));
     }
