@@ -19,7 +19,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private readonly DilatedAttentionOptions options;
     private readonly IKeyValueExchange exchange;
     private readonly RotaryPositions? positions;
-    private readonly RelativePositionBias? bias;
+    private readonly Unregistered<RelativePositionBias>? bias;
     private readonly LayerNorm? mixedHeadsNorm;
     private readonly long heads;
     private readonly double dropout;
@@ -71,7 +71,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     {
         ownsPositions = true;
         if (bias is not null)
-            register_module("relative_position", bias);
+            register_module("relative_position", bias.Module);
     }
 
     /// <summary>One branch, as in the original documentation.</summary>
@@ -126,7 +126,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         this.dropout = dropout;
         heads = numHeads;
         this.positions = positions;
-        this.bias = bias;
+        this.bias = bias is null ? null : new(bias);
 
         queryProjection = Linear(dModel, dModel);
         keyProjection = Linear(dModel, dModel);
@@ -222,7 +222,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var (q, k, v) = Project(input, new SequenceShard(cache.Length, input.shape[1], cache.MaxLength));
-        return ProjectBack(cache.Attend(q, k, v, bias).reshape(input.shape)).MoveToOuterDisposeScope();
+        return ProjectBack(cache.Attend(q, k, v, bias?.Module).reshape(input.shape)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
@@ -284,7 +284,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private Tensor Attend(Tensor input, IReadOnlyList<long>? lengths, DropoutContext? dropoutContext)
     {
         var (q, k, v) = Project(input, exchange.Place(input.shape[1]));
-        Tensor attended = Attend(q, k, v, options, exchange, lengths, bias).reshape(input.shape);
+        Tensor attended = Attend(q, k, v, options, exchange, lengths, bias?.Module).reshape(input.shape);
         if (training)
             attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
         return ProjectBack(attended);
@@ -337,4 +337,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         long[] shape = projected.shape;
         return projected.view(shape[0], shape[1], heads, shape[2] / heads);
     }
+
+    // TorchSharp makes every module that is a field a part of this one, and its parameters with it: twice, where it is shared.
+    private sealed record Unregistered<T>(T Module);
 }
