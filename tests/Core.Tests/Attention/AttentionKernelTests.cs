@@ -64,9 +64,9 @@ public class AttentionKernelTests
         .Replace("torch._efficient_attention_backward(", "efficient_backward(", StringComparison.Ordinal)
         .Replace("torch._scaled_dot_product_efficient_attention(", "efficient_forward(", StringComparison.Ordinal));
 
-    // A row of keys more or less, channels that need padding or not, contiguous and strided.
-    private static readonly (long HeadDim, bool Causal, bool Strided)[] Blocks =
-        [(5, true, false), (8, true, true), (8, false, true), (12, false, true), (40, true, true), (1, true, false)];
+    // Channels that need padding or not, contiguous and strided; and some that begin between two boundaries of 16 bytes.
+    private static readonly (long HeadDim, bool Causal, bool Strided, long Offset)[] Blocks =
+        [(5, true, false, 0), (8, true, true, 0), (8, false, true, 0), (12, false, true, 0), (40, true, true, 0), (1, true, false, 0), (8, true, true, 3)];
 
     [Fact]
     public void Scripts_OfEveryKernel_CompileAndReachTheirOperators()
@@ -130,10 +130,10 @@ public class AttentionKernelTests
     private static void AssertEqualsCpuKernel(TorchScriptModule script)
     {
         // TorchScript compiles anew after the first call, so every block runs three times.
-        foreach (var (headDim, causal, strided) in Blocks.SelectMany(block => Enumerable.Repeat(block, 3)))
+        foreach (var (headDim, causal, strided, offset) in Blocks.SelectMany(block => Enumerable.Repeat(block, 3)))
         {
             using var scope = NewDisposeScope();
-            Problem problem = Problem.Random(headDim, causal, strided, float32);
+            Problem problem = Problem.Random(headDim, causal, strided, float32, offset);
             var reference = new CpuFlashKernel();
             Tensor[] forward = script.InvokeTensors("forward", problem.Q, problem.K, problem.V, causal);
             var (output, logSumExp) = reference.Forward(problem.Q, problem.K, problem.V, causal);
@@ -153,14 +153,15 @@ public class AttentionKernelTests
     // Three segments of two heads, 33 queries; other keys where the mask allows it.
     private sealed record Problem(Tensor Q, Tensor K, Tensor V, Tensor Gradient)
     {
-        public static Problem Random(long headDim, bool causal, bool strided, ScalarType type)
+        public static Problem Random(long headDim, bool causal, bool strided, ScalarType type, long offset = 0)
         {
             using var generator = new Generator(3);
             var queries = strided ? new RowBlock(1, 33, 2, 3, 70, new HeadGroup(1, 1, 2, 2)) : new RowBlock(0, 33, 1, 3, 33, new HeadGroup(0, 0, 1, 4));
             RowBlock keys = causal ? queries : queries with { Rows = 34 };
             return new Problem(queries.View(Normal()), keys.View(Normal()), keys.View(Normal()), queries.View(Normal()));
 
-            Tensor Normal() => randn([1, 220, 4, headDim], dtype: type, generator: generator);
+            Tensor Normal() => randn([offset + 220 * 4 * headDim], dtype: type, generator: generator)
+                .narrow(0, offset, 220 * 4 * headDim).view(1, 220, 4, headDim);
         }
     }
 }
