@@ -1,27 +1,18 @@
-using LongNet.Core.Numerics;
+using LongNet.Core.Attention.Kernels;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// The fused attention operators of libtorch, and their only caller. Scores and masks never exist in memory, and strided
-/// views are taken as they are.
+/// Attention over one block of rows by the kernel for its device and type. But for <see cref="MathKernel"/>, scores and masks never
+/// exist in memory, and strided views are taken as they are.
 /// </summary>
 internal static class FlashKernel
 {
-    private static readonly TorchScriptModule Operators = new("""
-        def forward_causal(q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:
-            return torch._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
-
-        def forward_full(q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:
-            return torch._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)
-
-        def backward_causal(g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-            return torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, 0.0, True)
-
-        def backward_full(g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-            return torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, 0.0, False)
-        """);
+    private static readonly CpuFlashKernel Cpu = new();
+    private static readonly CudaFlashKernel CudaFlash = new();
+    private static readonly CudaEfficientKernel CudaEfficient = new();
+    private static readonly MathKernel PlainOperations = new();
 
     /// <summary>softmax(q kᵀ / √headDim) v and its log-sum-exp.</summary>
     /// <param name="q">[batch, heads, queries, headDim]; strided views allowed, last axis dense. Not disposed.</param>
@@ -34,8 +25,14 @@ internal static class FlashKernel
     /// </returns>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
     {
-        Tensor[] results = Tensors(Operators.Invoke(causal ? "forward_causal" : "forward_full", q, k, v));
-        return (results[0], results[1]);
+        IAttentionKernel kernel = For(q);
+        if (q.shape[0] <= kernel.LargestBatch)
+            return kernel.Forward(q, k, v, causal);
+
+        using var scope = NewDisposeScope();
+        (Tensor Output, Tensor LogSumExp)[] parts = [.. Parts(q.shape[0], kernel.LargestBatch).Select(part =>
+            kernel.Forward(Slice(q, part), Slice(k, part), Slice(v, part), causal))];
+        return (Join(parts.Select(part => part.Output)), Join(parts.Select(part => part.LogSumExp)));
     }
 
     /// <summary>
@@ -53,17 +50,36 @@ internal static class FlashKernel
     public static (Tensor Q, Tensor K, Tensor V) Backward(
         Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
     {
-        Tensor[] results = Tensors(
-            Operators.Invoke(causal ? "backward_causal" : "backward_full", gradient, q, k, v, output, logSumExp));
-        return (results[0], results[1], results[2]);
+        IAttentionKernel kernel = For(q);
+        if (q.shape[0] <= kernel.LargestBatch)
+            return kernel.Backward(gradient, q, k, v, output, logSumExp, causal);
+
+        using var scope = NewDisposeScope();
+        (Tensor Q, Tensor K, Tensor V)[] parts = [.. Parts(q.shape[0], kernel.LargestBatch).Select(part => kernel.Backward(
+            Slice(gradient, part), Slice(q, part), Slice(k, part), Slice(v, part), Slice(output, part), Slice(logSumExp, part), causal))];
+        return (Join(parts.Select(part => part.Q)), Join(parts.Select(part => part.K)), Join(parts.Select(part => part.V)));
     }
 
-    private static Tensor[] Tensors(object? result) => result switch
+    /// <summary>The kernel for the queries' device, type and head size.</summary>
+    /// <param name="q">[batch, heads, queries, headDim].</param>
+    /// <exception cref="UserException">There is none.</exception>
+    internal static IAttentionKernel For(Tensor q) => (q.device_type, q.dtype) switch
     {
-        Tensor[] tensors => tensors,
-        ValueTuple<Tensor, Tensor> pair => [pair.Item1, pair.Item2],
-        ValueTuple<Tensor, Tensor, Tensor> triple => [triple.Item1, triple.Item2, triple.Item3],
-        object?[] values => [.. values.Cast<Tensor>()],
-        _ => throw new InvalidOperationException($"A fused attention operator returned {result?.GetType().Name ?? "nothing"}."),
+        (TorchSharp.DeviceType.CPU, _) => Cpu,
+        (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
+        (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) => CudaEfficient,
+        (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => PlainOperations,
+        _ => throw new UserException(
+            $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or float64 on the CPU or a CUDA device."),
     };
+
+    internal static IEnumerable<(long First, long Count)> Parts(long batch, long largest)
+    {
+        for (long first = 0; first < batch; first += largest)
+            yield return (first, Math.Min(largest, batch - first));
+    }
+
+    private static Tensor Slice(Tensor tensor, (long First, long Count) part) => tensor.narrow(0, part.First, part.Count);
+
+    private static Tensor Join(IEnumerable<Tensor> parts) => cat([.. parts], dim: 0).MoveToOuterDisposeScope();
 }

@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
@@ -20,7 +19,7 @@ public sealed class RotaryPositions : IDisposable
 
     private readonly long headDim;
     private readonly SegmentSchedule? decaySchedule;
-    private (SequenceShard Shard, ScalarType Type, DeviceType Device)? cached;
+    private (SequenceShard Shard, ScalarType Type, string Device)? cached;
     private Tensor? queryFactors, keyFactors;
 
     private RotaryPositions(string name, long headDim, SegmentSchedule? decaySchedule)
@@ -99,7 +98,7 @@ public sealed class RotaryPositions : IDisposable
     // Factors are the same for every layer and step, so the last shard's are kept.
     private void EnsureFactors(SequenceShard shard, ScalarType type, Device device)
     {
-        if (cached == (shard, type, device.type))
+        if (cached == (shard, type, device.ToString()))
             return;
         Dispose();
         long block = decaySchedule is null ? 0 : DecayBlock(decaySchedule.CommonBlock(shard.TotalLength), type);
@@ -129,7 +128,7 @@ public sealed class RotaryPositions : IDisposable
         ScalarType complexType = BranchMixture.AccumulationType(type) == ScalarType.Float64 ? ScalarType.ComplexFloat64 : ScalarType.ComplexFloat32;
         queryFactors = Factors(exponents.exp());
         keyFactors = Factors(exponents.neg().exp());
-        cached = (shard, type, device.type);
+        cached = (shard, type, device.ToString());
 
         // [length, 1, headDim / 2]; outlives every scope, as the cache owns it.
         Tensor Factors(Tensor scale) =>

@@ -26,6 +26,9 @@ public static class LibTorch
             throw Missing("this build brings none"); // TorchSharp would search on, and copy half a NuGet cache.
         try
         {
+            // Before anything else is asked of libtorch: it looks for its CUDA part once, and never again.
+            if (BringsCuda)
+                _ = torch.TryInitializeDeviceType(DeviceType.CUDA);
             if (torch.TryInitializeDeviceType(DeviceType.CPU))
                 return;
         }
@@ -40,9 +43,34 @@ public static class LibTorch
             $"libtorch cannot be loaded ({reason.Split('\n')[0].TrimEnd('.')}). Build with -p:TorchBackend=cpu, or set {FolderVariable} to a folder with libtorch_cpu.so.");
     }
 
+    /// <summary>Whether the loaded libtorch can compute on a CUDA device of this machine. Call <see cref="Load"/> first.</summary>
+    public static bool HasCudaDevice => BringsCuda && torch.cuda.is_available();
+
+    /// <summary>The loaded libtorch's own version; null where it is too old to tell, or not for Linux.</summary>
+    public static string? Version
+    {
+        get
+        {
+            if (!OperatingSystem.IsLinux() || !NativeLibrary.TryGetExport(Handle(), "aoti_torch_abi_version", out nint function))
+                return null;
+            // One byte each: major, minor, patch, and what follows a release candidate's.
+            ulong version;
+            unsafe
+            {
+                version = ((delegate* unmanaged<ulong>)function)();
+            }
+
+            return $"{version >> 56}.{version >> 48 & 0xff}.{version >> 40 & 0xff}";
+        }
+    }
+
     /// <summary>The loaded libtorch_cpu, for looking up what it exports.</summary>
-    internal static nint Handle() => NativeLibrary.Load(Path.Combine(
-        Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder ? folder : AppContext.BaseDirectory, "libtorch_cpu.so"));
+    internal static nint Handle() => NativeLibrary.Load(Path.Combine(Folder, "libtorch_cpu.so"));
+
+    private static string Folder =>
+        Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder ? folder : AppContext.BaseDirectory;
+
+    private static bool BringsCuda => File.Exists(Path.Combine(Folder, OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so"));
 
     private static void LoadFrom(string folder)
     {

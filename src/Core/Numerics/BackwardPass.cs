@@ -11,6 +11,11 @@ public static class BackwardPass
 {
     private static Exception? pending;
 
+    // What the last function on this thread returned. Backward on a GPU runs on libtorch's own threads, where no dispose scope is
+    // open: nobody owns a gradient there, and the collector could free it before libtorch has taken it, or long after.
+    [ThreadStatic]
+    private static List<Tensor>? handedOver;
+
     /// <summary>Computes the gradients of a scalar loss, accumulating into the leaves.</summary>
     /// <param name="loss">A tensor of one element. Not disposed.</param>
     /// <exception cref="Exception">What a custom function's backward threw, with its stack trace.</exception>
@@ -19,6 +24,7 @@ public static class BackwardPass
         ArgumentNullException.ThrowIfNull(loss);
         ThrowIfFailed();
         loss.backward();
+        HandOver(null);
         ThrowIfFailed();
     }
 
@@ -31,12 +37,14 @@ public static class BackwardPass
 
     /// <summary>Calls a custom function's backward; on an error keeps it for the pass and returns no gradients.</summary>
     /// <param name="inputs">How many gradients the function owes, one per input of forward.</param>
-    /// <param name="backward">Returns as many gradients, null where there is none.</param>
+    /// <param name="backward">Returns as many gradients, null where there is none. They are disposed once libtorch has taken them.</param>
     internal static List<Tensor> Guard(int inputs, Func<List<Tensor>> backward)
     {
         try
         {
-            return backward();
+            List<Tensor> gradients = backward();
+            HandOver(gradients);
+            return gradients;
         }
         catch (Exception failure)
         {
@@ -44,5 +52,13 @@ public static class BackwardPass
             Interlocked.CompareExchange(ref pending, failure, null);
             return [.. Enumerable.Repeat<Tensor>(null!, inputs)];
         }
+    }
+
+    // libtorch takes a function's gradients before it calls another one on the same thread, so the previous ones can go.
+    private static void HandOver(List<Tensor>? gradients)
+    {
+        foreach (Tensor? taken in handedOver ?? [])
+            taken?.Dispose();
+        handedOver = gradients;
     }
 }

@@ -36,6 +36,7 @@ internal sealed record AttentionTimes(
 }
 
 /// <summary>Dilated attention against the kernel that it is made of, and against dense attention.</summary>
+/// <param name="Device">Where it is measured.</param>
 /// <param name="Heads">Heads.</param>
 /// <param name="HeadDim">Channels per head.</param>
 /// <param name="Type">Compute type.</param>
@@ -43,21 +44,20 @@ internal sealed record AttentionTimes(
 /// <param name="Rounds">Times that each is measured; the shortest counts.</param>
 /// <param name="LongestDense">Dense attention is left out for longer sequences.</param>
 internal sealed record AttentionBenchmark(
-    long Heads, long HeadDim, ScalarType Type, SegmentSchedule Schedule, int Rounds, long LongestDense)
+    BenchDevice Device, long Heads, long HeadDim, ScalarType Type, SegmentSchedule Schedule, int Rounds, long LongestDense)
 {
     public AttentionTimes Run(long length)
     {
         using var scope = NewDisposeScope();
-        using var generator = new Generator(1);
-        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, length, Heads, HeadDim], dtype: float32, generator: generator).to(Type))];
+        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, length, Heads, HeadDim], dtype: Type, device: Device.Device))];
         Tensor q = inputs[0].requires_grad_(), k = inputs[1].requires_grad_(), v = inputs[2].requires_grad_(), cotangent = inputs[3];
         var options = new DilatedAttentionOptions(Schedule, Causal: true);
         RowBlock[] blocks = [.. DilatedAttentionPlan.Create(q.shape, options, LocalKeyValues.Instance).Branches.SelectMany(branch => branch.LocalBlocks)];
 
-        long? growth = Measurement.PeakGrowth(Forward);
-        double[] times = Measurement.ShortestSeconds(Rounds, Forward, () => Floor(backward: false), Both, () => Floor(backward: true));
+        long? growth = Measurement.PeakGrowth(Device, Forward);
+        double[] times = Measurement.ShortestSeconds(Device, Rounds, Forward, () => Floor(backward: false), Both, () => Floor(backward: true));
         double[]? dense = length <= LongestDense
-            ? Measurement.ShortestSeconds(1, () => Dense(backward: false), () => Dense(backward: true))
+            ? Measurement.ShortestSeconds(Device, 1, () => Dense(backward: false), () => Dense(backward: true))
             : null;
         double flops = blocks.Sum(block => CausalFlops(block, HeadDim));
         return new AttentionTimes(
@@ -108,14 +108,16 @@ internal sealed record AttentionBenchmark(
     public static double CausalFlops(RowBlock block, long headDim) =>
         2.0 * block.Segments * block.Group.Heads * block.Rows * (block.Rows + 1) * headDim;
 
-    /// <summary>The machine's rate of matrix products in the compute type, in floating-point operations per second.</summary>
-    public static double ProductRate(ScalarType type)
+    /// <summary>The device's rate of matrix products in the compute type, in floating-point operations per second.</summary>
+    public static double ProductRate(BenchDevice device, ScalarType type)
     {
-        const long Size = 2048;
+        // A GPU is not filled by less.
+        long size = device.IsCuda ? 8192 : 2048;
         using var scope = NewDisposeScope();
         using var noGradient = no_grad();
-        Tensor a = randn([Size, Size], dtype: float32).to(type), b = randn([Size, Size], dtype: float32).to(type);
-        double seconds = Measurement.ShortestSeconds(5, () => a.matmul(b).Dispose())[0];
-        return 2.0 * Size * Size * Size / seconds;
+        Tensor a = randn([size, size], dtype: float32, device: device.Device).to(type);
+        Tensor b = randn([size, size], dtype: float32, device: device.Device).to(type);
+        double seconds = Measurement.ShortestSeconds(device, 5, () => a.matmul(b).Dispose())[0];
+        return 2.0 * size * size * size / seconds;
     }
 }

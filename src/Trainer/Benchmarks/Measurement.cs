@@ -7,10 +7,11 @@ namespace LongNet.Trainer.Benchmarks;
 internal static class Measurement
 {
     /// <summary>Times several pieces of work in turn, so that whatever slows the machine meanwhile slows all of them.</summary>
+    /// <param name="device">Where the work is done.</param>
     /// <param name="rounds">How often each runs, after one round that is not counted.</param>
     /// <param name="work">The pieces.</param>
     /// <returns>The shortest time of each, in seconds: what the work takes when nothing disturbs it.</returns>
-    public static double[] ShortestSeconds(int rounds, params Action[] work)
+    public static double[] ShortestSeconds(BenchDevice device, int rounds, params Action[] work)
     {
         var shortest = new double[work.Length];
         Array.Fill(shortest, double.PositiveInfinity);
@@ -18,8 +19,10 @@ internal static class Measurement
         {
             for (int piece = 0; piece < work.Length; piece++)
             {
+                device.Synchronize();
                 var clock = Stopwatch.StartNew();
                 work[piece]();
+                device.Synchronize();
                 if (round >= 0)
                     shortest[piece] = Math.Min(shortest[piece], clock.Elapsed.TotalSeconds);
             }
@@ -29,9 +32,13 @@ internal static class Measurement
     }
 
     /// <summary>How far the resident memory rises above where it stood, while the work runs.</summary>
-    /// <returns>Bytes; null where the system does not tell.</returns>
-    public static long? PeakGrowth(Action work)
+    /// <param name="device">Where the work is done.</param>
+    /// <param name="work">The work.</param>
+    /// <returns>Bytes; null where the system does not tell, as of a GPU's memory.</returns>
+    public static long? PeakGrowth(BenchDevice device, Action work)
     {
+        if (device.IsCuda)
+            return null;
         try
         {
             // Memory that was freed but kept would hide what the work takes.

@@ -35,7 +35,7 @@ internal static class StepBenchmark
         using var state = new TrainingState(plan, mesh);
         using var source = new ByteTokenSource(plan.Corpus);
         var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
-        double rate = Sum(mesh.World, AttentionBenchmark.ProductRate(ScalarType.Float32));
+        double rate = Sum(mesh.World, AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
         for (int warmup = 0; warmup < Warmup; warmup++)
             step.Run();
         double shortest = Enumerable.Range(0, steps).Min(_ => step.Run().StepSeconds);

@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Native;
@@ -22,8 +21,6 @@ internal static class BenchCommand
         ["float64"] = ScalarType.Float64,
     };
 
-    private static readonly JsonSerializerOptions Json = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, WriteIndented = true };
-
     public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), Step() };
 
     private static Command Attention()
@@ -39,13 +36,20 @@ internal static class BenchCommand
             if (result.Tokens.Count == 1 && !Types.ContainsKey(result.Tokens[0].Value))
                 result.AddError($"--dtype is {result.Tokens[0].Value}, but must be one of {string.Join(", ", Types.Keys)}.");
         });
+        var device = new Option<string>("--device") { Description = "Where it computes: cpu or cuda", DefaultValueFactory = _ => "cpu" };
+        device.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && result.Tokens[0].Value is not ("cpu" or "cuda"))
+                result.AddError($"--device is {result.Tokens[0].Value}, but must be cpu or cuda.");
+        });
         var threads = new Option<int?>("--threads") { Description = "CPU threads; default: all" };
         var rounds = new Option<int>("--rounds") { Description = "Times that each is measured; the shortest counts", DefaultValueFactory = _ => 3 };
         var dense = new Option<long>("--longest-dense") { Description = "Longest sequence for which dense attention is measured too", DefaultValueFactory = _ => 32768 };
         var json = new Option<string?>("--json") { Description = "Writes the numbers to this file too", HelpName = "FILE" };
+        var markdown = new Option<string?>("--markdown") { Description = "Writes the table to this file too", HelpName = "FILE" };
         var command = new Command("attention", "Dilated attention against the fused kernel it is made of, and against dense attention")
         {
-            lengths, segments, dilations, heads, headDim, dtype, threads, rounds, dense, json,
+            lengths, segments, dilations, heads, headDim, dtype, device, threads, rounds, dense, json, markdown,
         };
         command.SetAction(parsed => RankProgram.Run(runtime =>
         {
@@ -53,9 +57,9 @@ internal static class BenchCommand
                 throw new UserException("bench attention measures one process: start it without mpiexec.");
             string settings = ProcessSettings.Apply(new RuntimeConfig { Threads = parsed.GetValue(threads) }, runtime.Environment);
             var benchmark = new AttentionBenchmark(
-                parsed.GetValue(heads), parsed.GetValue(headDim), Types[parsed.GetValue(dtype)!],
+                BenchDevice.Find(parsed.GetValue(device)!), parsed.GetValue(heads), parsed.GetValue(headDim), Types[parsed.GetValue(dtype)!],
                 SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!), parsed.GetValue(rounds), parsed.GetValue(dense));
-            Run(benchmark, parsed.GetValue(lengths)!, settings, parsed.GetValue(json));
+            Run(benchmark, parsed.GetValue(lengths)!, settings, parsed.GetValue(json), parsed.GetValue(markdown));
         }));
         return command;
     }
@@ -88,38 +92,31 @@ internal static class BenchCommand
         return command;
     }
 
-    private static void Run(AttentionBenchmark benchmark, long[] lengths, string settings, string? json)
+    private static void Run(AttentionBenchmark benchmark, long[] lengths, string settings, string? json, string? markdown)
     {
-        double rate = AttentionBenchmark.ProductRate(benchmark.Type);
-        Console.WriteLine(Text($"{benchmark.Heads} heads of {benchmark.HeadDim}, {benchmark.Type}, branches {string.Join(" ", benchmark.Schedule)}; {settings}; matrix products {rate / 1e9:F0} GFLOP/s"));
-        Console.WriteLine("times in ms; (a) dilated attention, (b) the bare kernel on the same blocks, (c) dense causal attention");
-        Console.WriteLine($"{"",9} | {"forward",38} | {"forward and backward",38} | {"",8} | {"peak of",9}");
-        Console.WriteLine($"{"length",9} | {"(a)",8} {"(b)",8} {"a/b",5} {"(c)",8} {"rate",5} | {"(a)",8} {"(b)",8} {"a/b",5} {"(c)",8} {"rate",5} | {"ns/token",8} | {"forward",9}");
-        var all = new List<AttentionTimes>();
+        var report = new AttentionReport(benchmark, AttentionBenchmark.ProductRate(benchmark.Device, benchmark.Type), settings);
+        Console.Write(report.Heading);
         foreach (long length in lengths)
         {
-            AttentionTimes times = benchmark.Run(length);
-            all.Add(times);
-            double both = times.Flops * (1 + AttentionTimes.BackwardFlops);
-            string growth = times.ForwardGrowth is long bytes ? Text($"{(double)bytes / times.QueryBytes:F1} x Q") : "unknown";
-            Console.WriteLine(
-                Text($"{length,9} | {Ms(times.Forward)} {Ms(times.ForwardFloor)} {times.ForwardRatio,5:F2} {Ms(times.Dense)} {times.Flops / times.Forward / rate,5:P0} | ") +
-                Text($"{Ms(times.Both)} {Ms(times.BothFloor)} {times.BothRatio,5:F2} {Ms(times.DenseBoth)} {both / times.Both / rate,5:P0} | ") +
-                Text($"{times.Both / length * 1e9,8:F0} | {growth,9}"));
+            Console.WriteLine(report.Add(benchmark.Run(length)));
             MemoryAllocator.GiveBack();
         }
 
-        if (json is not null)
+        Write("--json", json, report.ToJson);
+        Write("--markdown", markdown, report.ToMarkdown);
+    }
+
+    private static void Write(string option, string? file, Func<string> text)
+    {
+        if (file is null)
+            return;
+        try
         {
-            try
-            {
-                File.WriteAllText(json, JsonSerializer.Serialize(
-                    new { benchmark.Heads, benchmark.HeadDim, Dtype = benchmark.Type.ToString(), Settings = settings, ProductRate = rate, Times = all }, Json) + "\n");
-            }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-            {
-                throw new UserException($"--json {json} cannot be written: {error.Message}");
-            }
+            File.WriteAllText(file, text());
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException($"{option} {file} cannot be written: {error.Message}");
         }
     }
 
@@ -142,8 +139,6 @@ internal static class BenchCommand
             return [.. numbers];
         },
     };
-
-    private static string Ms(double? seconds) => seconds is double value ? Text($"{value * 1e3,8:F1}") : $"{"-",8}";
 
     private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

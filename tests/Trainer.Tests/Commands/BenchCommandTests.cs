@@ -1,4 +1,6 @@
 using System.Text.Json;
+using System.Text.RegularExpressions;
+using LongNet.Core.Native;
 using LongNet.TestKit;
 using LongNet.TestKit.Ranks;
 using LongNet.Trainer.Benchmarks;
@@ -16,8 +18,18 @@ public class BenchCommandTests
         using var folder = new TemporaryFolder();
         ProgramResult result = Run(
             "--lengths", "256,512", "--segment-lengths", "64,256", "--dilation-rates", "1,4", "--heads", "4", "--head-dim", "16",
-            "--dtype", dtype, "--rounds", "1", "--longest-dense", "256", "--json", folder["bench.json"]).AssertSuccess();
+            "--dtype", dtype, "--rounds", "1", "--longest-dense", "256", "--json", folder["bench.json"],
+            "--markdown", folder["bench.md"]).AssertSuccess();
         Assert.Contains("4 heads of 16,", result.Output, StringComparison.Ordinal);
+
+        string[] report = File.ReadAllLines(folder["bench.md"]);
+        Assert.StartsWith($"## Attention in {(dtype == "float32" ? "Float32" : "BFloat16")} on ", report[0], StringComparison.Ordinal);
+        Assert.Contains("| attention | 4 heads of 16, causal, branches (w = 64, r = 1) (w = 256, r = 4) |", report);
+        Assert.Contains(report, line => Regex.IsMatch(line, @"^\| libtorch \| [0-9]+\.[0-9]+\.[0-9]+ \|$"));
+        string[][] rows = [.. report[^2..].Select(line => line.Trim('|', ' ').Split(" | "))];
+        Assert.Equal(["256", "512"], rows.Select(row => row[0]));
+        Assert.Equal([13, 13], rows.Select(row => row.Length));
+        Assert.Equal([false, true], rows.Select(row => row[4] == "-"));
 
         JsonElement[] times = [.. JsonDocument.Parse(File.ReadAllText(folder["bench.json"])).RootElement.GetProperty("times").EnumerateArray()];
         Assert.Equal([256, 512], times.Select(time => time.GetProperty("length").GetInt64()));
@@ -36,12 +48,26 @@ public class BenchCommandTests
     [InlineData("--lengths=0", "--lengths has 0, but takes whole numbers of at least 1, separated by commas.")]
     [InlineData("--dtype=int8", "--dtype is int8, but must be one of float32, bfloat16, float64.")]
     [InlineData("--dilation-rates=1,2", "The segment schedule has 4 segment lengths but 2 dilation rates: give one dilation rate per segment length.")]
+    [InlineData("--device=gpu", "--device is gpu, but must be cpu or cuda.")]
+    [InlineData("--markdown=/proc/nowhere/x", "--markdown /proc/nowhere/x cannot be written: ")]
     [InlineData("--json=/proc/nowhere/x", "--json /proc/nowhere/x cannot be written: ")]
     public void Attention_Mistakes_AreNamed(string option, string message)
     {
         ProgramResult result = Run(option.StartsWith("--lengths", StringComparison.Ordinal) ? [option] : ["--lengths", "16", "--rounds", "1", option]);
         Assert.Equal(2, result.ExitCode);
         Assert.StartsWith($"longnet: {message}", result.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Attention_OnCudaWithoutADevice_SaysSo()
+    {
+        LibTorch.Load();
+        Assert.SkipWhen(LibTorch.HasCudaDevice, "there is a CUDA device");
+        ProgramResult result = Run("--device", "cuda", "--lengths", "16", "--rounds", "1");
+        Assert.Equal(
+            "longnet: --device is cuda, but libtorch finds no CUDA device here: build with -p:TorchBackend=cuda, or external with " +
+            "LONGNET_LIBTORCH, and run on a machine with an NVIDIA GPU and its driver.\n", result.Error);
+        Assert.Equal(2, result.ExitCode);
     }
 
     [Theory]

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Runs the GPU tests, measures attention on the GPU, and writes both into a report.
+#   scripts/gpu-check.sh                  builds first: for the libtorch in LONGNET_LIBTORCH, or without it for CUDA's from NuGet
+#   scripts/gpu-check.sh --publish DIR    only makes DIR: the programs with .NET in them, for a machine that has no SDK
+#   scripts/gpu-check.sh --prebuilt DIR   runs the programs of such a folder, on the libtorch in LONGNET_LIBTORCH
+#   --report FILE                         instead of docs/gpu-report.md
+# Exit codes: 0 all is well; 1 a test failed; 2 there is no usable GPU here, or something else is missing.
+set -euo pipefail
+here=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf 'gpu-check: %s\n' "$*" >&2; }
+usage() { sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+# Paths are the caller's, not the repository's.
+absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$here" "$1" ;; esac; }
+
+programs="" publish="" report=docs/gpu-report.md
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || usage
+  case $1 in
+    --publish) publish=$(absolute "$2") ;;
+    --prebuilt) programs=$(absolute "$2") ;;
+    --report) report=$(absolute "$2") ;;
+    *) usage ;;
+  esac
+  shift 2
+done
+[ -z "$publish" ] || [ -z "$programs" ] || usage
+
+# build FOLDER BACKEND [OPTION]: both programs into one folder. Intermediate files lie apart from those of every other kind of build.
+build() {
+  local folder=$1 backend=$2 variant=$2${3:-} project
+  shift 2
+  if ! command -v dotnet >/dev/null; then
+    say "the .NET SDK is missing: install it, or bring a folder that --publish made elsewhere and name it with --prebuilt."
+    exit 2
+  fi
+  for project in src/Trainer/LongNet.Trainer.csproj tests/Core.Tests/LongNet.Core.Tests.csproj; do
+    if ! dotnet publish "$project" -c Release -p:TorchBackend="$backend" "$@" \
+      --artifacts-path "artifacts/gpu-check/build-$variant" -o "$folder" --nologo -v quiet >&2; then
+      say "the programs cannot be built for TorchBackend=$backend; where a package is missing, set LONGNET_LIBTORCH to the folder of a libtorch with CUDA."
+      exit 2
+    fi
+  done
+}
+
+if [ -n "$publish" ]; then
+  build "$publish" external --self-contained
+  say "$publish is ready: take it and this checkout along, and run scripts/gpu-check.sh --prebuilt $publish there, with LONGNET_LIBTORCH set."
+  exit 0
+fi
+
+if [ -z "$programs" ]; then
+  if [ -n "${LONGNET_LIBTORCH:-}" ]; then backend=external; else backend=cuda; fi
+  programs=artifacts/gpu-check/programs-$backend
+  build "$programs" "$backend"
+fi
+longnet=$programs/longnet tests=$programs/LongNet.Core.Tests
+for program in "$longnet" "$tests"; do
+  [ -x "$program" ] || { say "$program is missing: name a folder that --publish made."; exit 2; }
+done
+
+parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
+
+# Tells in one sentence where there is no libtorch or no GPU.
+"$longnet" bench attention --device cuda --lengths 64 --segment-lengths 64 --dilation-rates 1 --rounds 1 >/dev/null
+
+failed=0
+"$tests" -noColor -class LongNet.Core.Tests.Attention.CudaAttentionTests -result-xml "$parts/tests.xml" </dev/null || failed=$?
+if [ ! -s "$parts/tests.xml" ]; then
+  say "the tests ended with code $failed and wrote no report."
+  exit 1
+fi
+total() { grep -o '<assembly [^>]*' "$parts/tests.xml" | grep -o " $1=\"[0-9]*\"" | grep -o '[0-9]*'; }
+passed=$(total passed) skipped=$(total skipped)
+if [ "$failed" != 0 ]; then
+  say "of the GPU tests $(total failed) failed, so nothing is measured."
+  exit 1
+fi
+if [ "$skipped" != 0 ] || [ "$passed" = 0 ]; then
+  say "$skipped GPU tests were skipped and $passed ran, so there is no usable GPU here."
+  exit 2
+fi
+
+measure() { "$longnet" bench attention --device cuda --longest-dense 262144 --markdown "$parts/$1.md" --dtype "$@"; }
+measure bfloat16 --lengths 8192,16384,32768,65536,131072,262144,524288,1048576
+measure float32 --lengths 8192,32768,131072
+
+mkdir -p "$(dirname "$report")"
+{
+  echo "# GPU report"
+  echo
+  commit=$(git describe --always --dirty 2>/dev/null || true)
+  echo "Written by scripts/gpu-check.sh on $(date -u +%Y-%m-%d)${commit:+, of commit $commit}. All $passed GPU tests passed."
+  for part in bfloat16 float32; do
+    echo
+    cat "$parts/$part.md"
+  done
+} >"$report"
+say "$passed GPU tests passed; $report has the times."

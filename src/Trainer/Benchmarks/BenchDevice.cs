@@ -1,0 +1,61 @@
+using LongNet.Core;
+using LongNet.Core.Native;
+using TorchSharp;
+
+namespace LongNet.Trainer.Benchmarks;
+
+/// <summary>Where a benchmark computes, and how it is timed there.</summary>
+internal sealed class BenchDevice
+{
+    private BenchDevice(torch.Device device, string name)
+    {
+        Device = device;
+        Name = name;
+    }
+
+    /// <summary>The CPU.</summary>
+    public static BenchDevice Cpu { get; } = new(torch.CPU, ProcessorName());
+
+    public torch.Device Device { get; }
+
+    /// <summary>The GPU's or the processor's name.</summary>
+    public string Name { get; }
+
+    public bool IsCuda => Device.type == DeviceType.CUDA;
+
+    /// <summary>The device of a type.</summary>
+    /// <param name="type">"cpu" or "cuda".</param>
+    /// <exception cref="UserException">There is no such device here.</exception>
+    public static BenchDevice Find(string type)
+    {
+        if (type == "cpu")
+            return Cpu;
+        if (!LibTorch.HasCudaDevice)
+        {
+            throw new UserException(
+                "--device is cuda, but libtorch finds no CUDA device here: build with -p:TorchBackend=cuda, or external with " +
+                $"{LibTorch.FolderVariable}, and run on a machine with an NVIDIA GPU and its driver.");
+        }
+
+        return new BenchDevice(torch.CUDA, CudaDevice.Name(0) ?? "CUDA device");
+    }
+
+    /// <summary>Waits until the device has done all it was asked to: a GPU works on while the program goes on.</summary>
+    public void Synchronize()
+    {
+        if (IsCuda)
+            torch.cuda.synchronize();
+    }
+
+    private static string ProcessorName()
+    {
+        try
+        {
+            return File.ReadLines("/proc/cpuinfo").First(line => line.StartsWith("model name", StringComparison.Ordinal)).Split(':', 2)[1].Trim();
+        }
+        catch (Exception error) when (error is IOException or InvalidOperationException)
+        {
+            return "CPU";
+        }
+    }
+}
