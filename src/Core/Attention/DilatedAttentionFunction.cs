@@ -1,3 +1,4 @@
+using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 

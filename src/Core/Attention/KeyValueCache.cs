@@ -1,3 +1,4 @@
+using LongNet.Core.Attention.Kernels;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;

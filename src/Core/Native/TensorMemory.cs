@@ -46,6 +46,26 @@ public static unsafe partial class TensorMemory
         return address;
     }
 
+    /// <summary>
+    /// Address of the first element of a strided tensor, the storage offset included. Valid only while the caller keeps the tensor
+    /// alive.
+    /// </summary>
+    /// <param name="tensor">On the CPU, dense along its last axis.</param>
+    /// <exception cref="ArgumentException">It is on another device, or not dense along its last axis.</exception>
+    internal static nint StridedAddress(Tensor tensor)
+    {
+        if (tensor.device_type != DeviceType.CPU || (tensor.shape[^1] > 1 && tensor.stride(-1) != 1))
+        {
+            throw new ArgumentException(
+                $"A CPU tensor that is dense along its last axis is needed, not one on {tensor.device} with strides [{string.Join(", ", tensor.stride())}].",
+                nameof(tensor));
+        }
+
+        nint address = THSTensor_data(tensor.Handle);
+        GC.KeepAlive(tensor);
+        return address;
+    }
+
     /// <summary>Lends the tensor's bytes in order, chunk by chunk, to be read.</summary>
     /// <param name="tensor">Contiguous, on the CPU.</param>
     /// <param name="action">Takes each chunk and its offset in bytes from the first element.</param>

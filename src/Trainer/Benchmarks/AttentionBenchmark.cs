@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 

@@ -100,7 +100,7 @@ public class DilatedAttentionOracleTests
                 new AttentionCase(
                     batch, length, heads, headDim, new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets), seed,
                     random.Next(2) == 0 ? null : [.. Enumerable.Range(0, (int)batch).Select(_ => random.NextInt64(length + 1))],
-                    random.Next(2) == 0 ? null : new RelativePositionBuckets(4 + 2 * random.Next(6), 7 + random.Next(30), !causal))
+                    random.Next(2) == 0 ? null : new RelativePositionBuckets(4 + 2 * random.Next(6), 8 + random.Next(30), !causal))
                     .AssertMatchesOracle(float64, Float64Tolerance);
             },
             iter: 300,

@@ -46,7 +46,7 @@ internal static class ModelGradients
     private static LongNetConfig Config(bool tied, HeadOffsets offsets, double dropout) => new()
     {
         Layers = 2,
-        DModel = 32,
+        DModel = 128,
         Heads = 4,
         FeedForward = 64,
         Vocabulary = 256,

@@ -14,7 +14,7 @@ namespace LongNet.RankWorker.Scenarios;
 /// </summary>
 internal static class SequenceAttention
 {
-    private const long Batch = 2, Heads = 4, HeadDim = 8, RowsPerRank = 24;
+    private const long Batch = 2, Heads = 4, HeadDim = 32, RowsPerRank = 24;
 
     // float64 rounding of sums of some hundred terms in another order.
     private const double Float64Tolerance = 1e-12;

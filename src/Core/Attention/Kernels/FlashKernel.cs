@@ -1,7 +1,6 @@
-using LongNet.Core.Attention.Kernels;
 using static TorchSharp.torch;
 
-namespace LongNet.Core.Attention;
+namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
 /// Attention over one block of rows by the kernel for its device and type. But for <see cref="MathKernel"/>, scores and masks never
@@ -9,6 +8,7 @@ namespace LongNet.Core.Attention;
 /// </summary>
 internal static class FlashKernel
 {
+    private static readonly VectorKernel Vector = new();
     private static readonly CpuFlashKernel Cpu = new();
     private static readonly CudaFlashKernel CudaFlash = new();
     private static readonly CudaEfficientKernel CudaEfficient = new();
@@ -65,7 +65,7 @@ internal static class FlashKernel
     /// <exception cref="UserException">There is none.</exception>
     internal static IAttentionKernel For(Tensor q) => (q.device_type, q.dtype) switch
     {
-        (TorchSharp.DeviceType.CPU, _) => Cpu,
+        (TorchSharp.DeviceType.CPU, _) => VectorKernel.Takes(q) ? Vector : Cpu,
         (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
         (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) => CudaEfficient,
         (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => PlainOperations,

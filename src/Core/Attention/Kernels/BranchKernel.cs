@@ -1,9 +1,9 @@
 using static TorchSharp.torch;
 
-namespace LongNet.Core.Attention;
+namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention among the rows of one block: by the fused kernel, or block by block where the logits have a bias.
+/// Attention among the rows of one block: by <see cref="FlashKernel"/>, or by a kernel that takes a bias where the logits have one.
 /// </summary>
 /// <param name="table">Biases, [buckets, heads]; null without. Not owned.</param>
 /// <param name="rule">How distances share them.</param>
@@ -22,7 +22,7 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
     public (Tensor Output, Tensor LogSumExp) Forward(RowBlock block, Tensor q, Tensor keys, Tensor values, bool causal, long before) =>
         table is null
             ? FlashKernel.Forward(q, keys, values, causal)
-            : BlockwiseKernel.Forward(q, keys, values, Bias(block, q, keys, causal, before, collectsGradient: false), causal);
+            : Biased(q, keys, values, causal, Bias(block, q, keys, causal, before, collectsGradient: false));
 
     /// <summary>Gradients; see <see cref="FlashKernel.Backward"/>. The table's adds to <see cref="TableGradient"/>.</summary>
     /// <param name="block">As in <see cref="Forward"/>.</param>
@@ -40,10 +40,16 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
         if (table is null)
             return FlashKernel.Backward(gradient, q, keys, values, output, logSumExp, causal);
         PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: true);
-        var gradients = BlockwiseKernel.Backward(gradient, q, keys, values, output, logSumExp, bias, causal);
+        var gradients = VectorKernel.Takes(q)
+            ? VectorKernel.Backward(gradient, q, keys, values, output, logSumExp, causal, bias)
+            : BlockwiseKernel.Backward(gradient, q, keys, values, output, logSumExp, causal, bias);
         bias.AddToTable(TableGradient!);
         return gradients;
     }
+
+    private static (Tensor Output, Tensor LogSumExp) Biased(Tensor q, Tensor keys, Tensor values, bool causal, PairBias bias) => VectorKernel.Takes(q)
+        ? VectorKernel.Forward(q, keys, values, causal, bias)
+        : BlockwiseKernel.Forward(q, keys, values, causal, bias);
 
     private PairBias Bias(RowBlock block, Tensor q, Tensor keys, bool causal, long before, bool collectsGradient) => PairBias.Create(
         table, rule, block.Group, block.RowStride, q.shape[2], keys.shape[2], before, causal, BranchMixture.AccumulationType(q.dtype), q.device, collectsGradient);

@@ -1,7 +1,7 @@
 using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 
-namespace LongNet.Core.Attention;
+namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
 /// Attention with a bias per distance, from ordinary tensor operations, tile by tile: for what the fused operators do not do (they
@@ -19,10 +19,10 @@ internal static class BlockwiseKernel
     /// <param name="q">[batch, heads, queries, headDim]; strided views allowed. Not disposed.</param>
     /// <param name="k">[batch, heads, keys, headDim], likewise.</param>
     /// <param name="v">[batch, heads, keys, headDim], likewise.</param>
-    /// <param name="bias">What is added to the logits, the mask included. Every query has a key that it may see.</param>
-    /// <param name="causal">Whether the bias masks keys after each query, of which then there are as many as keys.</param>
+    /// <param name="causal">Query i sees keys 0 … i; needs as many queries as keys.</param>
+    /// <param name="bias">What is added to the logits, the mask included where it is causal.</param>
     /// <returns>As <see cref="FlashKernel.Forward"/>.</returns>
-    public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, PairBias bias, bool causal)
+    public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias bias)
     {
         using var scope = NewDisposeScope();
         ScalarType type = BranchMixture.AccumulationType(q.dtype);
@@ -51,7 +51,7 @@ internal static class BlockwiseKernel
     /// </summary>
     /// <returns>Gradients shaped like q, k and v, in float32 (float64 for float64). Owned by the caller.</returns>
     public static (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, PairBias bias, bool causal)
+        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal, PairBias bias)
     {
         using var scope = NewDisposeScope();
         ScalarType type = BranchMixture.AccumulationType(q.dtype);
@@ -71,7 +71,7 @@ internal static class BlockwiseKernel
             Tensor ofLogits = outputGradient.bmm(tile.Keys(v, type).transpose(1, 2)).sub_(common).mul_(probabilities);
             tile.Queries(queryGradient).copy_(tile.Unfold(ofLogits.bmm(keys).mul_(scale)));
             Add(keyGradient, ofLogits.transpose(1, 2).bmm(queries));
-            bias.AddGradient(tile.FirstQuery, tile.Unflatten(ofLogits).sum(dim: 0));
+            bias.AddGradientOfTile(tile.FirstQuery, tile.Unflatten(ofLogits).sum(dim: 0));
 
             void Add(Tensor total, Tensor part) => tile.KeyView(total).add_(tile.Unflatten(part), Scalars.One);
         }

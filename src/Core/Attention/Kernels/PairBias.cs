@@ -1,7 +1,7 @@
 using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 
-namespace LongNet.Core.Attention;
+namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
 /// What is added to the logits of one kernel call. It depends on the distance of query and key alone, so it is kept as one number
@@ -39,7 +39,7 @@ internal sealed class PairBias
     /// <param name="causal">Whether keys after a query are masked.</param>
     /// <param name="type">dtype of the logits.</param>
     /// <param name="device">Their device.</param>
-    /// <param name="collectsGradient">Whether <see cref="AddGradient"/> will be called.</param>
+    /// <param name="collectsGradient">Whether a gradient will be added.</param>
     /// <returns>Its tensors are in the caller's dispose scope.</returns>
     public static PairBias Create(
         Tensor? table,
@@ -80,10 +80,23 @@ internal sealed class PairBias
     public Tensor Tile(long firstQuery, long count, long keys) =>
         values.as_strided([values.shape[0], count, keys], [values.shape[1], 1, 1], queries - firstQuery - count);
 
+    /// <summary>[heads, queries + keys − 1], contiguous. Owned by this.</summary>
+    public Tensor Values => values;
+
+    /// <summary>Zeros for the gradients that several workers find, each for itself.</summary>
+    /// <param name="workers">How many.</param>
+    /// <returns>[workers, heads, queries + keys − 1]; null where no gradient is collected. Owned by the caller.</returns>
+    public Tensor? NewGradients(long workers) =>
+        gradient is null ? null : zeros([workers, .. values.shape], dtype: values.dtype, device: values.device);
+
+    /// <summary>Adds the gradient of all numbers.</summary>
+    /// <param name="ofValues">Shaped like <see cref="Values"/>.</param>
+    public void AddGradient(Tensor ofValues) => gradient?.add_(ofValues, Scalars.One);
+
     /// <summary>Adds the gradient of a tile's logits.</summary>
     /// <param name="firstQuery">First query of the tile.</param>
     /// <param name="logits">[heads, count, keys], queries in reverse order.</param>
-    public void AddGradient(long firstQuery, Tensor logits)
+    public void AddGradientOfTile(long firstQuery, Tensor logits)
     {
         if (gradient is null)
             return;
@@ -95,7 +108,7 @@ internal sealed class PairBias
         gradient.narrow(1, queries - firstQuery - count, width).add_(sheared.sum(dim: 1), Scalars.One);
     }
 
-    /// <summary>Adds what <see cref="AddGradient"/> collected to the table's gradient.</summary>
+    /// <summary>Adds what was collected to the table's gradient.</summary>
     /// <param name="tableGradient">[buckets, heads of the layer], of the logits' dtype.</param>
     public void AddToTable(Tensor tableGradient)
     {

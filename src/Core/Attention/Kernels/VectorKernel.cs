@@ -1,0 +1,425 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using LongNet.Core.Native;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention.Kernels;
+
+/// <summary>
+/// FlashAttention (Dao, arXiv:2307.08691) in float32 for processors with AVX-512: logits exist a tile at a time, in the cache. Faster than
+/// libtorch's operator by what that one computes above the diagonal and loses in small matrix products, and it takes a bias per
+/// distance along at no cost worth mentioning.
+/// </summary>
+/// <remarks>
+/// One worker has one head of one segment (or every so many blocks of its queries, where there are fewer of them than threads), so all
+/// sums are made in an order that depends on the shapes and the number of threads alone.
+/// </remarks>
+internal sealed unsafe class VectorKernel : IAttentionKernel
+{
+    // Queries and keys of a tile: 8 × 12 and 12 × 32, so that tiles of both kinds of product fill them. Two tiles of logits with the keys
+    // and values that belong to them are half of a megabyte of second-level cache.
+    private const int QueryTile = 96, KeyTile = 384;
+
+    private const int Lanes = VectorMath.Lanes, Strip = RegisterTile.Rows, Panel = RegisterTile.Columns;
+
+    public long LargestBatch => long.MaxValue;
+
+    /// <summary>Whether the processor and the tensor are of the kinds that this kernel is for.</summary>
+    /// <param name="q">[batch, heads, queries, headDim].</param>
+    public static bool Takes(Tensor q) =>
+        Avx512F.IsSupported && q.dtype == ScalarType.Float32 && q.device_type == DeviceType.CPU && q.shape[3] % Panel == 0;
+
+    public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal) => Forward(q, k, v, causal, null);
+
+    public (Tensor Q, Tensor K, Tensor V) Backward(
+        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal) =>
+        Backward(gradient, q, k, v, output, logSumExp, causal, null);
+
+    /// <inheritdoc cref="BlockwiseKernel.Forward"/>
+    public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias? bias)
+    {
+        Tensor output = empty(q.shape, dtype: q.dtype), logSumExp = empty(q.shape[..3], dtype: q.dtype);
+        var problem = new Problem(q, k, causal, bias);
+        var (queries, keys, values, outputs) = (new Rows(q), new Rows(k), new Rows(v), new Rows(output));
+        float* statistic = (float*)TensorMemory.Address(logSumExp);
+        problem.Run((unit, part) => problem.Forward(unit, part, queries.Of(unit), keys.Of(unit), values.Of(unit), outputs.Of(unit), statistic + unit * problem.Queries));
+        GC.KeepAlive((q, k, v, output, logSumExp, bias));
+        return (output, logSumExp);
+    }
+
+    /// <inheritdoc cref="BlockwiseKernel.Backward"/>
+    public static (Tensor Q, Tensor K, Tensor V) Backward(
+        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal, PairBias? bias)
+    {
+        using var scope = NewDisposeScope();
+        var problem = new Problem(q, k, causal, bias);
+        Tensor queryGradient = empty(q.shape, dtype: q.dtype);
+        // A part of a unit's queries gives a part of its keys' gradients; they are summed in order.
+        Tensor keyGradient = empty([problem.Parts, .. k.shape], dtype: k.dtype), valueGradient = empty([problem.Parts, .. k.shape], dtype: k.dtype);
+        Tensor? biasGradient = bias?.NewGradients(problem.Parts * q.shape[0]);
+        var sides = new Sides(new Rows(gradient), new Rows(q), new Rows(k), new Rows(v), new Rows(output));
+        Tensor statistics = logSumExp.contiguous();
+        float* statistic = (float*)TensorMemory.Address(statistics);
+        var queryGradients = new Rows(queryGradient);
+        float* keyGradients = (float*)TensorMemory.Address(keyGradient), valueGradients = (float*)TensorMemory.Address(valueGradient);
+        float* biasGradients = biasGradient is null ? null : (float*)TensorMemory.Address(biasGradient);
+        long ofUnit = k.shape[2] * k.shape[3];
+        problem.Run((unit, part) =>
+        {
+            long place = part * problem.Units + unit;
+            problem.Backward(
+                unit, part, sides, statistic + unit * problem.Queries, queryGradients.Of(unit), keyGradients + place * ofUnit, valueGradients + place * ofUnit,
+                biasGradients is null ? null : biasGradients + place * problem.Distances);
+        });
+        GC.KeepAlive((gradient, q, k, v, output, statistics, bias));
+        GC.KeepAlive((queryGradient, keyGradient, valueGradient, biasGradient));
+        if (biasGradient is not null)
+            bias!.AddGradient(biasGradient.view(-1, q.shape[1], problem.Distances).sum(dim: 0));
+        return (queryGradient.MoveToOuterDisposeScope(), Sum(keyGradient), Sum(valueGradient));
+
+        Tensor Sum(Tensor parts) => (problem.Parts == 1 ? parts[0] : parts.sum(dim: 0)).MoveToOuterDisposeScope();
+    }
+
+    // Where the rows of one head of one segment lie in a strided [batch, heads, rows, headDim] tensor.
+    private readonly struct Rows(Tensor tensor)
+    {
+        private readonly float* first = (float*)TensorMemory.StridedAddress(tensor);
+        private readonly long heads = tensor.shape[1], batchStride = tensor.stride(0), headStride = tensor.stride(1), rowStride = tensor.stride(2);
+
+        public RowsOfUnit Of(long unit) => new(first + unit / heads * batchStride + unit % heads * headStride, rowStride);
+    }
+
+    private readonly struct RowsOfUnit(float* first, long stride)
+    {
+        public float* Row(long row) => first + row * stride;
+    }
+
+    // What backward reads.
+    private readonly struct Sides(Rows gradient, Rows q, Rows k, Rows v, Rows output)
+    {
+        public Rows Gradient => gradient;
+
+        public Rows Q => q;
+
+        public Rows K => k;
+
+        public Rows V => v;
+
+        public Rows Output => output;
+    }
+
+    private sealed class Problem
+    {
+        private readonly long keys;
+        private readonly int headDim;
+        private readonly bool causal;
+        private readonly float scale;
+        private readonly float* bias; // [heads, distances], or null
+        private readonly long heads;
+
+        public Problem(Tensor q, Tensor k, bool causal, PairBias? bias)
+        {
+            heads = q.shape[1];
+            Units = q.shape[0] * heads;
+            Queries = q.shape[2];
+            keys = k.shape[2];
+            headDim = (int)q.shape[3];
+            this.causal = causal;
+            scale = (float)(1 / Math.Sqrt(headDim));
+            this.bias = bias is null ? null : (float*)TensorMemory.Address(bias.Values);
+            long tiles = (Queries + QueryTile - 1) / QueryTile;
+            // Where heads are few, each goes to as many workers as make up the threads.
+            long threads = get_num_threads();
+            Parts = Math.Clamp((threads + Units - 1) / Math.Max(1, Units), 1, Math.Max(1, tiles));
+        }
+
+        public long Units { get; }
+
+        public long Parts { get; }
+
+        public long Queries { get; }
+
+        public long Distances => Queries + keys - 1;
+
+        private long KeyRows => RoundUp(keys, KeyTile);
+
+        /// <summary>Calls the work for every part of every unit, as many at once as there are threads.</summary>
+        public void Run(Action<long, long> work) => TensorThreads.ForEach(Units * Parts, task => work(task / Parts, task % Parts));
+
+        public void Forward(long unit, long part, RowsOfUnit q, RowsOfUnit k, RowsOfUnit v, RowsOfUnit output, float* logSumExp)
+        {
+            int d = headDim;
+            WorkBuffer buffer = WorkBuffer.Rent(
+                2 * WorkBuffer.Rounded(KeyRows * d) + 2 * WorkBuffer.Rounded(QueryTile * d) + WorkBuffer.Rounded(QueryTile * KeyTile) + 2 * WorkBuffer.Rounded(QueryTile));
+            float* panels = buffer.Take(KeyRows * d), values = buffer.Take(KeyRows * d);
+            float* queries = buffer.Take(QueryTile * d), sums = buffer.Take(QueryTile * d), logits = buffer.Take(QueryTile * KeyTile);
+            float* largest = buffer.Take(QueryTile), denominators = buffer.Take(QueryTile);
+            PackPanels(k, panels);
+            Pack(v, 0, keys, values, 1, keys);
+            for (long first = part * QueryTile; first < Queries; first += Parts * QueryTile)
+            {
+                int count = (int)Math.Min(QueryTile, Queries - first), strips = (count + Strip - 1) / Strip;
+                Pack(q, first, count, queries, scale, QueryTile);
+                new Span<float>(sums, QueryTile * d).Clear();
+                new Span<float>(denominators, QueryTile).Clear();
+                new Span<float>(largest, QueryTile).Fill(float.NegativeInfinity);
+                long end = causal ? Math.Min(keys, first + count) : keys;
+                for (long key = 0; key < end; key += KeyTile)
+                {
+                    var tile = new Tile(first, count, key, (int)Math.Min(KeyTile, end - key), causal);
+                    Scores(tile, queries, panels + key * d, logits);
+                    for (int row = 0; row < count; row++)
+                        Probabilities(tile, row, unit, logits + row * KeyTile, sums + row * d, ref largest[row], ref denominators[row]);
+                    for (int strip = 0; strip < strips; strip++)
+                        Accumulate(logits + strip * Strip * KeyTile, KeyTile, 1, values + key * d, sums + strip * Strip * d, tile.VisibleTo(Math.Min(strip * Strip + Strip, count) - 1));
+                }
+
+                for (int row = 0; row < count; row++)
+                {
+                    float* target = output.Row(first + row);
+                    Vector512<float> factor = Vector512.Create(1 / denominators[row]);
+                    for (int c = 0; c < d; c += Lanes)
+                        (Vector512.Load(sums + row * d + c) * factor).Store(target + c);
+                    logSumExp[first + row] = largest[row] + MathF.Log(denominators[row]);
+                }
+            }
+
+            buffer.Return();
+        }
+
+        public void Backward(
+            long unit, long part, in Sides sides, float* logSumExp, RowsOfUnit queryGradient, float* keyGradient, float* valueGradient, float* biasGradient)
+        {
+            int d = headDim;
+            WorkBuffer buffer = WorkBuffer.Rent(
+                5 * WorkBuffer.Rounded(KeyRows * d) + 3 * WorkBuffer.Rounded(QueryTile * d) + 2 * WorkBuffer.Rounded(QueryTile * KeyTile) + WorkBuffer.Rounded(QueryTile));
+            float* keyPanels = buffer.Take(KeyRows * d), valuePanels = buffer.Take(KeyRows * d), keyRows = buffer.Take(KeyRows * d);
+            float* keySums = buffer.TakeZeros(KeyRows * d), valueSums = buffer.TakeZeros(KeyRows * d);
+            float* queries = buffer.Take(QueryTile * d), outputGradients = buffer.Take(QueryTile * d), querySums = buffer.Take(QueryTile * d);
+            float* probabilities = buffer.Take(QueryTile * KeyTile), logits = buffer.Take(QueryTile * KeyTile), common = buffer.Take(QueryTile);
+            RowsOfUnit k = sides.K.Of(unit), output = sides.Output.Of(unit), gradient = sides.Gradient.Of(unit);
+            PackPanels(k, keyPanels);
+            PackPanels(sides.V.Of(unit), valuePanels);
+            Pack(k, 0, keys, keyRows, 1, keys);
+            for (long first = part * QueryTile; first < Queries; first += Parts * QueryTile)
+            {
+                int count = (int)Math.Min(QueryTile, Queries - first);
+                Pack(sides.Q.Of(unit), first, count, queries, scale, QueryTile);
+                Pack(gradient, first, count, outputGradients, 1, QueryTile);
+                new Span<float>(querySums, QueryTile * d).Clear();
+                for (int row = 0; row < count; row++)
+                    common[row] = Dot(outputGradients + row * d, output.Row(first + row));
+                long end = causal ? Math.Min(keys, first + count) : keys;
+                for (long key = 0; key < end; key += KeyTile)
+                {
+                    var tile = new Tile(first, count, key, (int)Math.Min(KeyTile, end - key), causal);
+                    Scores(tile, queries, keyPanels + key * d, probabilities);
+                    Scores(tile, outputGradients, valuePanels + key * d, logits);
+                    for (int row = 0; row < count; row++)
+                    {
+                        LogitGradients(
+                            tile, row, unit, logSumExp[first + row], common[row], probabilities + row * KeyTile, logits + row * KeyTile,
+                            biasGradient is null ? null : biasGradient + Distance(first + row, key));
+                    }
+
+                    for (int query = 0; query < count; query += Strip)
+                        Accumulate(logits + query * KeyTile, KeyTile, 1, keyRows + key * d, querySums + query * d, tile.VisibleTo(Math.Min(query + Strip, count) - 1));
+                    for (int strip = 0; strip < tile.Keys; strip += Strip)
+                    {
+                        // Queries before the strip's first key do not see any of it.
+                        int from = causal ? (int)Math.Clamp(key + strip - first, 0, count) : 0;
+                        Accumulate(probabilities + from * KeyTile + strip, 1, KeyTile, outputGradients + from * d, valueSums + (key + strip) * d, count - from);
+                        Accumulate(logits + from * KeyTile + strip, 1, KeyTile, queries + from * d, keySums + (key + strip) * d, count - from);
+                    }
+                }
+
+                VectorMath.Multiply(querySums, scale, QueryTile * d);
+                for (int row = 0; row < count; row++)
+                    Copy(querySums + row * d, queryGradient.Row(first + row));
+            }
+
+            Buffer.MemoryCopy(keySums, keyGradient, keys * d * sizeof(float), keys * d * sizeof(float));
+            Buffer.MemoryCopy(valueSums, valueGradient, keys * d * sizeof(float), keys * d * sizeof(float));
+            buffer.Return();
+        }
+
+        // Place of a pair among the distances of PairBias.
+        private long Distance(long query, long key) => key - query + Queries - 1;
+
+        private float* BiasOf(long unit, long query, long key) => bias is null ? null : bias + unit % heads * Distances + Distance(query, key);
+
+        // The products of rows and keys, as far as some row of a strip sees some key of a panel. Rows after the last are zeros.
+        private void Scores(Tile tile, float* rows, float* panels, float* products)
+        {
+            for (int panel = 0; panel < tile.Keys; panel += Panel)
+            {
+                for (int row = 0; row < tile.Queries; row += Strip)
+                {
+                    if (panel < tile.VisibleTo(row + Strip - 1))
+                        RegisterTile.Multiply(rows + row * headDim, headDim, 1, panels + panel * headDim, Panel, products + row * KeyTile + panel, KeyTile, headDim, add: false);
+                }
+            }
+        }
+
+        // sums[12 × headDim] += a[12 × steps] · rows[steps × headDim]
+        private void Accumulate(float* a, nint aRow, nint aStep, float* rows, float* sums, int steps)
+        {
+            for (int c = 0; c < headDim; c += Panel)
+                RegisterTile.Multiply(a, aRow, aStep, rows + c, headDim, sums + c, headDim, steps, add: true);
+        }
+
+        // One row of the online softmax: logits become probabilities relative to the largest logit so far, and what was summed up is
+        // brought to the same scale.
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private void Probabilities(Tile tile, int row, long unit, float* logits, float* sums, ref float largest, ref float denominator)
+        {
+            int visible = tile.VisibleTo(row), used = tile.UsedBy(row);
+            if (visible > 0)
+            {
+                float* biases = BiasOf(unit, tile.FirstQuery + row, tile.FirstKey);
+                Vector512<float> most = Vector512.Create(float.NegativeInfinity);
+                for (int j = 0; j < visible; j += Lanes)
+                {
+                    Vector512<float> mask = VectorMath.FirstLanes(visible - j), logit = Vector512.Load(logits + j);
+                    if (biases is not null)
+                    {
+                        logit += LoadFirst(biases + j, visible - j);
+                        logit.Store(logits + j);
+                    }
+
+                    most = Avx512F.Max(most, Vector512.ConditionalSelect(mask, logit, Vector512.Create(float.NegativeInfinity)));
+                }
+
+                float before = largest;
+                largest = MathF.Max(before, Largest(most));
+                Vector512<float> reference = Vector512.Create(largest), sum = Vector512<float>.Zero;
+                for (int j = 0; j < visible; j += Lanes)
+                {
+                    Vector512<float> probability = VectorMath.Exp(Vector512.Load(logits + j) - reference) & VectorMath.FirstLanes(visible - j);
+                    probability.Store(logits + j);
+                    sum += probability;
+                }
+
+                float rescale = MathF.Exp(before - largest);
+                denominator = denominator * rescale + Vector512.Sum(sum);
+                if (rescale != 1 && before != float.NegativeInfinity)
+                    VectorMath.Multiply(sums, rescale, headDim);
+            }
+
+            ClearFrom(logits, visible, used);
+        }
+
+        // One row of backward: probabilities of the mixture, and from the products of gradient and values the gradients of the logits.
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private void LogitGradients(
+            Tile tile, int row, long unit, float logSumExp, float common, float* probabilities, float* gradients, float* biasGradient)
+        {
+            int visible = tile.VisibleTo(row), used = tile.UsedBy(row);
+            float* biases = BiasOf(unit, tile.FirstQuery + row, tile.FirstKey);
+            Vector512<float> reference = Vector512.Create(logSumExp), commons = Vector512.Create(common);
+            for (int j = 0; j < visible; j += Lanes)
+            {
+                Vector512<float> mask = VectorMath.FirstLanes(visible - j), logit = Vector512.Load(probabilities + j);
+                if (biases is not null)
+                    logit += LoadFirst(biases + j, visible - j);
+                Vector512<float> probability = VectorMath.Exp(logit - reference) & mask;
+                Vector512<float> gradient = (probability * (Vector512.Load(gradients + j) - commons)) & mask;
+                probability.Store(probabilities + j);
+                gradient.Store(gradients + j);
+            }
+
+            ClearFrom(probabilities, visible, used);
+            ClearFrom(gradients, visible, used);
+            if (biasGradient is not null)
+                VectorMath.Add(biasGradient, gradients, visible);
+        }
+
+        // Panels of 32 keys, [headDim, 32] each, zeros after the last key: the columns of a product of queries and keys lie side by side.
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private void PackPanels(RowsOfUnit rows, float* panels)
+        {
+            long padded = RoundUp(keys, Panel);
+            for (long first = 0; first < padded; first += Panel)
+            {
+                float* panel = panels + first * headDim;
+                for (int j = 0; j < Panel; j++)
+                {
+                    if (first + j < keys)
+                    {
+                        float* row = rows.Row(first + j);
+                        for (int c = 0; c < headDim; c++)
+                            panel[c * Panel + j] = row[c];
+                    }
+                    else
+                    {
+                        for (int c = 0; c < headDim; c++)
+                            panel[c * Panel + j] = 0;
+                    }
+                }
+            }
+        }
+
+        // Rows side by side, scaled; zeros after the last one.
+        private void Pack(RowsOfUnit rows, long first, long count, float* packed, float factor, long padded)
+        {
+            Vector512<float> factors = Vector512.Create(factor);
+            for (long row = 0; row < count; row++)
+            {
+                float* source = rows.Row(first + row), target = packed + row * headDim;
+                for (int c = 0; c < headDim; c += Lanes)
+                    (Vector512.Load(source + c) * factors).Store(target + c);
+            }
+
+            new Span<float>(packed + count * headDim, (int)((padded - count) * headDim)).Clear();
+        }
+
+        private void Copy(float* source, float* target)
+        {
+            for (int c = 0; c < headDim; c += Lanes)
+                Vector512.Load(source + c).Store(target + c);
+        }
+
+        private float Dot(float* a, float* b)
+        {
+            Vector512<float> sum = Vector512<float>.Zero;
+            for (int c = 0; c < headDim; c += Lanes)
+                sum = Avx512F.FusedMultiplyAdd(Vector512.Load(a + c), Vector512.Load(b + c), sum);
+            return Vector512.Sum(sum);
+        }
+
+        private static void ClearFrom(float* row, int visible, int used)
+        {
+            if (used > visible)
+                new Span<float>(row + visible, used - visible).Clear();
+        }
+
+        // The biases end with the last pair; a whole vector could reach beyond them.
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static Vector512<float> LoadFirst(float* values, int count) => count >= Lanes
+            ? Vector512.Load(values)
+            : Avx512F.MaskLoad(values, VectorMath.FirstLanes(count), Vector512<float>.Zero);
+
+        private static float Largest(Vector512<float> vector)
+        {
+            float largest = float.NegativeInfinity;
+            for (int lane = 0; lane < Lanes; lane++)
+                largest = MathF.Max(largest, vector[lane]); // Not a number wins.
+            return largest;
+        }
+
+        private static long RoundUp(long number, long multiple) => (number + multiple - 1) / multiple * multiple;
+    }
+
+    // Some queries and some keys of a unit.
+    private readonly record struct Tile(long FirstQuery, int Queries, long FirstKey, int Keys, bool Causal)
+    {
+        /// <summary>How many of the keys a query sees; the first ones.</summary>
+        public int VisibleTo(int query) => Causal ? (int)Math.Clamp(FirstQuery + query + 1 - FirstKey, 0, Keys) : Keys;
+
+        /// <summary>How many logits of a query some product reads: those of its strip of queries, and of whole strips of keys.</summary>
+        public int UsedBy(int query) => Math.Min(
+            KeyTile, (Math.Max(VisibleTo(Math.Min(query / Strip * Strip + Strip, Queries) - 1), VisibleTo(query)) + 2 * Strip - 1) / Strip * Strip);
+    }
+}
