@@ -31,13 +31,8 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         using var scope = NewDisposeScope();
         Tensor[][] gathered = [.. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.Gather(k, v)).ToArray())];
 
-        var mixture = new BranchMixture(q);
-        var kernel = new BranchKernel(table, plan.Buckets);
-        for (int b = 0; b < plan.Branches.Count; b++)
-            Attend(mixture, kernel, plan, b, q, k, v, gathered[b]);
-
-        Tensor output = mixture.Output.to(q.dtype);
-        List<Tensor> saved = [q, k, v, output.detach(), mixture.LogSumExp];
+        var (output, logSumExp) = Attend(new BranchKernel(table, plan.Buckets), plan, q, k, v, gathered);
+        List<Tensor> saved = [q, k, v, output.detach(), logSumExp];
         if (table is not null)
             saved.Add(table);
         saved.AddRange(gathered.SelectMany(parts => parts));
@@ -86,6 +81,39 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         return gradients;
     }
 
+    // The output in q's dtype, and its log-sum-exp.
+    private static (Tensor Output, Tensor LogSumExp) Attend(
+        BranchKernel kernel, DilatedAttentionPlan plan, Tensor q, Tensor k, Tensor v, Tensor[][] gathered)
+    {
+        ScalarType type = BranchMixture.AccumulationType(q.dtype);
+        long heads = q.shape[2];
+        if (type == q.dtype)
+        {
+            BranchMixture whole = Mixture(0, heads);
+            return (whole.Output, whole.LogSumExp);
+        }
+
+        // A mixture in float32 is twice as large as the output: half of the heads at a time keep it as large.
+        Tensor output = empty(q.shape, dtype: q.dtype, device: q.device), logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
+        foreach (var (first, count) in new[] { (0, heads / 2), (heads / 2, heads - heads / 2) })
+        {
+            using var scope = NewDisposeScope();
+            BranchMixture mixture = Mixture(first, count);
+            output.narrow(2, first, count).copy_(mixture.Output);
+            logSumExp.narrow(2, first, count).copy_(mixture.LogSumExp);
+        }
+
+        return (output, logSumExp);
+
+        BranchMixture Mixture(long first, long count)
+        {
+            var mixture = new BranchMixture(q, first, count);
+            for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
+                Attend(mixture, kernel, plan, b, q, k, v, gathered[b]);
+            return mixture;
+        }
+    }
+
     // Mixes one branch's attention into the mixture.
     private static void Attend(
         BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, Tensor k, Tensor v, IReadOnlyList<Tensor> gathered)
@@ -100,13 +128,18 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
                 if (plan.Causal)
                     AttendOwn(block);
                 if (branch.Shared[s].Visible(gathered[s], group, plan.Causal) is var (keys, values, before))
-                    Mix(block, keys, values, causal: false, before);
+                {
+                    var (own, first, count) = mixture.Restrict(block);
+                    if (count > 0)
+                        Mix(own, keys.narrow(1, first, count), values.narrow(1, first, count), causal: false, before);
+                }
             }
         }
 
         void AttendOwn(RowBlock whole)
         {
-            foreach (RowBlock block in Parts(whole, q))
+            var (own, _, count) = mixture.Restrict(whole);
+            foreach (RowBlock block in count > 0 ? Parts(own, q) : [])
                 Mix(block, block.View(k), block.View(v), plan.Causal, before: 0);
         }
 

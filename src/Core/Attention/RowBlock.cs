@@ -127,6 +127,18 @@ internal readonly record struct RowBlock(
         }
     }
 
+    /// <summary>The heads of the block that lie in a range.</summary>
+    /// <param name="firstHead">First head of the range.</param>
+    /// <param name="heads">Its heads.</param>
+    /// <returns>The block, possibly of no head, and its place among the heads of this one.</returns>
+    public (RowBlock Block, long First, long Count) OfHeads(long firstHead, long heads)
+    {
+        long first = HeadsBefore(firstHead), count = HeadsBefore(firstHead + heads) - first;
+        return (this with { FirstRow = FirstRow + first * Group.OffsetStride, Group = Group.Slice(first, count) }, first, count);
+    }
+
+    private long HeadsBefore(long head) => Math.Clamp((head - Group.FirstHead + Group.HeadStride - 1) / Group.HeadStride, 0, Group.Heads);
+
     /// <summary>How many of a segment's rows an offset and dilation keep.</summary>
     public static long KeptRows(long segmentRows, long offset, long dilation) =>
         segmentRows <= offset ? 0 : (segmentRows - offset + dilation - 1) / dilation;

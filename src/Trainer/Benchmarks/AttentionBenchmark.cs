@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Numerics;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;
@@ -8,10 +9,12 @@ namespace LongNet.Trainer.Benchmarks;
 /// <summary>One line of the benchmark: forward alone, and forward with backward.</summary>
 /// <param name="Length">Rows of the sequence.</param>
 /// <param name="Forward">Seconds of dilated attention.</param>
-/// <param name="ForwardFloor">Seconds of the bare fused kernel on the same blocks, back to back, without mixing.</param>
+/// <param name="ForwardFloor">Seconds of libtorch's fused kernel on the same blocks, back to back, without mixing.</param>
+/// <param name="ForwardBare">Seconds of the kernel that dilated attention uses, likewise; the same where it is libtorch's.</param>
 /// <param name="Both">Seconds of dilated attention, forward and backward.</param>
-/// <param name="BothFloor">Seconds of the bare kernel, forward and backward.</param>
-/// <param name="Dense">Seconds of dense causal attention by the fused kernel; null where it was left out.</param>
+/// <param name="BothFloor">Seconds of libtorch's kernel, forward and backward.</param>
+/// <param name="BothBare">Seconds of the kernel used, forward and backward.</param>
+/// <param name="Dense">Seconds of dense causal attention by libtorch's fused kernel; null where it was left out.</param>
 /// <param name="DenseBoth">Likewise, forward and backward.</param>
 /// <param name="Flops">Floating-point operations of the kernel's products, forward.</param>
 /// <param name="ForwardGrowth">Peak growth of the resident memory in forward, in bytes; null where unknown.</param>
@@ -20,8 +23,10 @@ internal sealed record AttentionTimes(
     long Length,
     double Forward,
     double ForwardFloor,
+    double ForwardBare,
     double Both,
     double BothFloor,
+    double BothBare,
     double? Dense,
     double? DenseBoth,
     double Flops,
@@ -34,6 +39,10 @@ internal sealed record AttentionTimes(
     public double ForwardRatio => Forward / ForwardFloor;
 
     public double BothRatio => Both / BothFloor;
+
+    public double ForwardOverhead => Forward / ForwardBare;
+
+    public double BothOverhead => Both / BothBare;
 }
 
 /// <summary>Dilated attention against the kernel that it is made of, and against dense attention.</summary>
@@ -44,8 +53,9 @@ internal sealed record AttentionTimes(
 /// <param name="Schedule">Branches.</param>
 /// <param name="Rounds">Times that each is measured; the shortest counts.</param>
 /// <param name="LongestDense">Dense attention is left out for longer sequences.</param>
+/// <param name="Biased">Whether dilated attention has a relative position bias; the bare kernels have none.</param>
 internal sealed record AttentionBenchmark(
-    BenchDevice Device, long Heads, long HeadDim, ScalarType Type, SegmentSchedule Schedule, int Rounds, long LongestDense)
+    BenchDevice Device, long Heads, long HeadDim, ScalarType Type, SegmentSchedule Schedule, int Rounds, long LongestDense, bool Biased)
 {
     public AttentionTimes Run(long length)
     {
@@ -55,53 +65,61 @@ internal sealed record AttentionBenchmark(
         var options = new DilatedAttentionOptions(Schedule, Causal: true);
         RowBlock[] blocks = [.. DilatedAttentionPlan.Create(q.shape, options, LocalKeyValues.Instance).Branches.SelectMany(branch => branch.LocalBlocks)];
 
+        IAttentionKernel libtorch = FlashKernel.OfLibtorch(blocks[0].View(q)), used = FlashKernel.For(blocks[0].View(q));
+        using RelativePositionBias? bias = Biased
+            ? new RelativePositionBias(Heads, new(RelativePositionBuckets.DefaultCount, RelativePositionBuckets.DefaultMaxDistance, Bidirectional: false))
+            : null;
+        bias?.to(Device.Device);
+
         long? growth = Measurement.PeakGrowth(Device, Forward);
-        double[] times = Measurement.ShortestSeconds(Device, Rounds, Forward, () => Floor(backward: false), Both, () => Floor(backward: true));
+        double[] times = Measurement.ShortestSeconds(Device, Rounds, [
+            Forward, () => Bare(libtorch, backward: false), Both, () => Bare(libtorch, backward: true),
+            .. used == libtorch ? Array.Empty<Action>() : [() => Bare(used, backward: false), () => Bare(used, backward: true)]]);
         double[]? dense = length <= LongestDense
             ? Measurement.ShortestSeconds(Device, 1, () => Dense(backward: false), () => Dense(backward: true))
             : null;
         double flops = blocks.Sum(block => CausalFlops(block, HeadDim));
         return new AttentionTimes(
-            length, times[0], times[1], times[2], times[3], dense?[0], dense?[1], flops, growth, length * Heads * HeadDim * q.ElementSize);
+            length, times[0], times[1], used == libtorch ? times[1] : times[4], times[2], times[3], used == libtorch ? times[3] : times[5], dense?[0], dense?[1], flops, growth, length * Heads * HeadDim * q.ElementSize);
 
         void Forward()
         {
             using var noGradient = no_grad();
-            DilatedAttention.Attend(q, k, v, options).Dispose();
+            DilatedAttention.Attend(q, k, v, options, bias: bias).Dispose();
         }
 
         void Both()
         {
             using var inner = NewDisposeScope();
-            Tensor output = DilatedAttention.Attend(q, k, v, options);
+            Tensor output = DilatedAttention.Attend(q, k, v, options, bias: bias);
             // What a layer's backward hands in is a gradient of the output's shape and type.
             BackwardPass.Run(output.mul(cotangent).sum());
-            foreach (Tensor input in new[] { q, k, v })
+            foreach (Tensor input in bias is null ? new[] { q, k, v } : [q, k, v, bias.Table])
             {
                 input.grad!.Dispose();
                 input.grad = null;
             }
         }
 
-        void Floor(bool backward)
+        void Bare(IAttentionKernel kernel, bool backward)
         {
             using var noGradient = no_grad();
             foreach (RowBlock block in blocks)
-                Kernel(block.View(q), block.View(k), block.View(v), block.View(cotangent), backward);
+                Kernel(kernel, block.View(q), block.View(k), block.View(v), block.View(cotangent), backward);
         }
 
         void Dense(bool backward)
         {
             using var noGradient = no_grad();
-            Kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cotangent.transpose(1, 2), backward);
+            Kernel(libtorch, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cotangent.transpose(1, 2), backward);
         }
 
-        static void Kernel(Tensor q, Tensor k, Tensor v, Tensor gradient, bool backward)
+        static void Kernel(IAttentionKernel kernel, Tensor q, Tensor k, Tensor v, Tensor gradient, bool backward)
         {
             using var inner = NewDisposeScope();
-            var (output, logSumExp) = FlashKernel.Forward(q, k, v, causal: true);
+            var (output, logSumExp) = kernel.Forward(q, k, v, causal: true);
             if (backward)
-                _ = FlashKernel.Backward(gradient, q, k, v, output, logSumExp, causal: true);
+                _ = kernel.Backward(gradient, q, k, v, output, logSumExp, causal: true);
         }
     }
 

@@ -45,11 +45,12 @@ internal static class BenchCommand
         var threads = new Option<int?>("--threads") { Description = "CPU threads; default: all" };
         var rounds = new Option<int>("--rounds") { Description = "Times that each is measured; the shortest counts", DefaultValueFactory = _ => 3 };
         var dense = new Option<long>("--longest-dense") { Description = "Longest sequence for which dense attention is measured too", DefaultValueFactory = _ => 32768 };
+        var bias = new Option<bool>("--bias") { Description = "With a relative position bias; the bare kernels are measured without" };
         var json = new Option<string?>("--json") { Description = "Writes the numbers to this file too", HelpName = "FILE" };
         var markdown = new Option<string?>("--markdown") { Description = "Writes the table to this file too", HelpName = "FILE" };
         var command = new Command("attention", "Dilated attention against the fused kernel it is made of, and against dense attention")
         {
-            lengths, segments, dilations, heads, headDim, dtype, device, threads, rounds, dense, json, markdown,
+            lengths, segments, dilations, heads, headDim, dtype, device, threads, rounds, dense, bias, json, markdown,
         };
         command.SetAction(parsed => RankProgram.Run(runtime =>
         {
@@ -58,7 +59,7 @@ internal static class BenchCommand
             string settings = ProcessSettings.Apply(new RuntimeConfig { Threads = parsed.GetValue(threads) }, runtime.Environment);
             var benchmark = new AttentionBenchmark(
                 BenchDevice.Find(parsed.GetValue(device)!), parsed.GetValue(heads), parsed.GetValue(headDim), Types[parsed.GetValue(dtype)!],
-                SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!), parsed.GetValue(rounds), parsed.GetValue(dense));
+                SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!), parsed.GetValue(rounds), parsed.GetValue(dense), parsed.GetValue(bias));
             Run(benchmark, parsed.GetValue(lengths)!, settings, parsed.GetValue(json), parsed.GetValue(markdown));
         }));
         return command;

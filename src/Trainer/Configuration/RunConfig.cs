@@ -199,6 +199,9 @@ public sealed record RuntimeConfig
     /// <summary>Whether oneMKL may take its fast kernels on AMD processors too.</summary>
     public MklOnAmdSetting MklOnAmd { get; init; } = MklOnAmdSetting.Auto;
 
+    /// <summary>Which kernel attends in float32 on processors with AVX-512.</summary>
+    public CpuAttentionSetting CpuAttention { get; init; } = CpuAttentionSetting.Auto;
+
     /// <summary>Whether freed memory stays with the process.</summary>
     public AllocatorSetting Allocator { get; init; } = AllocatorSetting.Tuned;
 }
@@ -210,6 +213,15 @@ public enum MklOnAmdSetting
 
     /// <summary>As the library was shipped.</summary>
     Off,
+}
+
+public enum CpuAttentionSetting
+{
+    /// <summary>This library's own, where the processor has AVX-512 and heads are a multiple of 32 channels.</summary>
+    Auto,
+
+    /// <summary>libtorch's.</summary>
+    Libtorch,
 }
 
 public enum AllocatorSetting

@@ -1,3 +1,4 @@
+using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Native;
 using LongNet.Distributed;
 using LongNet.Trainer.Configuration;
@@ -15,10 +16,12 @@ public static class ProcessSettings
         ArgumentNullException.ThrowIfNull(config);
         bool fastKernels = config.MklOnAmd == MklOnAmdSetting.Auto && MklOnAmd.Apply();
         bool keepsMemory = config.Allocator == AllocatorSetting.Tuned && MemoryAllocator.KeepFreedMemory();
+        CpuAttention.PrefersOwnKernel = config.CpuAttention == CpuAttentionSetting.Auto;
         int threads = config.Threads ?? CpuThreads.ForThisRank(environment);
         torch.set_num_threads(threads);
         return $"{threads} CPU thread{(threads == 1 ? "" : "s")} per rank"
             + (fastKernels ? ", MKL's fast kernels on AMD" : "")
+            + (CpuAttention.UsesOwnKernel ? ", AVX-512 attention" : "")
             + (keepsMemory ? ", tuned allocator" : "");
     }
 }

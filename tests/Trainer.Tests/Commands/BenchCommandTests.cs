@@ -28,20 +28,39 @@ public class BenchCommandTests
         Assert.Contains(report, line => Regex.IsMatch(line, @"^\| libtorch \| [0-9]+\.[0-9]+\.[0-9]+ \|$"));
         string[][] rows = [.. report[^2..].Select(line => line.Trim('|', ' ').Split(" | "))];
         Assert.Equal(["256", "512"], rows.Select(row => row[0]));
-        Assert.Equal([13, 13], rows.Select(row => row.Length));
-        Assert.Equal([false, true], rows.Select(row => row[4] == "-"));
+        Assert.Equal([17, 17], rows.Select(row => row.Length));
+        Assert.Equal([false, true], rows.Select(row => row[6] == "-"));
 
         JsonElement[] times = [.. JsonDocument.Parse(File.ReadAllText(folder["bench.json"])).RootElement.GetProperty("times").EnumerateArray()];
         Assert.Equal([256, 512], times.Select(time => time.GetProperty("length").GetInt64()));
         foreach (JsonElement time in times)
         {
-            foreach (string key in new[] { "forward", "forward_floor", "both", "both_floor", "forward_ratio", "both_ratio" })
+            foreach (string key in new[] { "forward", "forward_floor", "both", "both_floor", "forward_ratio", "both_ratio", "forward_bare", "both_bare", "forward_overhead", "both_overhead" })
                 Assert.True(time.GetProperty(key).GetDouble() > 0, key);
         }
 
         // Causal: r (r + 1) / 2 pairs of r kept rows, two products of 16 channels, two operations each, on all heads.
         Assert.Equal(4 * 16 * 4 * ((4 * 64 * 65 / 2) + (64 * 65 / 2)), times[0].GetProperty("flops").GetDouble());
         Assert.Equal([true, false], times.Select(time => time.GetProperty("dense").ValueKind == JsonValueKind.Number));
+    }
+
+    /// <summary>What a forward takes besides its inputs, with the output: nothing in it is as large as three times the queries.</summary>
+    [Theory]
+    [InlineData("float32", false)]
+    [InlineData("bfloat16", false)]
+    [InlineData("float32", true)]
+    [InlineData("bfloat16", true)]
+    public void Attention_ForwardOfALongSequence_GrowsByLessThanThreeTimesTheQueries(string dtype, bool bias)
+    {
+        using var folder = new TemporaryFolder();
+        string[] options = ["--lengths", "65536", "--heads", "8", "--segment-lengths", "256,1024", "--dilation-rates", "1,4", "--rounds", "1", "--longest-dense", "1"];
+        Run([.. options, "--dtype", dtype, "--json", folder["bench.json"], .. bias ? new[] { "--bias" } : []]).AssertSuccess();
+        JsonElement time = JsonDocument.Parse(File.ReadAllText(folder["bench.json"])).RootElement.GetProperty("times")[0];
+        JsonElement growth = time.GetProperty("forward_growth");
+        Assert.SkipWhen(growth.ValueKind == JsonValueKind.Null, "this system does not tell the peak of resident memory");
+        double ratio = (double)growth.GetInt64() / time.GetProperty("query_bytes").GetInt64();
+        // Less than the output alone would mean that nothing was measured.
+        Assert.InRange(ratio, 1, 3);
     }
 
     [Theory]

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows by the kernel for its device and type. But for <see cref="MathKernel"/>, scores and masks never
+/// Attention over one block of rows by the kernel for its device, type and processor. But for <see cref="MathKernel"/>, scores and masks never
 /// exist in memory, and strided views are taken as they are.
 /// </summary>
 internal static class FlashKernel
@@ -63,9 +63,14 @@ internal static class FlashKernel
     /// <summary>The kernel for the queries' device, type and head size.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel For(Tensor q) => (q.device_type, q.dtype) switch
+    internal static IAttentionKernel For(Tensor q) => VectorKernel.Takes(q) ? Vector : OfLibtorch(q);
+
+    /// <summary>Likewise among libtorch's own operators.</summary>
+    /// <param name="q">[batch, heads, queries, headDim].</param>
+    /// <exception cref="UserException">There is none.</exception>
+    internal static IAttentionKernel OfLibtorch(Tensor q) => (q.device_type, q.dtype) switch
     {
-        (TorchSharp.DeviceType.CPU, _) => VectorKernel.Takes(q) ? Vector : Cpu,
+        (TorchSharp.DeviceType.CPU, _) => Cpu,
         (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
         (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) => CudaEfficient,
         (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => PlainOperations,

@@ -28,8 +28,12 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
 
     /// <summary>Whether the processor and the tensor are of the kinds that this kernel is for.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool Takes(Tensor q) =>
-        Avx512F.IsSupported && q.dtype == ScalarType.Float32 && q.device_type == DeviceType.CPU && q.shape[3] % Panel == 0;
+    public static bool Takes(Tensor q) => q.dtype == ScalarType.Float32 && TakesInFloat32(q);
+
+    /// <summary>Whether it takes the tensor once that is converted to float32.</summary>
+    /// <param name="q">[batch, heads, queries, headDim].</param>
+    public static bool TakesInFloat32(Tensor q) =>
+        CpuAttention.UsesOwnKernel && q.dtype != ScalarType.Float64 && q.device_type == DeviceType.CPU && q.shape[3] % Panel == 0;
 
     public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal) => Forward(q, k, v, causal, null);
 
