@@ -126,6 +126,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         this.dropout = dropout;
         heads = numHeads;
         this.positions = positions;
+        bias?.CheckHeads(numHeads);
         this.bias = bias is null ? null : new(bias);
 
         queryProjection = Linear(dModel, dModel);
@@ -185,7 +186,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         Tensor ends = tensor(lengths.ToArray(), dtype: ScalarType.Int64, device: input.device).view(-1, 1, 1);
-        Tensor padding = arange(shard.FirstRow, shard.FirstRow + shard.Length, dtype: ScalarType.Int64, device: input.device).view(1, -1, 1).ge(ends);
+        Tensor padding = RowNumbers(shard).to(input.device).view(1, -1, 1).ge(ends);
         Tensor zero = zeros([], dtype: input.dtype, device: input.device);
 
         // Zeros going in as well: what is not a number in the padding would reach the projections' gradients.
@@ -218,7 +219,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(input);
         ArgumentNullException.ThrowIfNull(cache);
         CheckShape(input);
-        cache.ThrowIfFull(input.shape[1]);
+        cache.CheckUse(options, input.shape[1]);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var (q, k, v) = Project(input, new SequenceShard(cache.Length, input.shape[1], cache.MaxLength));
@@ -254,14 +255,21 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
                 $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
         }
 
-        if (bias is not null && bias.Table.shape[1] != q.shape[2])
-            throw new UserException($"The relative position bias is of {bias.Table.shape[1]} heads, but attention has {q.shape[2]}: make it for as many.");
+        if (q.shape[1] == 0 || q.dtype != k.dtype || q.dtype != v.dtype
+            || q.dtype is not (ScalarType.Float32 or ScalarType.Float64 or ScalarType.BFloat16 or ScalarType.Float16))
+        {
+            throw new UserException(
+                $"Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 or float16, but was given {q.shape[1]} rows of " +
+                $"{q.dtype}, {k.dtype} and {v.dtype}.");
+        }
+
+        bias?.CheckHeads(q.shape[2]);
         exchange ??= LocalKeyValues.Instance;
         if (lengths is not null)
             CheckLengths(lengths, q.shape[0], exchange.Place(q.shape[1]));
 
         using var scope = NewDisposeScope();
-        DilatedAttentionPlan plan = DilatedAttentionPlan.Create(q.shape, options, exchange, lengths, bias?.Buckets);
+        DilatedAttentionPlan plan = DilatedAttentionPlan.Create(q.shape, options, exchange, lengths, bias);
         (q, k, v) = (q.contiguous(), k.contiguous(), v.contiguous());
         Tensor output = bias is null
             ? DilatedAttentionFunction.apply(q, k, v, plan)
@@ -288,6 +296,15 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         if (training)
             attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
         return ProjectBack(attended);
+    }
+
+    // By hand: arange makes its numbers into Scalars that a collection may free in the call.
+    private static Tensor RowNumbers(SequenceShard shard)
+    {
+        var rows = new long[shard.Length];
+        for (long row = 0; row < shard.Length; row++)
+            rows[row] = shard.FirstRow + row;
+        return tensor(rows);
     }
 
     private static void CheckLengths(IReadOnlyList<long> lengths, long batch, SequenceShard shard)

@@ -57,7 +57,7 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         Tensor? table = plan.Buckets is null ? null : saved[5];
         int next = table is null ? 5 : 6;
         // Zero where this shard has no kept row.
-        Tensor? tableGradient = table is null ? null : zeros_like(table, dtype: BranchMixture.AccumulationType(saved[0].dtype));
+        Tensor? tableGradient = table is null || !plan.BiasNeedsGradient ? null : zeros_like(table, dtype: BranchMixture.AccumulationType(saved[0].dtype));
         var kernel = new BranchKernel(table, plan.Buckets) { TableGradient = tableGradient };
         var pass = new Gradients(plan, kernel, saved, outputGradient.contiguous());
         for (int b = 0; b < plan.Branches.Count; b++)
@@ -77,7 +77,7 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
             null!,
         ];
         if (table is not null)
-            gradients.Add(tableGradient!.to(table.dtype).MoveToOuterDisposeScope());
+            gradients.Add(tableGradient?.to(table.dtype).MoveToOuterDisposeScope()!);
         return gradients;
     }
 

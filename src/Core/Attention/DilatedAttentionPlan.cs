@@ -1,3 +1,5 @@
+using static TorchSharp.torch;
+
 namespace LongNet.Core.Attention;
 
 /// <summary>
@@ -6,12 +8,13 @@ namespace LongNet.Core.Attention;
 /// </summary>
 internal sealed class DilatedAttentionPlan
 {
-    private DilatedAttentionPlan(DilatedAttentionOptions options, IReadOnlyList<BranchPlan> branches, RelativePositionBuckets? buckets)
+    private DilatedAttentionPlan(DilatedAttentionOptions options, IReadOnlyList<BranchPlan> branches, RelativePositionBias? bias)
     {
         Branches = branches;
         Causal = options.Causal;
         MixingGradient = options.MixingGradient;
-        Buckets = buckets;
+        Buckets = bias?.Buckets;
+        BiasNeedsGradient = bias is not null && bias.Table.requires_grad;
     }
 
     public IReadOnlyList<BranchPlan> Branches { get; }
@@ -23,18 +26,21 @@ internal sealed class DilatedAttentionPlan
     /// <summary>How distances share the biases of a table; null without one.</summary>
     public RelativePositionBuckets? Buckets { get; }
 
+    /// <summary>Whether the table's gradient is wanted.</summary>
+    public bool BiasNeedsGradient { get; }
+
     /// <param name="shape">Of the queries here: [batch, length, heads, headDim].</param>
     /// <param name="options">What is computed.</param>
     /// <param name="exchange">Where the sequence lives.</param>
     /// <param name="lengths">Rows of every whole sequence, the rest being padding; null where there is none.</param>
-    /// <param name="buckets">See <see cref="Buckets"/>.</param>
-    /// <exception cref="UserException">A branch does not fit the shard; thrown before any exchange.</exception>
+    /// <param name="bias">Added to the logits; null for none.</param>
+    /// <exception cref="UserException">A branch does not fit the shard; thrown before any exchange. Or lengths differ among shards.</exception>
     public static DilatedAttentionPlan Create(
         IReadOnlyList<long> shape,
         DilatedAttentionOptions options,
         IKeyValueExchange exchange,
         IReadOnlyList<long>? lengths = null,
-        RelativePositionBuckets? buckets = null)
+        RelativePositionBias? bias = null)
     {
         long batch = shape[0], length = shape[1], heads = shape[2], headDim = shape[3];
         SequenceShard shard = exchange.Place(length);
@@ -54,7 +60,29 @@ internal sealed class DilatedAttentionPlan
                     []));
         }
 
-        return new DilatedAttentionPlan(options, branches, buckets);
+        if (lengths is not null)
+            Agree(lengths, options, exchange, shard);
+        return new DilatedAttentionPlan(options, branches, bias);
+    }
+
+    // Each shard would expect other rows of the others than they send. The widest segment's peers include all others'.
+    private static void Agree(IReadOnlyList<long> lengths, DilatedAttentionOptions options, IKeyValueExchange exchange, SequenceShard shard)
+    {
+        Branch widest = options.Schedule.MaxBy(branch => branch.SegmentLength);
+        if (exchange.PeersOf(widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) }, shard) is not { } peers)
+            return;
+        using var scope = NewDisposeScope();
+        Tensor gathered = peers.Gather(tensor(lengths.ToArray()), [.. peers.Shards.Select(_ => (long)lengths.Count)]);
+        long[][] all = [.. gathered.data<long>().ToArray().Chunk(lengths.Count)];
+        for (int peer = 0; peer < all.Length; peer++)
+        {
+            if (!all[peer].SequenceEqual(all[0]))
+            {
+                throw new UserException(
+                    $"lengths is [{string.Join(", ", all[0])}] where row {peers.Shards[0].FirstRow} lies and [{string.Join(", ", all[peer])}] where row " +
+                    $"{peers.Shards[peer].FirstRow} lies: give every rank of a sequence the same list, the lengths of the whole sequences.");
+            }
+        }
     }
 
     // Neighbouring sequences of one length are worked on together.

@@ -17,6 +17,7 @@ public sealed class KeyValueCache : IDisposable
     private readonly DilatedAttentionOptions options;
     private readonly long batch, heads, headDim;
     private readonly BranchCache[] branches;
+    private bool disposed;
 
     /// <param name="options">What is computed; causal.</param>
     /// <param name="batch">Sequences.</param>
@@ -67,7 +68,8 @@ public sealed class KeyValueCache : IDisposable
                 $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
         }
 
-        ThrowIfFull(q.shape[1]);
+        CheckUse(options, q.shape[1]);
+        bias?.CheckHeads(heads);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var pass = new Pass(q.contiguous(), k.contiguous(), v.contiguous(), new BranchMixture(q), new BranchKernel(bias?.Table, bias?.Buckets));
@@ -79,13 +81,17 @@ public sealed class KeyValueCache : IDisposable
 
     public void Dispose()
     {
+        disposed = true;
         foreach (BranchCache branch in branches)
             branch.Dispose();
     }
 
-    /// <summary>Refuses more rows than the cache was made for, before anything is computed for them.</summary>
-    internal void ThrowIfFull(long rows)
+    /// <summary>Refuses another attention, and more rows than the cache was made for, before anything is computed for them.</summary>
+    internal void CheckUse(DilatedAttentionOptions use, long rows)
     {
+        ObjectDisposedException.ThrowIf(disposed, this);
+        if (use != options)
+            throw new UserException($"This key/value cache is for the branches {options.Schedule}, but the attention has {use.Schedule} or other options: make a cache with its CreateCache.");
         if (rows > MaxLength - Length)
             throw new UserException($"This key/value cache was made for {MaxLength} rows and holds {Length}: {rows} more do not fit. Make it longer.");
     }

@@ -20,6 +20,8 @@ public sealed class RelativePositionBias : nn.Module
     {
         ArgumentNullException.ThrowIfNull(buckets);
         buckets.Validate();
+        if (heads < 1)
+            throw new UserException($"A relative position bias is for at least one head, not for {heads}.");
         Buckets = buckets;
         table = nn.Embedding(buckets.Count, heads);
         // An embedding's own normal numbers of deviation 1 would drown the first logits.
@@ -33,4 +35,10 @@ public sealed class RelativePositionBias : nn.Module
 
     /// <summary>The biases, [buckets, heads]. Owned by the module.</summary>
     public Tensor Table => table.weight!;
+
+    internal void CheckHeads(long heads)
+    {
+        if (Table.shape[1] != heads)
+            throw new UserException($"The relative position bias is of {Table.shape[1]} heads, but attention has {heads}: make it for as many.");
+    }
 }

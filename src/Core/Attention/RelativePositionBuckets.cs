@@ -54,7 +54,10 @@ public sealed record RelativePositionBuckets(long Count, long MaxDistance, bool 
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         // Sums by sub: add makes a Scalar for its hidden factor, and the held one is no integer.
-        Tensor distance = arange(0, count, dtype: ScalarType.Int64).mul(Integer(step)).sub(Integer(-first));
+        var distances = new long[count];
+        for (long i = 0; i < count; i++)
+            distances[i] = first + i * step;
+        Tensor distance = tensor(distances);
         Tensor size = Bidirectional ? distance.abs() : distance.maximum(Integer(0));
 
         // In float32, as everyone computes it: at a power of two a digit more would choose another bucket than the weights were

@@ -65,7 +65,59 @@ internal static class SequenceAttention
             }
         }
 
+        var mixed = new SegmentSchedule(new Branch(12, 1), new Branch(2 * RowsPerRank, 2), new Branch(whole, 5));
+        foreach (bool causal in new[] { false, true })
+        {
+            var detached = new DilatedAttentionOptions(mixed, causal, MixingGradient: MixingGradient.Detached);
+            Compare(world, exchange, detached, float64, Float64Tolerance, $"detached, causal {causal}", [whole - 5, whole / 2], new RelativePositionBuckets(12, 20, !causal));
+            foreach (string positions in new[] { "none", "xpos", "rope" })
+                CompareModules(world, exchange, mixed, causal, positions);
+        }
+
         Refuses(world, exchange);
+    }
+
+    // The module with all its options, padding that is not a number among them.
+    private static void CompareModules(ProcessGroup world, GatheredKeyValues exchange, SegmentSchedule schedule, bool causal, string positions)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(29);
+        const long Channels = Heads * HeadDim;
+        long whole = RowsPerRank * world.Size, first = RowsPerRank * world.Rank;
+        long[] lengths = [whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5];
+        string what = $"module, {positions}, causal {causal}, rank {world.Rank} of {world.Size}";
+        using DilatedAttention alone = Module(null), sharded = Module(exchange);
+        sharded.load_state_dict(alone.state_dict());
+        Tensor values = randn([Batch, whole, Channels], dtype: float64, generator: generator), cotangent = randn([Batch, whole, Channels], dtype: float64, generator: generator);
+        for (int sequence = 0; sequence < Batch; sequence++)
+            values[sequence].narrow(0, lengths[sequence], whole - lengths[sequence]).fill_(double.NaN);
+
+        Tensor all = values.clone().requires_grad_(), own = values.narrow(1, first, RowsPerRank).clone().requires_grad_();
+        Tensor expected = alone.forward(all, lengths), output = sharded.forward(own, lengths);
+        BackwardPass.Run(expected.mul(cotangent).sum());
+        BackwardPass.Run(output.mul(cotangent.narrow(1, first, RowsPerRank)).sum());
+        TestKit.Compare.AssertClose(output, expected.narrow(1, first, RowsPerRank), Float64Tolerance, $"output: {what}", floor: 1e-3);
+        TestKit.Compare.AssertClose(own.grad!, all.grad!.narrow(1, first, RowsPerRank), Float64Tolerance, $"gradient of the input: {what}", floor: 1e-3);
+        foreach (var ((name, a), (_, e)) in sharded.named_parameters().Zip(alone.named_parameters()))
+        {
+            Tensor sum = a.grad!.clone();
+            world.AllReduce(sum);
+            // A bias of all keys moves a row's logits alike where nothing is rotated: what is left is rounding.
+            TestKit.Compare.AssertClose(sum, e.grad!, Float64Tolerance, $"gradient of {name}: {what}", floor: 1);
+        }
+
+        DilatedAttention Module(IKeyValueExchange? where)
+        {
+            var module = new DilatedAttention(
+                Channels, Heads, [.. schedule.Select(branch => branch.Dilation)], [.. schedule.Select(branch => branch.SegmentLength)], causal: causal,
+                useXpos: positions == "xpos", useRope: positions == "rope", useRelPosBias: true, subLayerNorm: true, exchange: where);
+            module.to(float64);
+            using var noGradient = no_grad();
+            // Alike on every rank.
+            foreach (var (_, parameter) in module.named_parameters())
+                parameter.normal_(0, 0.2, generator);
+            return module;
+        }
     }
 
     private static void Compare(
@@ -141,6 +193,14 @@ internal static class SequenceAttention
     {
         long sentForward = 0, receivedForward = 0, sentBackward = 0, receivedBackward = 0;
         long whole = RowsPerRank * world.Size;
+        int widest = (int)(Math.Min(options.Schedule.Max(branch => branch.SegmentLength), whole) / RowsPerRank);
+        if (lengths is not null && widest > 1)
+        {
+            // The ranks of the widest segment compare their lists: 8 bytes a sequence, whatever the type.
+            int others = Math.Min(widest, world.Size - world.Rank / widest * widest) - 1;
+            forward -= new CommunicationVolume(others > 0 ? 8 * Batch : 0, 8 * Batch * others);
+        }
+
         foreach (Branch requested in options.Schedule)
         {
             long w = Math.Min(requested.SegmentLength, whole);
@@ -196,6 +256,12 @@ internal static class SequenceAttention
         Tensor x = zeros(1, RowsPerRank, Heads, HeadDim);
         var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(36, 1)), true);
         var error = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(x, x, x, options, exchange));
+        long otherLength = 20 + world.Rank;
+        var different = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(
+            x, x, x, new DilatedAttentionOptions(new SegmentSchedule(new Branch(RowsPerRank * world.Size, 2)), true), exchange, [otherLength]));
+        Assert.Equal(
+            "lengths is [20] where row 0 lies and [21] where row 24 lies: give every rank of a sequence the same list, the lengths of the whole sequences.",
+            different.Message);
         Assert.StartsWith($"Branch {new Branch(36, 1)} does not fit {world.Size} ranks with 24 rows each: a segment must divide a rank's rows or be a multiple of them.", error.Message);
     }
 }

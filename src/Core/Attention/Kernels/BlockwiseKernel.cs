@@ -31,13 +31,9 @@ internal static class BlockwiseKernel
         foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
         {
             using var tileScope = NewDisposeScope();
-            Tensor logits = Logits(tile, q, k, bias, type);
-            Tensor largest = logits.amax([-1], keepdim: true);
-            logits.sub_(largest).exp_();
-            Tensor sum = logits.sum(dim: -1, keepdim: true);
-            Tensor mixed = logits.bmm(tile.Keys(v, type)).div_(sum);
-            tile.Queries(output).copy_(tile.Unfold(mixed));
-            tile.Queries(logSumExp.unsqueeze(-1)).copy_(tile.Unfold(largest.add_(sum.log_(), Scalars.One)));
+            var (probabilities, ofTile) = Softmax(Logits(tile, q, k, bias, type));
+            tile.Queries(output).copy_(tile.Unfold(probabilities.bmm(tile.Keys(v, type))));
+            tile.Queries(logSumExp.unsqueeze(-1)).copy_(tile.Unfold(ofTile));
         }
 
         output.MoveToOuterDisposeScope();
@@ -63,7 +59,8 @@ internal static class BlockwiseKernel
             using var tileScope = NewDisposeScope();
             Tensor queries = tile.Fold(q, type).mul_(scale), keys = tile.Keys(k, type);
             Tensor outputGradient = tile.Fold(gradient, type);
-            Tensor probabilities = Logits(tile, queries, keys, bias).sub_(tile.Fold(logSumExp.unsqueeze(-1), type)).exp_();
+            var (probabilities, ofTile) = Softmax(Logits(tile, queries, keys, bias));
+            probabilities.mul_(ofTile.sub_(tile.Fold(logSumExp.unsqueeze(-1), type)).exp_());
             Add(valueGradient, probabilities.transpose(1, 2).bmm(outputGradient));
 
             // Σ dO ⊙ O, the same for all keys of a query.
@@ -71,7 +68,7 @@ internal static class BlockwiseKernel
             Tensor ofLogits = outputGradient.bmm(tile.Keys(v, type).transpose(1, 2)).sub_(common).mul_(probabilities);
             tile.Queries(queryGradient).copy_(tile.Unfold(ofLogits.bmm(keys).mul_(scale)));
             Add(keyGradient, ofLogits.transpose(1, 2).bmm(queries));
-            bias.AddGradientOfTile(tile.FirstQuery, tile.Unflatten(ofLogits).sum(dim: 0));
+            bias.AddGradientOfTile(tile.FirstHead, tile.FirstQuery, tile.Unflatten(ofLogits).sum(dim: 0));
 
             void Add(Tensor total, Tensor part) => tile.KeyView(total).add_(tile.Unflatten(part), Scalars.One);
         }
@@ -82,6 +79,14 @@ internal static class BlockwiseKernel
         return (queryGradient, keyGradient, valueGradient);
     }
 
+    // Not exp of the logits: oneMKL takes a hundred times as long for numbers that underflow, which far and masked keys do.
+    // The largest probability is 1 / Σ exp(logit − largest logit).
+    private static (Tensor Probabilities, Tensor LogSumExp) Softmax(Tensor logits)
+    {
+        Tensor probabilities = logits.softmax(-1);
+        return (probabilities, logits.amax([-1], keepdim: true).sub_(probabilities.amax([-1], keepdim: true).log_()));
+    }
+
     private static Tensor Logits(Tile tile, Tensor q, Tensor k, PairBias bias, ScalarType type) =>
         Logits(tile, tile.Fold(q, type).mul_(Scale(q, type)), tile.Keys(k, type), bias);
 
@@ -89,7 +94,7 @@ internal static class BlockwiseKernel
     private static Tensor Logits(Tile tile, Tensor queries, Tensor keys, PairBias bias)
     {
         Tensor logits = queries.bmm(keys.transpose(1, 2));
-        tile.Unflatten(logits).add_(bias.Tile(tile.FirstQuery, tile.Count, tile.VisibleKeys), Scalars.One);
+        tile.Unflatten(logits).add_(bias.Tile(tile.FirstHead, tile.Heads, tile.FirstQuery, tile.Count, tile.VisibleKeys), Scalars.One);
         return logits;
     }
 
@@ -98,25 +103,30 @@ internal static class BlockwiseKernel
     private static IEnumerable<Tile> Tiles(long[] shape, long keys, bool causal)
     {
         long batch = shape[0], heads = shape[1], queries = shape[2];
-        long sequences = Math.Clamp(TileElements / (heads * keys * Math.Min(queries, LeastQueries)), 1, batch);
-        long count = Math.Clamp(TileElements / (sequences * heads * keys), LeastQueries, MostQueries);
+        long units = Math.Max(1, TileElements / (keys * Math.Min(queries, LeastQueries)));
+        long ofHeads = Math.Min(units, heads), sequences = Math.Clamp(units / ofHeads, 1, batch);
+        long count = Math.Clamp(TileElements / (sequences * ofHeads * keys), LeastQueries, MostQueries);
         for (long sequence = 0; sequence < batch; sequence += sequences)
         {
-            for (long query = 0; query < queries; query += count)
+            for (long head = 0; head < heads; head += ofHeads)
             {
-                long end = Math.Min(query + count, queries);
-                yield return new Tile(sequence, Math.Min(sequences, batch - sequence), heads, query, end - query, causal ? end : keys);
+                for (long query = 0; query < queries; query += count)
+                {
+                    long end = Math.Min(query + count, queries);
+                    yield return new Tile(
+                        sequence, Math.Min(sequences, batch - sequence), head, Math.Min(ofHeads, heads - head), query, end - query, causal ? end : keys);
+                }
             }
         }
     }
 
-    // Some queries of some sequences, in reverse order (see PairBias), and the keys that they may see: the first ones.
-    private readonly record struct Tile(long FirstSequence, long Sequences, long Heads, long FirstQuery, long Count, long VisibleKeys)
+    // Some queries of some heads and sequences, in reverse order (see PairBias), and the keys that they may see: the first ones.
+    private readonly record struct Tile(long FirstSequence, long Sequences, long FirstHead, long Heads, long FirstQuery, long Count, long VisibleKeys)
     {
         // The tile's queries, [sequences, heads, count, …], a view in the tensor's own order.
-        public Tensor Queries(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(2, FirstQuery, Count);
+        public Tensor Queries(Tensor tensor) => Part(tensor).narrow(2, FirstQuery, Count);
 
-        public Tensor KeyView(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(2, 0, VisibleKeys);
+        public Tensor KeyView(Tensor tensor) => Part(tensor).narrow(2, 0, VisibleKeys);
 
         // [sequences · heads, count, …], reversed: always a copy.
         public Tensor Fold(Tensor tensor, ScalarType type) => Queries(tensor).flip(2).to(type).flatten(0, 1);
@@ -125,6 +135,8 @@ internal static class BlockwiseKernel
         public Tensor Keys(Tensor tensor, ScalarType type) => KeyView(tensor).to(type).flatten(0, 1);
 
         public Tensor Unflatten(Tensor folded) => folded.view(Sequences, Heads, folded.shape[1], folded.shape[2]);
+
+        private Tensor Part(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(1, FirstHead, Heads);
 
         public Tensor Unfold(Tensor folded) => Unflatten(folded).flip(2);
     }

@@ -9,7 +9,7 @@ namespace LongNet.Core.Attention.Kernels;
 /// <param name="rule">How distances share them.</param>
 internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
 {
-    /// <summary>[buckets, heads]; backward calls add the table's gradient to it. Needed for them where there is a table. Not owned.</summary>
+    /// <summary>[buckets, heads]; backward calls add the table's gradient to it; null where nobody wants it. Not owned.</summary>
     public Tensor? TableGradient { get; init; }
 
     /// <summary>Attends; see <see cref="FlashKernel.Forward"/>.</summary>
@@ -39,11 +39,12 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
     {
         if (table is null)
             return FlashKernel.Backward(gradient, q, keys, values, output, logSumExp, causal);
-        PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: true);
+        PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: TableGradient is not null);
         var gradients = VectorKernel.TakesInFloat32(q)
             ? VectorKernel.Backward(Single(gradient), Single(q), Single(keys), Single(values), Single(output), logSumExp, causal, bias)
             : BlockwiseKernel.Backward(gradient, q, keys, values, output, logSumExp, causal, bias);
-        bias.AddToTable(TableGradient!);
+        if (TableGradient is not null)
+            bias.AddToTable(TableGradient);
         return gradients;
     }
 

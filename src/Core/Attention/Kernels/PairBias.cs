@@ -63,7 +63,6 @@ internal sealed class PairBias
         if (causal && before + queries < count)
         {
             // Distance before + queries − 1 − x is negative.
-            values = values.clone();
             values.narrow(1, before + queries, count - before - queries).fill_(Scalars.NegativeInfinity);
         }
 
@@ -73,12 +72,14 @@ internal sealed class PairBias
     }
 
     /// <summary>The biases of a tile whose queries are in reverse order.</summary>
+    /// <param name="firstHead">First head of the tile.</param>
+    /// <param name="heads">Its heads.</param>
     /// <param name="firstQuery">First query of the tile.</param>
     /// <param name="count">Its queries.</param>
     /// <param name="keys">Its keys, the first ones of all.</param>
     /// <returns>[heads, count, keys], a view.</returns>
-    public Tensor Tile(long firstQuery, long count, long keys) =>
-        values.as_strided([values.shape[0], count, keys], [values.shape[1], 1, 1], queries - firstQuery - count);
+    public Tensor Tile(long firstHead, long heads, long firstQuery, long count, long keys) =>
+        values.as_strided([heads, count, keys], [values.shape[1], 1, 1], firstHead * values.shape[1] + queries - firstQuery - count);
 
     /// <summary>[heads, queries + keys − 1], contiguous. Owned by this.</summary>
     public Tensor Values => values;
@@ -94,9 +95,10 @@ internal sealed class PairBias
     public void AddGradient(Tensor ofValues) => gradient?.add_(ofValues, Scalars.One);
 
     /// <summary>Adds the gradient of a tile's logits.</summary>
+    /// <param name="firstHead">First head of the tile.</param>
     /// <param name="firstQuery">First query of the tile.</param>
     /// <param name="logits">[heads, count, keys], queries in reverse order.</param>
-    public void AddGradientOfTile(long firstQuery, Tensor logits)
+    public void AddGradientOfTile(long firstHead, long firstQuery, Tensor logits)
     {
         if (gradient is null)
             return;
@@ -105,7 +107,7 @@ internal sealed class PairBias
         // Each row one place further to the right than the row before: then equal distances stand in one column.
         Tensor sheared = zeros([heads, count, width], dtype: logits.dtype, device: logits.device);
         sheared.as_strided([heads, count, keys], [count * width, width + 1, 1]).copy_(logits);
-        gradient.narrow(1, queries - firstQuery - count, width).add_(sheared.sum(dim: 1), Scalars.One);
+        gradient.narrow(0, firstHead, heads).narrow(1, queries - firstQuery - count, width).add_(sheared.sum(dim: 1), Scalars.One);
     }
 
     /// <summary>Adds what was collected to the table's gradient.</summary>
@@ -120,5 +122,5 @@ internal sealed class PairBias
 
     // [buckets, heads of the group], a view.
     private static Tensor OfGroup(Tensor table, HeadGroup group) => table.as_strided(
-        [table.shape[0], group.Heads], [table.shape[1], group.HeadStride], table.storage_offset() + group.FirstHead);
+        [table.shape[0], group.Heads], [table.stride(0), table.stride(1) * group.HeadStride], table.storage_offset() + group.FirstHead * table.stride(1));
 }
