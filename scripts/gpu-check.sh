@@ -4,7 +4,7 @@
 #   scripts/gpu-check.sh --publish DIR    only makes DIR: the programs with .NET in them, for a machine that has no SDK
 #   scripts/gpu-check.sh --prebuilt DIR   runs the programs of such a folder, on the libtorch in LONGNET_LIBTORCH
 #   --report FILE                         instead of docs/gpu-report.md
-# Exit codes: 0 all is well; 1 a test failed; 2 there is no usable GPU here, or something else is missing.
+# Exit codes: 0 all is well; 1 a test or a measurement failed; 2 there is no usable GPU here, or something else is missing.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -65,7 +65,11 @@ parts=$(mktemp -d)
 trap 'rm -rf "$parts"' EXIT
 
 # Tells in one sentence where there is no libtorch or no GPU.
-"$longnet" bench attention --device cuda --lengths 64 --segment-lengths 64 --dilation-rates 1 --rounds 1 >/dev/null
+"$longnet" bench attention --device cuda --lengths 64 --segment-lengths 64 --dilation-rates 1 --rounds 1 >/dev/null || {
+  code=$?
+  [ "$code" = 2 ] || { say "attention on the GPU ended with code $code before any test ran."; exit 1; }
+  exit 2
+}
 
 failed=0
 "$tests" -noColor -class LongNet.Core.Tests.Attention.CudaAttentionTests -result-xml "$parts/tests.xml" </dev/null || failed=$?
@@ -84,7 +88,11 @@ if [ "$skipped" != 0 ] || [ "$passed" = 0 ]; then
   exit 2
 fi
 
-measure() { "$longnet" bench attention --device cuda --longest-dense 262144 --markdown "$parts/$1.md" --dtype "$@"; }
+measure() {
+  local code=0
+  "$longnet" bench attention --device cuda --longest-dense 262144 --markdown "$parts/$1.md" --dtype "$@" || code=$?
+  [ "$code" = 0 ] || { say "the $passed GPU tests passed, but measuring $1 ended with code $code, so there is no report."; exit 1; }
+}
 measure bfloat16 --lengths 8192,16384,32768,65536,131072,262144,524288,1048576
 measure float32 --lengths 8192,32768,131072
 

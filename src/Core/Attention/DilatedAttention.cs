@@ -150,6 +150,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     internal long Heads => heads;
 
+    internal RelativePositionBias? Bias => bias?.Module;
+
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor input) => forward(input, null);
 

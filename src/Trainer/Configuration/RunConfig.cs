@@ -77,7 +77,7 @@ public sealed record ModelConfig
         MixingGradient = Attention.MixingGradient,
         Positions = Positions,
         RelativePositionBias = Attention.RelativePositionBias
-            ? new RelativePositionBuckets(Attention.RelativePositionBuckets, Attention.RelativePositionMaxDistance, Bidirectional: false)
+            ? new RelativePositionBuckets(Attention.RelativePositionBuckets, Attention.RelativePositionMaxDistance, Attention.RelativePositionBidirectional)
             : null,
         Dropout = Dropout,
         TieEmbeddings = TieEmbeddings,
@@ -95,7 +95,7 @@ public sealed record AttentionConfig
 
     public MixingGradient MixingGradient { get; init; } = MixingGradient.Exact;
 
-    /// <summary>Whether logits have a learned bias by distance and head, which all layers share. Slower; see docs/attention.md.</summary>
+    /// <summary>Whether logits have a learned bias by distance and head, which all layers share. See docs/attention.md for what it costs.</summary>
     public bool RelativePositionBias { get; init; }
 
     /// <summary>Biases per head that distances share.</summary>
@@ -103,6 +103,12 @@ public sealed record AttentionConfig
 
     /// <summary>Distance from which on all share the last bias.</summary>
     public long RelativePositionMaxDistance { get; init; } = Core.Attention.RelativePositionBuckets.DefaultMaxDistance;
+
+    /// <summary>
+    /// Whether half of the buckets are for keys after the query, as in the authors' decoder, though a causal model sees none: for
+    /// weights that were trained so.
+    /// </summary>
+    public bool RelativePositionBidirectional { get; init; }
 }
 
 public enum Tokenizer

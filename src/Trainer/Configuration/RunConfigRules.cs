@@ -64,12 +64,21 @@ internal static class RunConfigRules
                 lengths.Count == rates.Count && lengths.Count > 0,
                 $"model.attention has {lengths.Count} segment_lengths and {rates.Count} dilation_rates: give one of each per branch.");
             problems.Require(lengths.All(w => w >= 1), $"model.attention.segment_lengths is [{string.Join(", ", lengths)}], but every length must be at least 1.");
-            var (buckets, distance) = (model.Attention.RelativePositionBuckets, model.Attention.RelativePositionMaxDistance);
-            Within("model.attention.relative_position_buckets", buckets, 2, 1 << 20);
-            problems.Require(
-                distance > buckets / 2,
-                $"model.attention.relative_position_max_distance is {distance}, but must be above {buckets / 2}, the distances that {buckets} buckets tell apart one by one.");
+            if (model.Attention.RelativePositionBias)
+                RelativePositions(model.Attention);
             problems.Require(rates.All(r => r >= 1), $"model.attention.dilation_rates is [{string.Join(", ", rates)}], but every rate must be at least 1.");
+        }
+
+        void RelativePositions(AttentionConfig attention)
+        {
+            var (buckets, distance, both) = (attention.RelativePositionBuckets, attention.RelativePositionMaxDistance, attention.RelativePositionBidirectional);
+            Within("model.attention.relative_position_buckets", buckets, both ? 4 : 2, 1 << 20);
+            problems.Require(!both || buckets % 2 == 0, $"model.attention.relative_position_buckets is {buckets}, but must be even where they are bidirectional.");
+            long exact = buckets / (both ? 4 : 2);
+            problems.Require(
+                distance > exact,
+                $"model.attention.relative_position_max_distance is {distance}, but must be above {exact}, the distances that {buckets} buckets tell apart one by one: " +
+                "raise it, or take fewer buckets.");
         }
 
         void Within(string key, long value, long least, long most)

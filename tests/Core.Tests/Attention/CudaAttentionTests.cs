@@ -142,6 +142,35 @@ public class CudaAttentionTests
     }
 
     [Theory]
+    [InlineData(ScalarType.Float32, false)]
+    [InlineData(ScalarType.Float32, true)]
+    [InlineData(ScalarType.BFloat16, true)]
+    [InlineData(ScalarType.Float64, true)]
+    public void Attend_BiasAndLengths_MatchOracle(ScalarType type, bool causal)
+    {
+        NeedsGpu();
+        new AttentionCase(
+            3, 50, 4, 32, new DilatedAttentionOptions(new SegmentSchedule(new Branch(16, 1), new Branch(50, 3)), causal),
+            Lengths: [37, 50, 5], Buckets: new RelativePositionBuckets(12, 20, Bidirectional: !causal)).AssertMatchesOracle(type, Tolerance(type), CUDA);
+    }
+
+    [Fact]
+    public void Decode_TokenByToken_EqualsForward()
+    {
+        NeedsGpu();
+        using var scope = NewDisposeScope();
+        using var attention = new DilatedAttention(dModel: 64, numHeads: 2, dilationRates: [1, 2], segmentSizes: [16, 64], causal: true, useXpos: true);
+        attention.to(CUDA);
+        Tensor x = randn([2, 40, 64], device: CUDA);
+        using KeyValueCache cache = attention.CreateCache(2, 40);
+        var parts = new List<Tensor> { attention.Decode(x.narrow(1, 0, 21), cache) };
+        while (cache.Length < 40)
+            parts.Add(attention.Decode(x.narrow(1, cache.Length, 1), cache));
+        Compare.AssertClose(cat(parts, 1), attention.forward(x), Tolerance(ScalarType.Float32), "rows");
+    }
+
+    [Theory]
+    [InlineData(ScalarType.BFloat16, 64, typeof(CudaFlashKernel))]
     [InlineData(ScalarType.Float32, 64, typeof(CudaEfficientKernel))]
     [InlineData(ScalarType.BFloat16, 264, typeof(CudaEfficientKernel))]
     [InlineData(ScalarType.Float64, 64, typeof(MathKernel))]
@@ -149,6 +178,8 @@ public class CudaAttentionTests
     {
         NeedsGpu();
         using Tensor q = zeros([1, 1, 1, headDim], dtype: type, device: CUDA);
+        Assert.SkipWhen(
+            kernel == typeof(CudaFlashKernel) && !CudaDevice.IsAmpereOrNewer(q.device_index), "FlashAttention needs compute capability 8.0");
         Assert.IsType(kernel, FlashKernel.For(q));
     }
 

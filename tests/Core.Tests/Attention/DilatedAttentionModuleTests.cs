@@ -151,6 +151,22 @@ public class DilatedAttentionModuleTests
     }
 
     [Fact]
+    public void Attend_Mistakes_AreNamed()
+    {
+        using var scope = NewDisposeScope();
+        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 1)), Causal: true);
+        Tensor x = zeros(1, 4, 2, 8);
+        const string Expected = "Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 or float16, but was given ";
+        AssertRefused($"{Expected}4 rows of Float32, Float64 and Float32.", () => DilatedAttention.Attend(x, x.to(float64), x, options));
+        AssertRefused($"{Expected}4 rows of Int64, Int64 and Int64.", () => DilatedAttention.Attend(x.to(int64), x.to(int64), x.to(int64), options));
+        Tensor empty = zeros(1, 0, 2, 8);
+        AssertRefused($"{Expected}0 rows of Float32, Float32 and Float32.", () => DilatedAttention.Attend(empty, empty, empty, options));
+        using var bias = new RelativePositionBias(3, new RelativePositionBuckets(32, 128, Bidirectional: false));
+        AssertRefused("The relative position bias is of 3 heads, but attention has 2: make it for as many.", () => DilatedAttention.Attend(x, x, x, options, bias: bias));
+        AssertRefused("A relative position bias is for at least one head, not for 0.", () => new RelativePositionBias(0, bias.Buckets));
+    }
+
+    [Fact]
     public void Forward_MistakenShape_IsNamed()
     {
         using var scope = NewDisposeScope();

@@ -126,6 +126,14 @@ public class KeyValueCacheTests
             "This key/value cache takes q, k and v of shape [2, rows, 4, 8], but was given [3, 1, 4, 8], [3, 1, 4, 8] and [3, 1, 4, 8].",
             () => module.Decode(zeros(3, 1, DModel), cache));
         Assert.Equal(0, cache.Length);
+        using DilatedAttention other = Module("none", false, HeadOffsets.Blocked);
+        AssertRefused(
+            "This key/value cache is for the branches (w = 8, r = 1), (w = 24, r = 3), (w = 40, r = 2), (w = 1000, r = 7), but the attention has (w = 8, r = 1), (w = 24, r = 3), (w = 40, r = 2), (w = 1000, r = 7) " +
+            "or other options: make a cache with its CreateCache.",
+            () => other.Decode(zeros(2, 1, DModel), cache));
+        KeyValueCache gone = module.CreateCache(1, 10);
+        gone.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => module.Decode(zeros(1, 1, DModel), gone));
         AssertRefused("A key/value cache is for at least one sequence of at least one row, not for 0 of at most 10.", () => module.CreateCache(0, 10));
         using var bidirectional = new DilatedAttention(16, 2, 1L, 8L);
         AssertRefused(

@@ -289,6 +289,20 @@ public sealed class TorchscaleWeightsTests : IDisposable
             ],
             TorchscaleWeights.Load(loaded, Path));
 
+        using LongNetLanguageModel biased = Model(Config with { RelativePositionBias = Buckets }, seed: 1);
+        using LongNetLanguageModel otherwise = Model(Config with { RelativePositionBias = Buckets with { MaxDistance = 50 } }, seed: 2);
+        TorchscaleWeights.Save(biased, Path);
+        Assert.Equal(
+            [$"{Path} was saved with relative positions in 16 one-way buckets up to 40, and this model has 16 one-way buckets up to 50."],
+            TorchscaleWeights.Load(otherwise, Path));
+        Write(Tensors(biased));
+        Assert.Equal(
+            [
+                $"{Path} does not say how distances share its relative position biases: if the authors' Python code trained it, set " +
+                "model.attention.relative_position_bidirectional: true, and model.attention.relative_position_max_distance to its max_rel_pos.",
+            ],
+            TorchscaleWeights.Load(otherwise, Path));
+
         // 2 pairs per head are 8 heads of 32 channels.
         Write([.. Tensors(saved), KeyValuePair.Create("layers.0.self_attn.xpos.scale", zeros(2))]);
         AssertRefused("PATH does not fit this model: it has 8 heads instead of 4. Set model.heads: 8.", () => TorchscaleWeights.Load(loaded, Path));

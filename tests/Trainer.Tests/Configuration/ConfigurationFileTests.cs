@@ -84,6 +84,8 @@ public sealed class ConfigurationFileTests : IDisposable
         Assert.Null(Load(Valid, "model.attention.relative_position_buckets=16").Model.ToModel().RelativePositionBias);
         RunConfig config = Load(Valid, "model.attention.relative_position_bias=true", "model.attention.relative_position_buckets=16");
         Assert.Equal(new RelativePositionBuckets(16, 128, Bidirectional: false), config.Model.ToModel().RelativePositionBias);
+        config = Load(Valid, "model.attention.relative_position_bias=true", "model.attention.relative_position_bidirectional=true");
+        Assert.Equal(new RelativePositionBuckets(32, 128, Bidirectional: true), config.Model.ToModel().RelativePositionBias);
     }
 
     [Fact]
@@ -110,8 +112,8 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("[1, 2]", "[1]", "model.attention has 2 segment_lengths and 1 dilation_rates: give one of each per branch.")]
     [InlineData("[1, 2]", "[1, 0]", "model.attention.dilation_rates is [1, 0], but every rate must be at least 1.")]
     [InlineData("[1, 2]", "[1, x]", "FILE, line 7: model.attention.dilation_rates is \"x\", but must be a whole number.")]
-    [InlineData("[1, 2]", "[1, 2]\n    relative_position_buckets: 1", "model.attention.relative_position_buckets is 1, but must be at least 2.")]
-    [InlineData("[1, 2]", "[1, 2]\n    relative_position_max_distance: 16", "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 buckets tell apart one by one.")]
+    [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_buckets: 1", "model.attention.relative_position_buckets is 1, but must be at least 2.")]
+    [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_max_distance: 16", "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 buckets tell apart one by one: raise it, or take fewer buckets.")]
     [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
     [InlineData("path: text", "path: text\n  tokenizer: bpe", "FILE, line 10: data.tokenizer is \"bpe\", but must be byte.")]
     [InlineData("lr: 1e-3", "lr: 1e-3\n  betas: 0.9", "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].")]

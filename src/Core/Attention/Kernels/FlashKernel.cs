@@ -3,8 +3,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows by the kernel for its device, type and processor. But for <see cref="MathKernel"/>, scores and masks never
-/// exist in memory, and strided views are taken as they are.
+/// Attention over one block of rows by the kernel for its device, type and processor. Scores and masks never exist in memory
+/// but for a tile at a time, and strided views are taken as they are.
 /// </summary>
 internal static class FlashKernel
 {

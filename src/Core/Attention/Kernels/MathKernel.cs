@@ -1,12 +1,8 @@
-using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention.Kernels;
 
-/// <summary>
-/// Plain tensor operations, for float64 on GPUs, which no fused kernel takes. All scores of a block exist in memory at once, so this
-/// is for tests and small sequences.
-/// </summary>
+/// <summary>Plain tensor operations, tile by tile, for float64 on GPUs, which no fused kernel takes.</summary>
 internal sealed class MathKernel : IAttentionKernel
 {
     public long LargestBatch => long.MaxValue;
@@ -14,9 +10,7 @@ internal sealed class MathKernel : IAttentionKernel
     public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
     {
         using var scope = NewDisposeScope();
-        Tensor scores = Scores(q, k, causal);
-        Tensor logSumExp = scores.logsumexp(-1);
-        Tensor output = scores.sub(logSumExp.unsqueeze(-1)).exp_().matmul(v);
+        var (output, logSumExp) = BlockwiseKernel.Forward(q, k, v, causal, MaskAlone(q, k, causal));
         return (output.MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
     }
 
@@ -24,25 +18,10 @@ internal sealed class MathKernel : IAttentionKernel
         Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
     {
         using var scope = NewDisposeScope();
-        Tensor probabilities = Scores(q, k, causal).sub_(logSumExp.unsqueeze(-1)).exp_();
-        Tensor delta = gradient.mul(output).sum(dim: -1, keepdim: true);
-        Tensor scores = gradient.matmul(v.transpose(2, 3)).sub_(delta).mul_(probabilities).mul_(Scale(q));
-        return (
-            scores.matmul(k).MoveToOuterDisposeScope(),
-            scores.transpose(2, 3).matmul(q).MoveToOuterDisposeScope(),
-            probabilities.transpose(2, 3).matmul(gradient).MoveToOuterDisposeScope());
+        var gradients = BlockwiseKernel.Backward(gradient, q, k, v, output, logSumExp, causal, MaskAlone(q, k, causal));
+        return (gradients.Q.MoveToOuterDisposeScope(), gradients.K.MoveToOuterDisposeScope(), gradients.V.MoveToOuterDisposeScope());
     }
 
-    // [batch, heads, queries, keys]; −∞ where a query does not see a key.
-    private static Tensor Scores(Tensor q, Tensor k, bool causal)
-    {
-        Tensor scores = q.matmul(k.transpose(2, 3)).mul_(Scale(q));
-        if (!causal)
-            return scores;
-        Tensor later = ones([q.shape[2], k.shape[2]], dtype: ScalarType.Bool, device: q.device).triu(1);
-        return scores.masked_fill_(later, Scalars.NegativeInfinity);
-    }
-
-    // A tensor without axes may stay on the CPU.
-    private static Tensor Scale(Tensor q) => tensor(1 / Math.Sqrt(q.shape[3]), dtype: q.dtype);
+    private static PairBias MaskAlone(Tensor q, Tensor k, bool causal) => PairBias.Create(
+        null, null, new HeadGroup(0, 0, 1, q.shape[1]), dilation: 1, q.shape[2], k.shape[2], before: 0, causal, q.dtype, q.device, collectsGradient: false);
 }

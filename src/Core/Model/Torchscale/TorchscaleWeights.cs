@@ -21,7 +21,8 @@ public static class TorchscaleWeights
     private const string RelativePositionTable = "self_attn_relative_position.relative_attention_bias.weight";
 
     // What names and shapes do not tell, kept with the weights that are saved here.
-    private const string HeadsKey = "longnet.heads", HeadOffsetsKey = "longnet.head_offsets", PositionsKey = "longnet.positions";
+    private const string HeadsKey = "longnet.heads", HeadOffsetsKey = "longnet.head_offsets", PositionsKey = "longnet.positions",
+        BucketsKey = "longnet.relative_position";
 
     /// <summary>Fills every parameter of a model. Takes as much memory again while it reads.</summary>
     /// <param name="model">Changed in place, whatever its dtype and device; not at all where the file is refused.</param>
@@ -42,6 +43,7 @@ public static class TorchscaleWeights
             config.Schedule,
             config.HeadOffsets,
             config.Positions,
+            config.RelativePositionBias,
             IsModel: true));
     }
 
@@ -62,6 +64,7 @@ public static class TorchscaleWeights
             attention.Options.Schedule,
             attention.Options.HeadOffsets,
             PositionsOf(attention),
+            attention.Bias?.Buckets,
             IsModel: false));
     }
 
@@ -80,7 +83,7 @@ public static class TorchscaleWeights
             tensors.Add(KeyValuePair.Create(OutputProjection, tensors.Single(entry => entry.Key == Embedding).Value));
         for (long layer = 0; config.Positions == PositionEncoding.XPos && layer < config.Layers; layer++)
             tensors.Add(KeyValuePair.Create($"layers.{layer}.self_attn.xpos.scale", DecayOfPairs(config.DModel / config.Heads)));
-        SafetensorsWriter.Write(path, tensors, Metadata(config.Heads, config.HeadOffsets, config.Positions));
+        SafetensorsWriter.Write(path, tensors, Metadata(config.Heads, config.HeadOffsets, config.Positions, config.RelativePositionBias));
     }
 
     /// <summary>Writes every parameter of an attention that stands alone, and xPos's buffer where it has xPos.</summary>
@@ -96,7 +99,7 @@ public static class TorchscaleWeights
         PositionEncoding positions = PositionsOf(attention);
         if (positions == PositionEncoding.XPos)
             tensors.Add(KeyValuePair.Create("xpos.scale", DecayOfPairs(attention.get_parameter("q_proj.weight")!.shape[0] / attention.Heads)));
-        SafetensorsWriter.Write(path, tensors, Metadata(attention.Heads, attention.Options.HeadOffsets, positions));
+        SafetensorsWriter.Write(path, tensors, Metadata(attention.Heads, attention.Options.HeadOffsets, positions, attention.Bias?.Buckets));
     }
 
     private static IReadOnlyList<string> Load(string path, string prefix, Destination destination)
@@ -148,6 +151,20 @@ public static class TorchscaleWeights
 
         if (destination.HeadsDiffer && savedOffsets is not null && savedOffsets != offsets)
             notes.Add($"{reader.Path} was saved with head offsets {savedOffsets}, and this model has {offsets}.");
+        if (destination.Buckets is { } buckets)
+        {
+            string? savedBuckets = reader.Metadata.GetValueOrDefault(BucketsKey);
+            if (savedBuckets is null && !buckets.Bidirectional)
+            {
+                notes.Add(
+                    $"{reader.Path} does not say how distances share its relative position biases: if the authors' Python code trained it, set " +
+                    $"{destination.Choose("model.attention.relative_position_bidirectional: true, and model.attention.relative_position_max_distance to its max_rel_pos", "both directions and its max_rel_pos in RelativePositionBuckets")}.");
+            }
+
+            if (savedBuckets is not null && savedBuckets != Text(buckets))
+                notes.Add($"{reader.Path} was saved with relative positions in {savedBuckets}, and this model has {Text(buckets)}.");
+        }
+
         if (savedPositions is not null && savedPositions != positions)
             notes.Add($"{reader.Path} was saved with positions {savedPositions}, and this model has {positions}.");
         if (savedPositions is null && names.DecayShape is { } decay && destination.Positions != PositionEncoding.XPos)
@@ -157,12 +174,21 @@ public static class TorchscaleWeights
         return notes;
     }
 
-    private static Dictionary<string, string> Metadata(long heads, HeadOffsets offsets, PositionEncoding positions) => new()
+    private static Dictionary<string, string> Metadata(long heads, HeadOffsets offsets, PositionEncoding positions, RelativePositionBuckets? buckets)
     {
-        [HeadsKey] = $"{heads}",
-        [HeadOffsetsKey] = Text(offsets),
-        [PositionsKey] = Text(positions),
-    };
+        var metadata = new Dictionary<string, string>
+        {
+            [HeadsKey] = $"{heads}",
+            [HeadOffsetsKey] = Text(offsets),
+            [PositionsKey] = Text(positions),
+        };
+        if (buckets is not null)
+            metadata[BucketsKey] = Text(buckets);
+        return metadata;
+    }
+
+    private static string Text(RelativePositionBuckets buckets) =>
+        $"{buckets.Count} {(buckets.Bidirectional ? "bidirectional" : "one-way")} buckets up to {buckets.MaxDistance}";
 
     private static string Text(Enum value) => value.ToString().ToLowerInvariant();
 
@@ -189,6 +215,7 @@ public static class TorchscaleWeights
         SegmentSchedule Schedule,
         HeadOffsets HeadOffsets,
         PositionEncoding Positions,
+        RelativePositionBuckets? Buckets,
         bool IsModel)
     {
         public bool TiesEmbeddings => IsModel && !Has(OutputProjection);
