@@ -31,6 +31,14 @@ internal static class Measurement
         return shortest;
     }
 
+    /// <summary>Times work on the CPU once, in seconds.</summary>
+    public static double Seconds(Action work)
+    {
+        var clock = Stopwatch.StartNew();
+        work();
+        return clock.Elapsed.TotalSeconds;
+    }
+
     /// <summary>How far the resident memory rises above where it stood, while the work runs.</summary>
     /// <param name="device">Where the work is done.</param>
     /// <param name="work">The work.</param>

@@ -21,15 +21,12 @@ internal static class BenchCommand
         ["float64"] = ScalarType.Float64,
     };
 
-    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), Step() };
+    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), Decode(), Step() };
 
     private static Command Attention()
     {
         var lengths = Numbers("--lengths", "Lengths of the sequence", [8192, 32768, 131072]);
-        var segments = Numbers("--segment-lengths", "Segment length of every branch", [2048, 4096, 8192, 16384]);
-        var dilations = Numbers("--dilation-rates", "Dilation rate of every branch", [1, 2, 4, 8]);
-        var heads = new Option<long>("--heads") { Description = "Heads", DefaultValueFactory = _ => 8 };
-        var headDim = new Option<long>("--head-dim") { Description = "Channels per head", DefaultValueFactory = _ => 64 };
+        var (segments, dilations, heads, headDim, threads) = Shape();
         var dtype = new Option<string>("--dtype") { Description = "Compute type", DefaultValueFactory = _ => "float32" };
         dtype.Validators.Add(result =>
         {
@@ -42,7 +39,6 @@ internal static class BenchCommand
             if (result.Tokens.Count == 1 && result.Tokens[0].Value is not ("cpu" or "cuda"))
                 result.AddError($"--device is {result.Tokens[0].Value}, but must be cpu or cuda.");
         });
-        var threads = new Option<int?>("--threads") { Description = "CPU threads; default: all" };
         var rounds = new Option<int>("--rounds") { Description = "Times that each is measured; the shortest counts", DefaultValueFactory = _ => 3 };
         var dense = new Option<long>("--longest-dense") { Description = "Longest sequence for which dense attention is measured too", DefaultValueFactory = _ => 32768 };
         var bias = new Option<bool>("--bias") { Description = "With a relative position bias; the bare kernels are measured without" };
@@ -54,9 +50,7 @@ internal static class BenchCommand
         };
         command.SetAction(parsed => RankProgram.Run(runtime =>
         {
-            if (runtime.World.Size > 1)
-                throw new UserException("bench attention measures one process: start it without mpiexec.");
-            string settings = ProcessSettings.Apply(new RuntimeConfig { Threads = parsed.GetValue(threads) }, runtime.Environment);
+            string settings = OneProcess(runtime, "attention", parsed.GetValue(threads));
             var benchmark = new AttentionBenchmark(
                 BenchDevice.Find(parsed.GetValue(device)!), parsed.GetValue(heads), parsed.GetValue(headDim), Types[parsed.GetValue(dtype)!],
                 SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!), parsed.GetValue(rounds), parsed.GetValue(dense), parsed.GetValue(bias));
@@ -64,6 +58,39 @@ internal static class BenchCommand
         }));
         return command;
     }
+
+    private static Command Decode()
+    {
+        var prompts = Numbers("--prompts", "Rows that come before, all at once", [4096, 16384, 65536]);
+        var (segments, dilations, heads, headDim, threads) = Shape();
+        var rows = new Option<int>("--rows") { Description = "Rows that are decoded one by one after each prompt", DefaultValueFactory = _ => 256 };
+        var command = new Command("decode", "Row by row after prompts of several lengths: the cost is that of the keys that segments keep") { prompts, segments, dilations, heads, headDim, threads, rows };
+        command.SetAction(parsed => RankProgram.Run(runtime =>
+        {
+            string settings = OneProcess(runtime, "decode", parsed.GetValue(threads));
+            var benchmark = new DecodeBenchmark(
+                parsed.GetValue(heads), parsed.GetValue(headDim), SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!), parsed.GetValue(rows));
+            Console.WriteLine(Text($"{benchmark.Heads} heads of {benchmark.HeadDim} with their projections, float32, branches {string.Join(" ", benchmark.Schedule)}; {settings}"));
+            Console.WriteLine($"{"prompt",9} | {"prompt ms",10} | {"kept keys per head",18} | {"us per row after it",19}");
+            foreach (long prompt in parsed.GetValue(prompts)!)
+            {
+                DecodeTimes times = benchmark.Run(prompt);
+                Console.WriteLine(Text($"{times.Prompt,9} | {times.PromptSeconds * 1e3,10:F1} | {times.KeptKeys,18:F0} | {times.RowSeconds * 1e6,19:F0}"));
+            }
+        }));
+        return command;
+    }
+
+    private static (Option<long[]> Segments, Option<long[]> Dilations, Option<long> Heads, Option<long> HeadDim, Option<int?> Threads) Shape() => (
+        Numbers("--segment-lengths", "Segment length of every branch", [2048, 4096, 8192, 16384]),
+        Numbers("--dilation-rates", "Dilation rate of every branch", [1, 2, 4, 8]),
+        new Option<long>("--heads") { Description = "Heads", DefaultValueFactory = _ => 8 },
+        new Option<long>("--head-dim") { Description = "Channels per head", DefaultValueFactory = _ => 64 },
+        new Option<int?>("--threads") { Description = "CPU threads; default: all" });
+
+    private static string OneProcess(DistributedRuntime runtime, string what, int? threads) => runtime.World.Size == 1
+        ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
+        : throw new UserException($"bench {what} measures one process: start it without mpiexec.");
 
     private static Command Step()
     {

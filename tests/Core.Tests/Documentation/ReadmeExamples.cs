@@ -22,6 +22,21 @@ public class ReadmeExamples
     }
 
     [Fact]
+    public void Decoding_PromptAndNext_KeepTheirShapes()
+    {
+        using var scope = NewDisposeScope();
+        using var causal = new DilatedAttention(
+            dModel: 64, numHeads: 4, dilationRates: [1, 2, 4], segmentSizes: [32, 64, 128], causal: true, useXpos: true, useRelPosBias: true);
+        using KeyValueCache cache = causal.CreateCache(batch: 1, maxLength: 4096);
+        Tensor prompt = causal.Decode(rand(1, 100, 64), cache); // 100 rows at once,
+        Tensor next = causal.Decode(rand(1, 1, 64), cache);     // then one: the cost of the keys that its segments keep
+
+        Assert.Equal([1, 100, 64], prompt.shape);
+        Assert.Equal([1, 1, 64], next.shape);
+        Assert.Equal(101, cache.Length);
+    }
+
+    [Fact]
     public void SimpleTransformer_FirstPosition_GivesTenClassesAndGradients()
     {
         using var scope = NewDisposeScope();

@@ -14,7 +14,7 @@ public partial class ReadmeTests
     {
         string compiled = string.Join('\n', CompiledExamples.Select(file => Plain(File.ReadAllText(Repository.PathOf(file)))));
         string[] blocks = [.. CSharpBlock().Matches(File.ReadAllText(Repository.PathOf("README.md"))).Select(match => match.Groups[1].Value)];
-        Assert.Equal(3, blocks.Length);
+        Assert.Equal(4, blocks.Length);
         foreach (string block in blocks)
         {
             // Paragraph by paragraph, as a file has its usings apart and asserts between.

@@ -90,6 +90,18 @@ public class BenchCommandTests
         Assert.Equal(2, result.ExitCode);
     }
 
+    [Fact]
+    public void Decode_TwoPrompts_TellsWhatIsKept()
+    {
+        ProgramResult result = ProgramRun.ToEnd(TimeSpan.FromMinutes(2), Repository.LongNet,
+        [
+            "bench", "decode", "--prompts", "100,260", "--segment-lengths", "64,256", "--dilation-rates", "1,4", "--heads", "4", "--head-dim", "16", "--rows", "3",
+        ]).AssertSuccess();
+        // 100 rows: 36 of the second segment of 64, and 25 of the first of 256. 260 rows: 4 of either, of which every fourth is kept.
+        Assert.Matches(@"(?m)^ +100 \| +[0-9.]+ \| +61 \| +[1-9][0-9]*$", result.Output);
+        Assert.Matches(@"(?m)^ +260 \| +[0-9.]+ \| +5 \| +[1-9][0-9]*$", result.Output);
+    }
+
     [Theory]
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 2)]

@@ -26,9 +26,12 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
 
     public long LargestBatch => long.MaxValue;
 
-    /// <summary>Whether the processor and the tensor are of the kinds that this kernel is for.</summary>
+    /// <summary>
+    /// Whether the processor and the tensor are of the kinds that this kernel is for. A few queries, as in decoding, are not: laying out
+    /// the keys in panels would take longer than to attend.
+    /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool Takes(Tensor q) => q.dtype == ScalarType.Float32 && TakesInFloat32(q);
+    public static bool Takes(Tensor q) => q.dtype == ScalarType.Float32 && q.shape[2] >= Strip && TakesInFloat32(q);
 
     /// <summary>Whether it takes the tensor once that is converted to float32.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
