@@ -61,8 +61,7 @@ public sealed record PatternPicture(SegmentSchedule Schedule, HeadOffsets HeadOf
     {
         if (query / branch.SegmentLength != key / branch.SegmentLength || (Causal && key > query))
             return false;
-        long offset = HeadOffsets.Groups(Heads, branch.Dilation)
-            .First(group => head >= group.FirstHead && (head - group.FirstHead) % group.HeadStride == 0 && (head - group.FirstHead) / group.HeadStride < group.Heads).Offset;
+        long offset = HeadOffsets.OffsetOf(head, Heads, branch.Dilation);
         return Keeps(query) && Keeps(key);
 
         bool Keeps(long row) => row % branch.SegmentLength is var within && within >= offset && (within - offset) % branch.Dilation == 0;

@@ -1,10 +1,9 @@
 using LongNet.Core.Numerics;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>The CPU's fused operator: float32, float64, bfloat16 and float16; strided views are taken as they are.</summary>
-internal sealed class CpuFlashKernel : IAttentionKernel
+internal sealed class CpuFlashKernel() : OperatorKernel(Operators)
 {
     private static readonly TorchScriptModule Operators = new("""
         def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tuple[Tensor, Tensor]:
@@ -14,18 +13,5 @@ internal sealed class CpuFlashKernel : IAttentionKernel
             return torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, 0.0, causal)
         """);
 
-    public long LargestBatch => long.MaxValue;
-
-    public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
-    {
-        Tensor[] results = Operators.InvokeTensors("forward", q, k, v, causal);
-        return (results[0], results[1]);
-    }
-
-    public (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
-    {
-        Tensor[] results = Operators.InvokeTensors("backward", gradient, q, k, v, output, logSumExp, causal);
-        return (results[0], results[1], results[2]);
-    }
+    public override long LargestBatch => long.MaxValue;
 }

@@ -1,5 +1,4 @@
 using LongNet.Core.Numerics;
-using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention.Kernels;
 
@@ -7,7 +6,7 @@ namespace LongNet.Core.Attention.Kernels;
 /// The memory-efficient attention of libtorch (from xFormers and CUTLASS): float32 on any NVIDIA GPU, and the 16-bit types where
 /// <see cref="CudaFlashKernel"/> does not take them.
 /// </summary>
-internal sealed class CudaEfficientKernel : IAttentionKernel
+internal sealed class CudaEfficientKernel() : OperatorKernel(Operators)
 {
     internal const string Source = CudaScript.Source + """
         # The kernel pads the log-sum-exp to a multiple of 32 queries.
@@ -41,18 +40,5 @@ internal sealed class CudaEfficientKernel : IAttentionKernel
 
     internal static readonly TorchScriptModule Operators = new(Source);
 
-    public long LargestBatch => CudaScript.LargestBatch;
-
-    public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
-    {
-        Tensor[] results = Operators.InvokeTensors("forward", q, k, v, causal);
-        return (results[0], results[1]);
-    }
-
-    public (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
-    {
-        Tensor[] results = Operators.InvokeTensors("backward", gradient, q, k, v, output, logSumExp, causal);
-        return (results[0], results[1], results[2]);
-    }
+    public override long LargestBatch => CudaScript.LargestBatch;
 }

@@ -8,7 +8,7 @@ namespace LongNet.Core.Attention.Kernels;
 /// FlashAttention-2 as libtorch has it: bfloat16 and float16, up to 256 channels per head, on NVIDIA GPUs of compute capability 8.0
 /// (Ampere) and newer.
 /// </summary>
-internal sealed class CudaFlashKernel : IAttentionKernel
+internal sealed class CudaFlashKernel() : OperatorKernel(Operators)
 {
     public const long LargestHeadDim = 256;
 
@@ -38,22 +38,9 @@ internal sealed class CudaFlashKernel : IAttentionKernel
 
     internal static readonly TorchScriptModule Operators = new(Source);
 
-    public long LargestBatch => CudaScript.LargestBatch;
+    public override long LargestBatch => CudaScript.LargestBatch;
 
     /// <summary>Whether the kernel takes tensors like this one.</summary>
     public static bool Takes(Tensor q) =>
         q.dtype is ScalarType.BFloat16 or ScalarType.Float16 && q.shape[3] <= LargestHeadDim && CudaDevice.IsAmpereOrNewer(q.device_index);
-
-    public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
-    {
-        Tensor[] results = Operators.InvokeTensors("forward", q, k, v, causal);
-        return (results[0], results[1]);
-    }
-
-    public (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
-    {
-        Tensor[] results = Operators.InvokeTensors("backward", gradient, q, k, v, output, logSumExp, causal);
-        return (results[0], results[1], results[2]);
-    }
 }
