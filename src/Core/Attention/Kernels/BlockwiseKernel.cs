@@ -9,8 +9,8 @@ namespace LongNet.Core.Attention.Kernels;
 /// </summary>
 internal static class BlockwiseKernel
 {
-    // Logits of one tile: 16 MB in float32, so that the passes over them stay in the last cache.
-    private const long TileElements = 4 << 20;
+    // Logits of one tile: 4 MB in float32, so that the passes over them and what comes of them stay in the last cache.
+    private const long TileElements = 1 << 20;
 
     // Fewer queries per tile make the products too narrow to be fast, more of them waste work above the diagonal.
     private const long LeastQueries = 64, MostQueries = 512;
