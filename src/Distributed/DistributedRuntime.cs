@@ -1,6 +1,5 @@
 using LongNet.Core;
 using LongNet.Distributed.Mpi;
-using LongNet.Distributed.Solo;
 
 namespace LongNet.Distributed;
 
@@ -28,7 +27,9 @@ public sealed class DistributedRuntime : IDisposable
     {
         Environment = environment;
         this.session = session;
-        World = session is null ? new SoloProcessGroup("world") : new MpiProcessGroup(session, "world", largestMessage);
+        World = session is null
+            ? ProcessGroup.Solo("world")
+            : new ProcessGroup("0", "world", new MpiCommunicator(session, "world", largestMessage), session.Monitor);
         if (session is not null)
         {
             AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
@@ -46,7 +47,7 @@ public sealed class DistributedRuntime : IDisposable
     /// <param name="finishLimit">How long <see cref="Dispose"/> waits for the other ranks; 30 s where null.</param>
     /// <exception cref="UserException">MPI's library is missing, or not the launcher's.</exception>
     public static DistributedRuntime Start(RankEnvironment? environment = null, TimeSpan? finishLimit = null) =>
-        Start(environment ?? RankEnvironment.FromProcess(), finishLimit ?? DefaultFinishLimit, MpiProcessGroup.DefaultLargestMessage);
+        Start(environment ?? RankEnvironment.FromProcess(), finishLimit ?? DefaultFinishLimit, MpiCommunicator.DefaultLargestMessage);
 
     /// <summary>Ends all ranks at once with this exit code and does not return. For ranks that cannot tell the others.</summary>
     public void Abort(int exitCode)

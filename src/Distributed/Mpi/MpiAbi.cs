@@ -8,8 +8,15 @@ namespace LongNet.Distributed.Mpi;
 /// <param name="Byte">MPI_BYTE.</param>
 /// <param name="ThreadMultiple">MPI_THREAD_MULTIPLE.</param>
 /// <param name="InPlace">MPI_IN_PLACE.</param>
-internal sealed unsafe record MpiAbi(string Name, nint World, nint Byte, int ThreadMultiple, nint InPlace)
+/// <param name="AnySource">MPI_ANY_SOURCE.</param>
+/// <param name="AnyTag">MPI_ANY_TAG.</param>
+/// <param name="SourceOffset">Where an MPI_Status has the source, in bytes; the tag follows it.</param>
+internal sealed unsafe record MpiAbi(
+    string Name, nint World, nint Byte, int ThreadMultiple, nint InPlace, int AnySource, int AnyTag, int SourceOffset)
 {
+    /// <summary>Room for any library's MPI_Status.</summary>
+    public const int StatusBytes = 64;
+
     /// <summary>Finds out which of the three binary interfaces a loaded library speaks. Callable before MPI_Init.</summary>
     public static MpiAbi Of(nint library)
     {
@@ -19,12 +26,12 @@ internal sealed unsafe record MpiAbi(string Name, nint World, nint Byte, int Thr
             int major = -1, minor = -1;
             int code = ((delegate* unmanaged<int*, int*, int>)address)(&major, &minor);
             if (code == 0 && major >= 1)
-                return new MpiAbi("the standard ABI", 0x101, 0x247, 4096, 1);
+                return new MpiAbi("the standard ABI", 0x101, 0x247, 4096, 1, -1, -2, 0);
         }
 
         // Open MPI's handles are the addresses of exported objects, MPICH's are integers.
         return NativeLibrary.TryGetExport(library, "ompi_mpi_comm_world", out nint world)
-            ? new MpiAbi("Open MPI", world, NativeLibrary.GetExport(library, "ompi_mpi_byte"), 3, 1)
-            : new MpiAbi("MPICH", 0x44000000, 0x4c00010d, 3, -1);
+            ? new MpiAbi("Open MPI", world, NativeLibrary.GetExport(library, "ompi_mpi_byte"), 3, 1, -1, -1, 0)
+            : new MpiAbi("MPICH", 0x44000000, 0x4c00010d, 3, -1, -2, -1, 8);
     }
 }

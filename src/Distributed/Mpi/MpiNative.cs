@@ -21,11 +21,16 @@ internal sealed unsafe partial class MpiNative
     private readonly delegate* unmanaged<nint, int*, int> commSize;
     private readonly delegate* unmanaged<nint, int, int, nint*, int> commSplit;
     private readonly delegate* unmanaged<nint*, int> commFree;
-    private readonly delegate* unmanaged<nint, int> barrier;
-    private readonly delegate* unmanaged<void*, int, nint, int, nint, int> bcast;
+    private readonly delegate* unmanaged<nint, nint*, int> commDuplicate;
     private readonly delegate* unmanaged<void*, int, nint, void*, int, nint, nint, int> allgather;
-    private readonly delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, int> allgatherv;
-    private readonly delegate* unmanaged<void*, int*, int*, nint, void*, int*, int*, nint, nint, int> alltoallv;
+    private readonly delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, nint*, int> iallgatherv;
+    private readonly delegate* unmanaged<void*, int, nint, int, nint, nint*, int> ibcast;
+    private readonly delegate* unmanaged<nint, nint*, int> ibarrier;
+    private readonly delegate* unmanaged<void*, int, nint, int, int, nint, nint*, int> isend;
+    private readonly delegate* unmanaged<void*, int, nint, int, int, nint, nint*, int> irecv;
+    private readonly delegate* unmanaged<nint*, int*, void*, int> test;
+    private readonly delegate* unmanaged<int, int, nint, int*, void*, int> iprobe;
+    private readonly delegate* unmanaged<void*, nint, int*, int> getCount;
 
     private MpiNative(string libraryName, nint library)
     {
@@ -39,11 +44,16 @@ internal sealed unsafe partial class MpiNative
         commSize = (delegate* unmanaged<nint, int*, int>)Find("MPI_Comm_size");
         commSplit = (delegate* unmanaged<nint, int, int, nint*, int>)Find("MPI_Comm_split");
         commFree = (delegate* unmanaged<nint*, int>)Find("MPI_Comm_free");
-        barrier = (delegate* unmanaged<nint, int>)Find("MPI_Barrier");
-        bcast = (delegate* unmanaged<void*, int, nint, int, nint, int>)Find("MPI_Bcast");
+        commDuplicate = (delegate* unmanaged<nint, nint*, int>)Find("MPI_Comm_dup");
         allgather = (delegate* unmanaged<void*, int, nint, void*, int, nint, nint, int>)Find("MPI_Allgather");
-        allgatherv = (delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, int>)Find("MPI_Allgatherv");
-        alltoallv = (delegate* unmanaged<void*, int*, int*, nint, void*, int*, int*, nint, nint, int>)Find("MPI_Alltoallv");
+        iallgatherv = (delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, nint*, int>)Find("MPI_Iallgatherv");
+        ibcast = (delegate* unmanaged<void*, int, nint, int, nint, nint*, int>)Find("MPI_Ibcast");
+        ibarrier = (delegate* unmanaged<nint, nint*, int>)Find("MPI_Ibarrier");
+        isend = (delegate* unmanaged<void*, int, nint, int, int, nint, nint*, int>)Find("MPI_Isend");
+        irecv = (delegate* unmanaged<void*, int, nint, int, int, nint, nint*, int>)Find("MPI_Irecv");
+        test = (delegate* unmanaged<nint*, int*, void*, int>)Find("MPI_Test");
+        iprobe = (delegate* unmanaged<int, int, nint, int*, void*, int>)Find("MPI_Iprobe");
+        getCount = (delegate* unmanaged<void*, nint, int*, int>)Find("MPI_Get_count");
 
         nint Find(string symbol) => NativeLibrary.TryGetExport(library, symbol, out nint address)
             ? address
@@ -122,38 +132,93 @@ internal sealed unsafe partial class MpiNative
 
     public void Free(nint communicator, string group) => Check(commFree(&communicator), "MPI_Comm_free", group);
 
-    public void Barrier(nint communicator, string group) => Check(barrier(communicator), "MPI_Barrier", group);
-
-    public void Broadcast(nint communicator, string group, byte* buffer, int bytes, int root) =>
-        Check(bcast(buffer, bytes, Abi.Byte, root, communicator), "MPI_Bcast", group);
-
-    public void AllGather(nint communicator, string group, byte* own, int bytes, byte* all) =>
-        Check(allgather(own, bytes, Abi.Byte, all, bytes, Abi.Byte, communicator), "MPI_Allgather", group);
-
-    /// <param name="own">This rank's part; null where it already lies in its place in <paramref name="all"/>.</param>
-    public void AllGather(
-        nint communicator, string group, byte* own, int ownBytes, byte* all, ReadOnlySpan<int> bytes, ReadOnlySpan<int> starts)
+    public nint Duplicate(nint communicator, string group)
     {
-        void* send = own is null ? (void*)Abi.InPlace : own;
-        fixed (int* counts = bytes, displacements = starts)
-            Check(allgatherv(send, ownBytes, Abi.Byte, all, counts, displacements, Abi.Byte, communicator), "MPI_Allgatherv", group);
+        nint made = 0;
+        Check(commDuplicate(communicator, &made), "MPI_Comm_dup", group);
+        return made;
     }
 
-    public void AllToAll(
-        nint communicator, string group,
-        byte* send, ReadOnlySpan<int> sendBytes, ReadOnlySpan<int> sendStarts,
-        byte* receive, ReadOnlySpan<int> receiveBytes, ReadOnlySpan<int> receiveStarts)
+    /// <summary>Blocking, of small managed values; for setting up.</summary>
+    /// <returns>Every rank's values, in rank order.</returns>
+    public T[] AllGather<T>(nint communicator, string group, ReadOnlySpan<T> own)
+        where T : unmanaged
     {
-        fixed (int* sendCounts = sendBytes, sendAt = sendStarts, receiveCounts = receiveBytes, receiveAt = receiveStarts)
-        {
-            Check(
-                alltoallv(send, sendCounts, sendAt, Abi.Byte, receive, receiveCounts, receiveAt, Abi.Byte, communicator),
-                "MPI_Alltoallv", group);
-        }
+        var all = new T[own.Length * Size(communicator)];
+        int bytes = own.Length * sizeof(T);
+        fixed (T* send = own, receive = all)
+            Check(allgather(send, bytes, Abi.Byte, receive, bytes, Abi.Byte, communicator), "MPI_Allgather", group);
+        return all;
+    }
+
+    /// <param name="own">This rank's part; 0 where it already lies in its place in <paramref name="all"/>.</param>
+    /// <param name="bytes">Every rank's bytes; pinned, unchanged until the request is done.</param>
+    /// <param name="starts">Where every rank's part begins; likewise.</param>
+    /// <returns>The request, for <see cref="Test"/>.</returns>
+    public nint StartAllGather(nint communicator, string group, nint own, int ownBytes, nint all, int[] bytes, int[] starts)
+    {
+        nint request = 0;
+        void* send = own == 0 ? (void*)Abi.InPlace : (void*)own;
+        Check(
+            iallgatherv(send, ownBytes, Abi.Byte, (void*)all, Pinned(bytes), Pinned(starts), Abi.Byte, communicator, &request),
+            "MPI_Iallgatherv", group);
+        return request;
+    }
+
+    public nint StartBroadcast(nint communicator, string group, nint buffer, int bytes, int root)
+    {
+        nint request = 0;
+        Check(ibcast((void*)buffer, bytes, Abi.Byte, root, communicator, &request), "MPI_Ibcast", group);
+        return request;
+    }
+
+    public nint StartBarrier(nint communicator, string group)
+    {
+        nint request = 0;
+        Check(ibarrier(communicator, &request), "MPI_Ibarrier", group);
+        return request;
+    }
+
+    public nint StartSend(nint communicator, string group, nint buffer, int bytes, int destination, int tag)
+    {
+        nint request = 0;
+        Check(isend((void*)buffer, bytes, Abi.Byte, destination, tag, communicator, &request), "MPI_Isend", group);
+        return request;
+    }
+
+    public nint StartReceive(nint communicator, string group, nint buffer, int bytes, int source, int tag)
+    {
+        nint request = 0;
+        Check(irecv((void*)buffer, bytes, Abi.Byte, source, tag, communicator, &request), "MPI_Irecv", group);
+        return request;
+    }
+
+    /// <summary>Moves all communication on, and says whether this request is done; a done request is freed.</summary>
+    public bool Test(nint request, string group)
+    {
+        int done = 0;
+        byte* status = stackalloc byte[MpiAbi.StatusBytes];
+        Check(test(&request, &done, status), "MPI_Test", group);
+        return done != 0;
+    }
+
+    /// <summary>Looks for a message that has come and was not received yet.</summary>
+    /// <returns>Who sent it, its tag and its length; null where there is none.</returns>
+    public (int Source, int Tag, int Bytes)? Probe(nint communicator, string group)
+    {
+        int found = 0, bytes = 0;
+        byte* status = stackalloc byte[MpiAbi.StatusBytes];
+        Check(iprobe(Abi.AnySource, Abi.AnyTag, communicator, &found, status), "MPI_Iprobe", group);
+        if (found == 0)
+            return null;
+        Check(getCount(status, Abi.Byte, &bytes), "MPI_Get_count", group);
+        return (*(int*)(status + Abi.SourceOffset), *(int*)(status + Abi.SourceOffset + sizeof(int)), bytes);
     }
 
     [LibraryImport("libc", EntryPoint = "setenv", StringMarshalling = StringMarshalling.Utf8)]
     private static partial int SetNativeVariable(string name, string value, int overwrite);
+
+    private static int* Pinned(int[] array) => (int*)Marshal.UnsafeAddrOfPinnedArrayElement(array, 0);
 
     private void Check(int code, string function, string group)
     {

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using LongNet.Core;
+using LongNet.Distributed.Diagnostics;
 
 namespace LongNet.Distributed.Mpi;
 
@@ -13,11 +14,17 @@ internal sealed class MpiSession : IDisposable
     private MpiSession(MpiNative native, RankEnvironment environment, TimeSpan finishLimit)
     {
         Native = native;
+        Progress = new MpiProgress(native, crowded: environment.LocalSize > CpuThreads.Processors().Machine);
         this.environment = environment;
         this.finishLimit = finishLimit;
     }
 
     public MpiNative Native { get; }
+
+    public MpiProgress Progress { get; }
+
+    /// <summary>What this process knows of its collectives.</summary>
+    public CollectiveMonitor Monitor { get; } = new();
 
     /// <summary>Whether communicators may still be used and freed.</summary>
     public bool IsActive => Volatile.Read(ref ended) == 0;
@@ -58,6 +65,7 @@ internal sealed class MpiSession : IDisposable
     {
         if (Interlocked.Exchange(ref ended, 1) != 0)
             return;
+        Progress.Dispose();
         using var deadline = new Timer(_ => GiveUp(), null, finishLimit, Timeout.InfiniteTimeSpan);
         Native.Complete();
     }

@@ -19,9 +19,12 @@ internal static class ProcessGroupContract
         Assert.Equal(runtime.Environment.Rank, world.Rank);
         Assert.Equal(runtime.Environment.Size, world.Size);
         Check(world);
+        CheckWideAccumulation(world);
+        CheckStarted(world);
+        CheckMessages(world);
         CheckSplit(world);
         CheckBarrier(world);
-        CheckArguments(world);
+        CheckArguments(runtime, world);
         Assert.Equal("world", world.Name);
     }
 
@@ -34,11 +37,15 @@ internal static class ProcessGroupContract
                 using var scope = NewDisposeScope();
                 CheckAllGather(group, dtype, length);
                 CheckAllGatherUnequal(group, dtype, length);
+                CheckAllGatherInPlace(group, dtype, length);
                 CheckBroadcast(group, dtype, length);
+                CheckAllToAll(group, dtype, length);
+                CheckAllToAllUnequal(group, dtype, length);
                 foreach (ReduceOperation operation in Operations(dtype))
                 {
                     CheckAllReduce(group, dtype, length, operation);
                     CheckReduceScatter(group, dtype, length, operation);
+                    CheckReduceScatterUnequal(group, dtype, length, operation);
                 }
             }
         }
@@ -89,6 +96,42 @@ internal static class ProcessGroupContract
         AssertVolume(group, before, own, counts.Sum() * all.ElementSize - own);
     }
 
+    private static void CheckAllGatherInPlace(ProcessGroup group, ScalarType dtype, long length)
+    {
+        long[] counts = UnequalCounts(group, length);
+        Tensor all = zeros(counts.Sum(), dtype: dtype);
+        long first = counts.Take(group.Rank).Sum(), own = counts[group.Rank] * all.ElementSize;
+        all.narrow(0, first, counts[group.Rank]).copy_(Part(group.Rank, counts[group.Rank], dtype));
+        CommunicationVolume before = group.Volume;
+        Assert.Same(all, group.StartAllGatherInPlace(all, counts).Result());
+        AssertSameBits(cat([.. counts.Select((count, rank) => Part(rank, count, dtype))]), all);
+        AssertVolume(group, before, own, counts.Sum() * all.ElementSize - own);
+    }
+
+    // What rank r sends to everyone, in rank order, is Part(r): rank j takes its j-th slice.
+    private static void CheckAllToAll(ProcessGroup group, ScalarType dtype, long length)
+    {
+        CommunicationVolume before = group.Volume;
+        Tensor taken = group.AllToAll(Part(group.Rank, group.Size * length, dtype).view(group.Size, length));
+        Assert.Equal([group.Size, length], taken.shape);
+        for (int rank = 0; rank < group.Size; rank++)
+            AssertSameBits(Part(rank, group.Size * length, dtype).narrow(0, group.Rank * length, length), taken[rank]);
+        long others = (group.Size - 1) * length * taken.ElementSize;
+        AssertVolume(group, before, others, others);
+    }
+
+    private static void CheckAllToAllUnequal(ProcessGroup group, ScalarType dtype, long length)
+    {
+        long[] Sent(int from) => [.. Enumerable.Range(0, group.Size).Select(to => (from + to) % 3 == 1 ? 0 : length + from * to)];
+        long[] sent = Sent(group.Rank), received = [.. Enumerable.Range(0, group.Size).Select(from => Sent(from)[group.Rank])];
+        CommunicationVolume before = group.Volume;
+        Tensor taken = group.AllToAllUnequal(Part(group.Rank, sent.Sum(), dtype), sent, received);
+        AssertSameBits(
+            cat([.. received.Select((count, from) => Part(from, Sent(from).Sum(), dtype).narrow(0, Sent(from).Take(group.Rank).Sum(), count))]), taken);
+        long size = taken.ElementSize, own = sent[group.Rank];
+        AssertVolume(group, before, (sent.Sum() - own) * size, (received.Sum() - own) * size);
+    }
+
     private static void CheckBroadcast(ProcessGroup group, ScalarType dtype, long length)
     {
         for (int root = 0; root < group.Size; root++)
@@ -115,6 +158,16 @@ internal static class ProcessGroupContract
     }
 
     private static void CheckReduceScatter(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
+    {
+        CommunicationVolume before = group.Volume;
+        Tensor part = group.ReduceScatter(Part(group.Rank, group.Size * length, dtype).view(group.Size, 1, length), operation);
+        Assert.Equal([1, length], part.shape);
+        AssertSameBits(Reduced(group, group.Size * length, dtype, operation).narrow(0, group.Rank * length, length), part.view(length));
+        long others = (group.Size - 1) * length * part.ElementSize;
+        AssertVolume(group, before, others, others);
+    }
+
+    private static void CheckReduceScatterUnequal(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
     {
         long[] counts = UnequalCounts(group, length);
         long total = counts.Sum(), own = counts[group.Rank];
@@ -145,6 +198,85 @@ internal static class ProcessGroupContract
         return (operation == ReduceOperation.Average ? result.div(group.Size) : result).to(dtype);
     }
 
+    // 256 + 1 + 1 + … is 256 where every sum rounds to bfloat16, whose numbers above 256 are two apart; in float16 so is 2048.
+    private static void CheckWideAccumulation(ProcessGroup world)
+    {
+        foreach (var (dtype, large) in new[] { (ScalarType.BFloat16, 256), (ScalarType.Float16, 2048) })
+        {
+            foreach (long length in new long[] { 3, 5000 })
+            {
+                using var scope = NewDisposeScope();
+                Tensor values = full(length, world.Rank == 0 ? large : 1.0, dtype: dtype);
+                Tensor expected = full(length, large + world.Size - 1.0, dtype: float32).to(dtype);
+                Tensor part = world.ReduceScatterUnequal(values.repeat(world.Size), [.. Enumerable.Repeat(length, world.Size)]);
+                AssertSameBits(expected, part);
+                world.AllReduce(values);
+                AssertSameBits(expected, values);
+                if (world.Size > 2)
+                    Assert.NotEqual(large, values[0].to(float32).item<float>());
+            }
+        }
+    }
+
+    // Several at once, in several groups; tensors that the caller forgets; waits in another order.
+    private static void CheckStarted(ProcessGroup world)
+    {
+        using ProcessGroup other = world.Split(0, world.Rank, "other");
+        using var scope = NewDisposeScope();
+        var started = new List<(CollectiveWork Work, Tensor Expected)>();
+        foreach (long length in new long[] { 3, 200_000, 1, 70_000 })
+        {
+            Tensor sum = Part(world.Rank, length, ScalarType.Float32), reduced = Reduced(world, length, ScalarType.Float32, ReduceOperation.Sum);
+            started.Add((world.StartAllReduce(sum), reduced));
+            using (Tensor forgotten = Part(world.Rank, length, ScalarType.Float32))
+                started.Add((other.StartAllGather(forgotten), stack([.. Enumerable.Range(0, world.Size).Select(rank => Part(rank, length, ScalarType.Float32))])));
+            using (NewDisposeScope())
+                _ = other.StartAllReduce(Part(world.Rank, length, ScalarType.Float64));
+        }
+
+        CollectiveWork barrier = other.StartBarrier();
+        foreach (var (work, expected) in started.AsEnumerable().Reverse())
+            AssertSameBits(expected, work.Result());
+        barrier.Wait();
+        Assert.True(barrier.IsCompleted);
+        Assert.Throws<InvalidOperationException>(barrier.Result);
+
+        // Without anyone waiting: the background moves it on.
+        CollectiveWork alone = world.StartAllReduce(Part(world.Rank, 500_000, ScalarType.Float32));
+        Assert.True(SpinWait.SpinUntil(() => alone.IsCompleted, TimeSpan.FromSeconds(20)), "a collective made no progress in the background");
+        world.Barrier();
+    }
+
+    // Around the ring, every rank receiving before it sends; two messages between the same ranks keep their order.
+    private static void CheckMessages(ProcessGroup world)
+    {
+        using var scope = NewDisposeScope();
+        if (world.Size == 1)
+        {
+            Assert.Throws<ArgumentOutOfRangeException>(() => world.Send(zeros(1), 0));
+            return;
+        }
+
+        int next = (world.Rank + 1) % world.Size, previous = (world.Rank + world.Size - 1) % world.Size;
+        foreach (ScalarType dtype in new[] { ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16, ScalarType.Int64, ScalarType.Byte })
+        {
+            foreach (long length in Lengths)
+            {
+                CommunicationVolume before = world.Volume;
+                Tensor first = zeros(length, dtype: dtype), second = zeros(2 * length, dtype: dtype);
+                CollectiveWork[] received = [world.StartReceive(first, previous), world.StartReceive(second, previous)];
+                world.StartSend(Part(world.Rank, length, dtype), next).Wait();
+                world.Send(Part(world.Rank + 100, 2 * length, dtype), next);
+                AssertSameBits(Part(previous, length, dtype), received[0].Result());
+                AssertSameBits(Part(previous + 100, 2 * length, dtype), received[1].Result());
+                AssertVolume(world, before, 3 * length * first.ElementSize, 3 * length * first.ElementSize);
+            }
+        }
+
+        Assert.Throws<ArgumentOutOfRangeException>(() => world.Send(zeros(1), world.Rank));
+        Assert.Throws<ArgumentOutOfRangeException>(() => world.Receive(zeros(1), world.Size));
+    }
+
     private static void CheckSplit(ProcessGroup world)
     {
         // Reversed keys reverse the order of ranks within a group.
@@ -153,6 +285,7 @@ internal static class ProcessGroupContract
             int[] members = [.. Enumerable.Range(0, world.Size).Where(rank => rank % 2 == world.Rank % 2).Reverse()];
             Assert.Equal("parity", parity.Name);
             Assert.Equal(members.Length, parity.Size);
+            Assert.Equal(members, parity.Members);
             Assert.Equal(world.Rank, members[parity.Rank]);
             using var scope = NewDisposeScope();
             Tensor ranks = parity.AllGather(tensor(new long[] { world.Rank }));
@@ -182,12 +315,13 @@ internal static class ProcessGroupContract
         Assert.True(left >= latestEntry.item<long>(), $"rank {world.Rank} left the barrier before all had come");
     }
 
-    private static void CheckArguments(ProcessGroup world)
+    private static void CheckArguments(DistributedRuntime runtime, ProcessGroup world)
     {
         using var scope = NewDisposeScope();
         Tensor strided = zeros(4, 4).t();
+        string served = runtime.Environment.Launcher == RankLauncher.None ? "CPU or CUDA" : "CPU";
         string error = Assert.Throws<ArgumentException>(() => world.AllReduce(strided)).Message;
-        Assert.StartsWith("AllReduce in the group 'world' needs a contiguous CPU tensor, not one of shape [4, 4] on cpu with strides [1, 4].", error);
+        Assert.StartsWith($"AllReduce in the group 'world' needs a contiguous {served} tensor, not one of shape [4, 4] on cpu with strides [1, 4].", error);
         Assert.Throws<ArgumentException>(() => world.AllGather(strided));
         Assert.Throws<ArgumentException>(() => world.Broadcast(strided, 0));
         Assert.Throws<ArgumentOutOfRangeException>(() => world.Broadcast(zeros(1), world.Size));
@@ -199,6 +333,9 @@ internal static class ProcessGroupContract
         error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), twos)).Message;
         Assert.StartsWith($"AllGatherUnequal in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.", error);
         Assert.Throws<ArgumentException>(() => world.ReduceScatterUnequal(zeros(1), twos));
+        error = Assert.Throws<ArgumentException>(() => world.AllToAll(zeros(world.Size + 1, 2))).Message;
+        Assert.StartsWith($"AllToAll in the group 'world' needs one slice per rank, [{world.Size}, …], not a tensor of shape [{world.Size + 1}, 2].", error);
+        Assert.Throws<ArgumentException>(() => world.ReduceScatter(zeros(world.Size + 1)));
         Assert.Throws<ArgumentException>(() => world.AllReduce(zeros(1, dtype: ScalarType.Bool)));
         Assert.Throws<ArgumentException>(() => world.AllReduce(zeros(1, dtype: ScalarType.Int64), ReduceOperation.Average));
 
@@ -206,7 +343,7 @@ internal static class ProcessGroupContract
         disposed.Dispose();
         disposed.Dispose();
         if (world.Size > 1)
-            Assert.Throws<ObjectDisposedException>(disposed.Barrier);
+            Assert.Throws<ObjectDisposedException>(() => disposed.Barrier());
     }
 
     private static void AssertSameBits(Tensor expected, Tensor actual)

@@ -3,7 +3,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using static TorchSharp.torch;
 
-namespace LongNet.Distributed;
+namespace LongNet.Distributed.Communicators;
 
 /// <summary>
 /// Combines the ranks' parts once they lie in this process's memory: in rank order, rounding once, with 16-bit types
@@ -15,10 +15,11 @@ internal static unsafe class LocalReduction
     private const int Block = 1024;
 
     /// <param name="parts">Address of every rank's part, in rank order.</param>
-    /// <param name="destination">Takes the result; may be one of the parts.</param>
+    /// <param name="destinationAddress">Takes the result; may be one of the parts.</param>
     /// <param name="count">Elements of each part.</param>
-    public static void Run(ScalarType dtype, ReduceOperation operation, ReadOnlySpan<nint> parts, byte* destination, long count)
+    public static void Run(ScalarType dtype, ReduceOperation operation, ReadOnlySpan<nint> parts, nint destinationAddress, long count)
     {
+        byte* destination = (byte*)destinationAddress;
         switch (dtype)
         {
             case ScalarType.Float64:

@@ -1,20 +1,30 @@
-using LongNet.Core.Native;
 using static TorchSharp.torch;
 
-namespace LongNet.Distributed;
+namespace LongNet.Distributed.Communicators;
 
 /// <summary>What every backend refuses in the same words. These are mistakes of the caller's code, not of the user.</summary>
 internal static class CollectiveArguments
 {
-    /// <exception cref="ArgumentException">The tensor is strided or not on the CPU.</exception>
-    public static void CheckDirect(ProcessGroup group, string collective, Tensor tensor)
+    /// <exception cref="ArgumentException">The tensor is strided or where the group cannot reach it.</exception>
+    public static void CheckTensor(ProcessGroup group, ICommunicator communicator, string collective, Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
-        if (!TensorMemory.IsDirect(tensor))
+        if (!tensor.is_contiguous() || !communicator.Serves(tensor))
         {
             throw new ArgumentException(
-                $"{collective} in the group '{group.Name}' needs a contiguous CPU tensor, not one of shape [{string.Join(", ", tensor.shape)}] " +
+                $"{collective} in the group '{group.Name}' needs a contiguous {communicator.Served} tensor, not one of shape [{string.Join(", ", tensor.shape)}] " +
                 $"on {tensor.device} with strides [{string.Join(", ", tensor.stride())}].", nameof(tensor));
+        }
+    }
+
+    /// <exception cref="ArgumentException">The first dimension has not one slice per rank.</exception>
+    public static void CheckSlices(ProcessGroup group, string collective, Tensor tensor)
+    {
+        if (tensor.dim() == 0 || tensor.shape[0] != group.Size)
+        {
+            throw new ArgumentException(
+                $"{collective} in the group '{group.Name}' needs one slice per rank, [{group.Size}, …], not a tensor of shape [{string.Join(", ", tensor.shape)}].",
+                nameof(tensor));
         }
     }
 
@@ -43,10 +53,18 @@ internal static class CollectiveArguments
     }
 
     /// <exception cref="ArgumentOutOfRangeException">There is no such rank.</exception>
-    public static void CheckRoot(ProcessGroup group, int root)
+    public static void CheckRank(ProcessGroup group, string name, int rank)
     {
-        if (root < 0 || root >= group.Size)
-            throw new ArgumentOutOfRangeException(nameof(root), root, $"The group '{group.Name}' has the ranks 0 to {group.Size - 1}.");
+        if (rank < 0 || rank >= group.Size)
+            throw new ArgumentOutOfRangeException(name, rank, $"The group '{group.Name}' has the ranks 0 to {group.Size - 1}.");
+    }
+
+    /// <exception cref="ArgumentOutOfRangeException">There is no such rank, or it is this one.</exception>
+    public static void CheckPeer(ProcessGroup group, int peer)
+    {
+        CheckRank(group, nameof(peer), peer);
+        if (peer == group.Rank)
+            throw new ArgumentOutOfRangeException(nameof(peer), peer, $"Rank {peer} of the group '{group.Name}' cannot send to itself.");
     }
 
     /// <exception cref="ArgumentException">Elements of this type cannot be combined so.</exception>

@@ -1,0 +1,80 @@
+namespace LongNet.Distributed.Diagnostics;
+
+/// <summary>One collective as one rank called it: what it was, where, and how far it came.</summary>
+public sealed class CollectiveCall
+{
+    // Stopwatch ticks; 0: not yet. Written by whichever thread moves the collective on, read by the watchdog.
+    private long enqueuedAt, startedAt, completedAt;
+
+    /// <summary>The group's identity, the same on all its ranks.</summary>
+    public required string GroupId { get; init; }
+
+    public required string GroupName { get; init; }
+
+    /// <summary>World ranks of the group, in group order.</summary>
+    public required IReadOnlyList<int> Members { get; init; }
+
+    /// <summary>
+    /// 1 for the group's first collective; the same on all ranks for the same collective. Sends and receives are counted per peer and
+    /// direction.
+    /// </summary>
+    public required long Sequence { get; init; }
+
+    public required CollectiveKind Kind { get; init; }
+
+    /// <summary>What all ranks must agree about, e.g. "[4, 8] Float32, sum". Empty for barriers.</summary>
+    public required string Agreed { get; init; }
+
+    /// <summary>Payload of this rank, in bytes.</summary>
+    public required long Bytes { get; init; }
+
+    /// <summary>File and line of the call, e.g. "TrainingStep.cs:88".</summary>
+    public required string CallSite { get; init; }
+
+    /// <summary>What the program was at, e.g. "step 17: backward"; empty where it did not say.</summary>
+    public required string Activity { get; init; }
+
+    /// <summary>When it was called, in ticks of <see cref="System.Diagnostics.Stopwatch"/>.</summary>
+    public long EnqueuedAt { get => Volatile.Read(ref enqueuedAt); internal set => Volatile.Write(ref enqueuedAt, value); }
+
+    /// <summary>When the group's earlier collectives had ended and this one began; 0: not yet.</summary>
+    public long StartedAt { get => Volatile.Read(ref startedAt); internal set => Volatile.Write(ref startedAt, value); }
+
+    /// <summary>When this rank's part was done; 0: not yet.</summary>
+    public long CompletedAt { get => Volatile.Read(ref completedAt); internal set => Volatile.Write(ref completedAt, value); }
+
+    // For groups of one rank, which nobody watches.
+    internal static CollectiveCall None { get; } = new()
+    {
+        GroupId = "",
+        GroupName = "",
+        Members = [],
+        Sequence = 0,
+        Kind = CollectiveKind.Barrier,
+        Agreed = "",
+        Bytes = 0,
+        CallSite = "",
+        Activity = "",
+    };
+
+    // Where the monitor lists it while it is under way.
+    internal LinkedListNode<CollectiveCall>? Place { get; set; }
+
+    // For what belongs to this call but is no collective of the program's.
+    internal CollectiveCall Untracked() => new()
+    {
+        GroupId = GroupId,
+        GroupName = GroupName,
+        Members = Members,
+        Sequence = Sequence,
+        Kind = Kind,
+        Agreed = Agreed,
+        Bytes = 0,
+        CallSite = CallSite,
+        Activity = Activity,
+    };
+
+    /// <summary>E.g. "all-reduce #118 of the group 'world' ([4, 8] Float32, sum)".</summary>
+    public override string ToString() =>
+        $"{Kind.Term()} #{Sequence} of the group '{GroupName}'" + (Agreed.Length == 0 ? "" : $" ({Agreed})");
+}

@@ -1,0 +1,33 @@
+namespace LongNet.Distributed.Diagnostics;
+
+/// <summary>What ranks do together.</summary>
+public enum CollectiveKind
+{
+    AllGather,
+    ReduceScatter,
+    AllReduce,
+    Broadcast,
+    AllToAll,
+    Send,
+    Receive,
+    Barrier,
+    Split,
+}
+
+/// <summary>Names for messages.</summary>
+public static class CollectiveKindNames
+{
+    /// <summary>The standard term, e.g. "all-gather".</summary>
+    public static string Term(this CollectiveKind kind) => kind switch
+    {
+        CollectiveKind.AllGather => "all-gather",
+        CollectiveKind.ReduceScatter => "reduce-scatter",
+        CollectiveKind.AllReduce => "all-reduce",
+        CollectiveKind.Broadcast => "broadcast",
+        CollectiveKind.AllToAll => "all-to-all",
+        CollectiveKind.Send => "send",
+        CollectiveKind.Receive => "receive",
+        CollectiveKind.Barrier => "barrier",
+        _ => "split",
+    };
+}

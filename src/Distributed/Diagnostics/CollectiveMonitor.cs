@@ -1,0 +1,108 @@
+using System.Diagnostics;
+
+namespace LongNet.Distributed.Diagnostics;
+
+/// <summary>
+/// What a process knows of its collectives: the last ones, those under way, and the time they take. One per process, shared by all
+/// its groups. All members may be called from any thread.
+/// </summary>
+public sealed class CollectiveMonitor
+{
+    /// <summary>Collectives that are remembered.</summary>
+    public const int Capacity = 1000;
+
+    private readonly Lock gate = new();
+    private readonly CollectiveCall?[] ring = new CollectiveCall?[Capacity];
+    private readonly LinkedList<CollectiveCall> open = [];
+    private long recorded, waited, transferred, busySince;
+    private int underWay;
+    private volatile string activity = "";
+    private long activitySince = Stopwatch.GetTimestamp();
+
+    /// <summary>How long a collective may take before the job ends.</summary>
+    public TimeSpan Timeout { get; set; } = TimeSpan.FromSeconds(300);
+
+    /// <summary>Whether ranks compare every collective before it runs. Must be the same on all ranks; makes all collectives blocking.</summary>
+    public bool ChecksCollectives { get; set; }
+
+    /// <summary>What the program is at, e.g. "step 17: backward"; told where a rank is missed.</summary>
+    public string Activity
+    {
+        get => activity;
+        set
+        {
+            activity = value;
+            Volatile.Write(ref activitySince, Stopwatch.GetTimestamp());
+        }
+    }
+
+    /// <summary>How long the activity has lasted.</summary>
+    public TimeSpan ActivityTime => Stopwatch.GetElapsedTime(Volatile.Read(ref activitySince));
+
+    /// <summary>Seconds that callers have waited for collectives: the communication that no computation hid.</summary>
+    public double WaitedSeconds => Seconds(Volatile.Read(ref waited));
+
+    /// <summary>Seconds during which at least one collective was under way, hidden or not.</summary>
+    public double TransferSeconds
+    {
+        get
+        {
+            lock (gate)
+                return Seconds(transferred + (underWay > 0 ? Stopwatch.GetTimestamp() - busySince : 0));
+        }
+    }
+
+    /// <summary>The last collectives, oldest first.</summary>
+    public IReadOnlyList<CollectiveCall> Recent()
+    {
+        lock (gate)
+        {
+            long first = Math.Max(0, recorded - Capacity);
+            return [.. Enumerable.Range(0, (int)(recorded - first)).Select(i => ring[(first + i) % Capacity]!)];
+        }
+    }
+
+    /// <summary>Collectives that were called and are not done, oldest first.</summary>
+    public IReadOnlyList<CollectiveCall> Open()
+    {
+        lock (gate)
+            return [.. open];
+    }
+
+    internal void Enqueue(CollectiveCall call)
+    {
+        call.EnqueuedAt = Stopwatch.GetTimestamp();
+        lock (gate)
+        {
+            ring[recorded++ % Capacity] = call;
+            call.Place = open.AddLast(call);
+        }
+    }
+
+    internal void Start(CollectiveCall call)
+    {
+        lock (gate)
+        {
+            call.StartedAt = Stopwatch.GetTimestamp();
+            if (underWay++ == 0)
+                busySince = call.StartedAt;
+        }
+    }
+
+    internal void Complete(CollectiveCall call)
+    {
+        lock (gate)
+        {
+            call.CompletedAt = Stopwatch.GetTimestamp();
+            if (--underWay == 0)
+                transferred += call.CompletedAt - busySince;
+            if (call.Place is { } place)
+                open.Remove(place);
+            call.Place = null;
+        }
+    }
+
+    internal void AddWait(long ticks) => Interlocked.Add(ref waited, ticks);
+
+    private static double Seconds(long ticks) => ticks / (double)Stopwatch.Frequency;
+}
