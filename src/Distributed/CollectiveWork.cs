@@ -12,10 +12,10 @@ namespace LongNet.Distributed;
 public sealed class CollectiveWork
 {
     private readonly ITransfer transfer;
-    private readonly CollectiveMonitor? monitor;
+    private readonly CollectiveMonitor monitor;
     private readonly Tensor? result;
 
-    internal CollectiveWork(CollectiveCall? call, ITransfer transfer, CollectiveMonitor? monitor, Tensor? result)
+    internal CollectiveWork(CollectiveCall? call, ITransfer transfer, CollectiveMonitor monitor, Tensor? result)
     {
         Call = call;
         this.transfer = transfer;
@@ -48,7 +48,7 @@ public sealed class CollectiveWork
         }
         finally
         {
-            monitor?.AddWait(Stopwatch.GetTimestamp() - start);
+            monitor.AddWait(Stopwatch.GetTimestamp() - start);
         }
     }
 

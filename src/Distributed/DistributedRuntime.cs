@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Mpi;
 
 namespace LongNet.Distributed;
@@ -9,31 +10,38 @@ namespace LongNet.Distributed;
 /// </summary>
 /// <remarks>
 /// A rank that fails takes the others with it, which would else wait for it for ever: an unhandled exception prints its
-/// message with the rank and ends the job with code 1; a process that exits without <see cref="Dispose"/> ends it with 86.
+/// message with the rank and ends the job with code 1; a process that exits without <see cref="Dispose"/> ends it with
+/// <see cref="LeftWithoutFinishing"/>; a collective that does not finish within <see cref="CollectiveMonitor.Timeout"/>, with
+/// <see cref="TimedOut"/>. Every rank then writes its flight record into <see cref="CollectiveMonitor.RecordFolder"/>.
 /// </remarks>
 public sealed class DistributedRuntime : IDisposable
 {
     /// <summary>Exit code of a job of which a rank left without <see cref="Dispose"/>.</summary>
     public const int LeftWithoutFinishing = 86;
 
+    /// <summary>Exit code of a job of which a collective did not finish in time.</summary>
+    public const int TimedOut = 87;
+
+    // For MPI_Finalize, once all ranks have come to it.
     private static readonly TimeSpan DefaultFinishLimit = TimeSpan.FromSeconds(30);
 
-    // Launchers tear the job down at an abort, and what a rank has just written may not have reached them yet.
-    private static readonly TimeSpan TimeToBeHeard = TimeSpan.FromMilliseconds(500);
-
     private readonly MpiSession? session;
+    private readonly RankSentinel? sentinel;
+    private readonly JobTermination? termination;
 
-    private DistributedRuntime(RankEnvironment environment, MpiSession? session, int largestMessage)
+    private DistributedRuntime(RankEnvironment environment, MpiSession? session, RankSentinel? sentinel, int largestMessage)
     {
         Environment = environment;
         this.session = session;
-        World = session is null
-            ? ProcessGroup.Solo("world")
-            : new ProcessGroup("0", "world", new MpiCommunicator(session, "world", largestMessage), session.Monitor);
-        if (session is not null)
+        this.sentinel = sentinel;
+        if (session is null)
         {
-            AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
-            AppDomain.CurrentDomain.ProcessExit += OnProcessExit;
+            World = ProcessGroup.Solo("world");
+        }
+        else
+        {
+            termination = new JobTermination(session, environment, sentinel!);
+            World = new ProcessGroup("world", "world", new MpiCommunicator(session, "world", largestMessage), session.Monitor);
         }
     }
 
@@ -42,68 +50,55 @@ public sealed class DistributedRuntime : IDisposable
     /// <summary>All ranks. Owned by the runtime.</summary>
     public ProcessGroup World { get; }
 
+    /// <summary>What this process knows of its collectives: their deadline, the time they take, the last thousand.</summary>
+    public CollectiveMonitor Monitor => World.Monitor;
+
     /// <summary>Joins the ranks the launcher started. Collective.</summary>
     /// <param name="environment">What the launcher said; read from this process where null.</param>
-    /// <param name="finishLimit">How long <see cref="Dispose"/> waits for the other ranks; 30 s where null.</param>
+    /// <param name="finishLimit">How long <see cref="Dispose"/> waits for MPI to end, once all ranks are there; 30 s where null.</param>
     /// <exception cref="UserException">MPI's library is missing, or not the launcher's.</exception>
+    /// <exception cref="UnanimousException">Ranks run different programs.</exception>
     public static DistributedRuntime Start(RankEnvironment? environment = null, TimeSpan? finishLimit = null) =>
         Start(environment ?? RankEnvironment.FromProcess(), finishLimit ?? DefaultFinishLimit, MpiCommunicator.DefaultLargestMessage);
 
-    /// <summary>Ends all ranks at once with this exit code and does not return. For ranks that cannot tell the others.</summary>
-    public void Abort(int exitCode)
+    /// <summary>Tells a message of this rank's and ends all ranks at once. For failures that the other ranks do not see. Does not return.</summary>
+    public void Fail(string message, int exitCode)
     {
+        if (termination is not null)
+            termination.End(message, Environment.Rank, exitCode);
         Console.Out.Flush();
+        Console.Error.WriteLine($"longnet: {message}");
         Console.Error.Flush();
-        AbortSession(exitCode);
         System.Environment.Exit(exitCode);
     }
 
     /// <summary>
-    /// Leaves MPI. Collective: waits for the other ranks, at most for the finish limit, then ends the job. Where ranks end
-    /// at very different times, call <see cref="ProcessGroup.Barrier"/> first.
+    /// Leaves MPI. Collective: waits for the other ranks, as long as for any collective, then ends the job.
     /// </summary>
     public void Dispose()
     {
+        termination?.AwaitOthers();
         World.Dispose();
+        termination?.Dispose();
         session?.Dispose();
-        AppDomain.CurrentDomain.UnhandledException -= OnUnhandledException;
-        AppDomain.CurrentDomain.ProcessExit -= OnProcessExit;
+        sentinel?.Dispose();
     }
 
     /// <param name="largestMessage">Most bytes per MPI call; a small number makes small tensors take the way of large ones.</param>
     internal static DistributedRuntime Start(RankEnvironment environment, TimeSpan finishLimit, int largestMessage)
     {
-        MpiSession? session = environment.Launcher == RankLauncher.None ? null : MpiSession.Start(environment, finishLimit);
-        return new DistributedRuntime(environment, session, largestMessage);
-    }
-
-    private void OnUnhandledException(object sender, UnhandledExceptionEventArgs arguments)
-    {
-        string text = arguments.ExceptionObject is UserException user ? user.Message : arguments.ExceptionObject.ToString() ?? "";
-        Tell(text);
-        AbortSession(1);
-    }
-
-    private void OnProcessExit(object? sender, EventArgs arguments)
-    {
-        if (!session!.IsActive)
-            return;
-        Tell($"left without finishing; ending the job with code {LeftWithoutFinishing}.");
-        AbortSession(LeftWithoutFinishing);
-    }
-
-    private void AbortSession(int exitCode)
-    {
-        if (session is null)
-            return;
-        Thread.Sleep(TimeToBeHeard);
-        session.Abort(exitCode);
-    }
-
-    private void Tell(string text)
-    {
-        Console.Out.Flush();
-        Console.Error.WriteLine($"rank {Environment.Rank}: {text}");
-        Console.Error.Flush();
+        if (environment.Launcher == RankLauncher.None)
+            return new DistributedRuntime(environment, null, null, largestMessage);
+        // Before MPI, some of whose transports do not survive a fork.
+        var sentinel = RankSentinel.Start(environment);
+        try
+        {
+            return new DistributedRuntime(environment, MpiSession.Start(environment, finishLimit), sentinel, largestMessage);
+        }
+        catch (UserException)
+        {
+            sentinel.Dispose();
+            throw;
+        }
     }
 }

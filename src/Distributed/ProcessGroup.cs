@@ -29,19 +29,18 @@ namespace LongNet.Distributed;
 public sealed class ProcessGroup : IDisposable
 {
     private readonly ICommunicator communicator;
-    private readonly CollectiveMonitor? monitor;
     private readonly Dictionary<(CollectiveKind Kind, int Peer), long> messages = [];
     private CommunicationVolume volume;
     private long collectives;
     private int splits;
     private bool disposed;
 
-    internal ProcessGroup(string id, string name, ICommunicator communicator, CollectiveMonitor? monitor)
+    internal ProcessGroup(string id, string name, ICommunicator communicator, CollectiveMonitor monitor)
     {
         Id = id;
         Name = name;
         this.communicator = communicator;
-        this.monitor = monitor;
+        Monitor = monitor;
     }
 
     /// <summary>What the group is called in messages, e.g. "world" or "sequence".</summary>
@@ -59,6 +58,9 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>World ranks of the group, in group order.</summary>
     public IReadOnlyList<int> Members => communicator.Members;
 
+    /// <summary>What this process knows of the collectives of all its groups. Groups of one rank add nothing to it.</summary>
+    public CollectiveMonitor Monitor { get; }
+
     /// <summary>What this rank has sent and received through this group since it was made.</summary>
     public CommunicationVolume Volume => volume;
 
@@ -67,7 +69,7 @@ public sealed class ProcessGroup : IDisposable
     public static ProcessGroup Solo(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        return new ProcessGroup("0", name, SoloCommunicator.Instance, null);
+        return new ProcessGroup("0", name, SoloCommunicator.Instance, new CollectiveMonitor());
     }
 
     /// <summary>Concatenates every rank's equally sized tensor. Collective.</summary>
@@ -309,7 +311,7 @@ public sealed class ProcessGroup : IDisposable
             made = communicator.Split(call, color, key, name);
             return CompletedTransfer.Instance;
         }).Wait();
-        return new ProcessGroup($"{Id}/{++splits}.{color}", name, made!, made!.Size == 1 ? null : monitor);
+        return new ProcessGroup($"{Id}/{++splits}.{color}", name, made!, Monitor);
     }
 
     /// <summary>Collective, unless the job has ended.</summary>
@@ -356,8 +358,8 @@ public sealed class ProcessGroup : IDisposable
     private CollectiveWork Launch(
         CollectiveKind kind, string agreed, Tensor? payload, Tensor? result, string file, int line, Func<CollectiveCall, ITransfer> start, int? peer = null)
     {
-        if (monitor is null)
-            return new CollectiveWork(null, start(CollectiveCall.None), null, result);
+        if (Size == 1)
+            return new CollectiveWork(null, start(CollectiveCall.None), Monitor, result);
         var call = new CollectiveCall
         {
             GroupId = Id,
@@ -368,12 +370,12 @@ public sealed class ProcessGroup : IDisposable
             Agreed = agreed,
             Bytes = payload is null ? 0 : Bytes(payload),
             CallSite = $"{Path.GetFileName(file)}:{line}",
-            Activity = monitor.Activity,
+            Activity = Monitor.Activity,
         };
-        monitor.Enqueue(call);
-        if (monitor.ChecksCollectives && peer is null)
+        Monitor.Enqueue(call);
+        if (Monitor.ChecksCollectives && peer is null)
             CollectiveCheck.Run(communicator, call);
-        return new CollectiveWork(call, start(call), monitor, result);
+        return new CollectiveWork(call, start(call), Monitor, result);
     }
 
     private long Next(CollectiveKind kind, int peer)

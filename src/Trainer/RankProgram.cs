@@ -12,6 +12,8 @@ internal static class RankProgram
 {
     public const int UserError = 2;
 
+    private const int CollectiveFailed = 1;
+
     public static int Run(Action<DistributedRuntime> command)
     {
         DistributedRuntime runtime;
@@ -21,6 +23,12 @@ internal static class RankProgram
             environment = RankEnvironment.FromProcess();
             LibTorch.Load();
             runtime = DistributedRuntime.Start(environment);
+        }
+        catch (UnanimousException mistake)
+        {
+            if (environment!.IsRoot)
+                Tell(mistake.Message);
+            return UserError;
         }
         catch (UserException mistake)
         {
@@ -45,8 +53,10 @@ internal static class RankProgram
         }
         catch (UserException mistake)
         {
-            Tell(runtime.World.Size > 1 ? $"rank {runtime.Environment.Rank}: {mistake.Message}" : mistake.Message);
-            runtime.Abort(UserError);
+            // Where several ranks see the same mistake, one speaks for them; the others wait for the end that it brings.
+            if (mistake is CollectiveException { Speaker: int speaker } && speaker != runtime.Environment.Rank)
+                Thread.Sleep(CollectiveException.SpeakerTime);
+            runtime.Fail(mistake.Message, mistake is CollectiveException ? CollectiveFailed : UserError);
             return UserError;
         }
     }

@@ -11,9 +11,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["fast-kernels"] = FastKernels.Run,
     ["garbage-collection"] = GarbageCollection.Run,
     ["rank-agreement"] = RankAgreementScenario.Run,
-    ["throw"] = Departures.Throw,
-    ["leave"] = Departures.Leave,
-    ["die"] = Departures.Die,
+    ["depart"] = Departures.Run,
 };
 torch.set_num_threads(1);
 if (args[0] == "readme")

@@ -12,7 +12,7 @@ internal static class CollectiveCheck
     private const int Length = 512;
 
     /// <summary>Blocking; collective.</summary>
-    /// <exception cref="CollectiveMismatchException">A rank is about to run something else; names it and both.</exception>
+    /// <exception cref="CollectiveException">A rank is about to run something else; names it and both.</exception>
     public static void Run(ICommunicator communicator, CollectiveCall call)
     {
         using var noGradient = no_grad();
@@ -34,9 +34,10 @@ internal static class CollectiveCheck
         if (different < 0)
             return;
         int other = Array.FindIndex(texts, text => text.Split('\n')[0] == usual);
-        throw new CollectiveMismatchException(
+        throw new CollectiveException(
             $"Ranks are about to run different collectives: rank {call.Members[different]} calls {texts[different].Replace("\n", "", StringComparison.Ordinal)}; " +
-            $"rank {call.Members[other]} calls {texts[other].Replace("\n", "", StringComparison.Ordinal)}. All ranks of a group must make the same calls in the same order.");
+            $"rank {call.Members[other]} calls {texts[other].Replace("\n", "", StringComparison.Ordinal)}. All ranks of a group must make the same calls in the same order.",
+            speaker: call.Members.Min());
     }
 
     // Cut where a character ends.

@@ -19,11 +19,17 @@ public sealed class CollectiveMonitor
     private volatile string activity = "";
     private long activitySince = Stopwatch.GetTimestamp();
 
+    private readonly DateTime startTime = DateTime.UtcNow;
+    private readonly long startTicks = Stopwatch.GetTimestamp();
+
     /// <summary>How long a collective may take before the job ends.</summary>
     public TimeSpan Timeout { get; set; } = TimeSpan.FromSeconds(300);
 
     /// <summary>Whether ranks compare every collective before it runs. Must be the same on all ranks; makes all collectives blocking.</summary>
     public bool ChecksCollectives { get; set; }
+
+    /// <summary>Where this rank's flight record is written when the job comes to grief; null: nowhere.</summary>
+    public string? RecordFolder { get; set; }
 
     /// <summary>What the program is at, e.g. "step 17: backward"; told where a rank is missed.</summary>
     public string Activity
@@ -67,6 +73,24 @@ public sealed class CollectiveMonitor
     {
         lock (gate)
             return [.. open];
+    }
+
+    /// <summary>A call's ticks as a time of day, UTC; null for 0.</summary>
+    public DateTime? TimeOf(long ticks) => ticks == 0 ? null : startTime + Stopwatch.GetElapsedTime(startTicks, ticks);
+
+    /// <summary>The first collective that has taken longer than <see cref="Timeout"/>; null where there is none.</summary>
+    internal CollectiveCall? Overdue()
+    {
+        lock (gate)
+        {
+            foreach (CollectiveCall call in open)
+            {
+                if (Stopwatch.GetElapsedTime(call.StartedAt == 0 ? call.EnqueuedAt : call.StartedAt) > Timeout)
+                    return call;
+            }
+        }
+
+        return null;
     }
 
     internal void Enqueue(CollectiveCall call)

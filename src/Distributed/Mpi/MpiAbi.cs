@@ -10,9 +10,10 @@ namespace LongNet.Distributed.Mpi;
 /// <param name="InPlace">MPI_IN_PLACE.</param>
 /// <param name="AnySource">MPI_ANY_SOURCE.</param>
 /// <param name="AnyTag">MPI_ANY_TAG.</param>
+/// <param name="ErrorsReturn">MPI_ERRORS_RETURN; 0 where it is left as it is: errors end the job.</param>
 /// <param name="SourceOffset">Where an MPI_Status has the source, in bytes; the tag follows it.</param>
 internal sealed unsafe record MpiAbi(
-    string Name, nint World, nint Byte, int ThreadMultiple, nint InPlace, int AnySource, int AnyTag, int SourceOffset)
+    string Name, nint World, nint Byte, int ThreadMultiple, nint InPlace, int AnySource, int AnyTag, nint ErrorsReturn, int SourceOffset)
 {
     /// <summary>Room for any library's MPI_Status.</summary>
     public const int StatusBytes = 64;
@@ -26,12 +27,12 @@ internal sealed unsafe record MpiAbi(
             int major = -1, minor = -1;
             int code = ((delegate* unmanaged<int*, int*, int>)address)(&major, &minor);
             if (code == 0 && major >= 1)
-                return new MpiAbi("the standard ABI", 0x101, 0x247, 4096, 1, -1, -2, 0);
+                return new MpiAbi("the standard ABI", 0x101, 0x247, 4096, 1, -1, -2, 0, 0);
         }
 
         // Open MPI's handles are the addresses of exported objects, MPICH's are integers.
         return NativeLibrary.TryGetExport(library, "ompi_mpi_comm_world", out nint world)
-            ? new MpiAbi("Open MPI", world, NativeLibrary.GetExport(library, "ompi_mpi_byte"), 3, 1, -1, -1, 0)
-            : new MpiAbi("MPICH", 0x44000000, 0x4c00010d, 3, -1, -2, -1, 8);
+            ? new MpiAbi("Open MPI", world, NativeLibrary.GetExport(library, "ompi_mpi_byte"), 3, 1, -1, -1, NativeLibrary.GetExport(library, "ompi_mpi_errors_return"), 0)
+            : new MpiAbi("MPICH", 0x44000000, 0x4c00010d, 3, -1, -2, -1, 0x54000001, 8);
     }
 }

@@ -21,6 +21,7 @@ internal sealed unsafe partial class MpiNative
     private readonly delegate* unmanaged<nint, int*, int> commSize;
     private readonly delegate* unmanaged<nint, int, int, nint*, int> commSplit;
     private readonly delegate* unmanaged<nint*, int> commFree;
+    private readonly delegate* unmanaged<nint, nint, int> commSetErrorHandler;
     private readonly delegate* unmanaged<nint, nint*, int> commDuplicate;
     private readonly delegate* unmanaged<void*, int, nint, void*, int, nint, nint, int> allgather;
     private readonly delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, nint*, int> iallgatherv;
@@ -44,6 +45,7 @@ internal sealed unsafe partial class MpiNative
         commSize = (delegate* unmanaged<nint, int*, int>)Find("MPI_Comm_size");
         commSplit = (delegate* unmanaged<nint, int, int, nint*, int>)Find("MPI_Comm_split");
         commFree = (delegate* unmanaged<nint*, int>)Find("MPI_Comm_free");
+        commSetErrorHandler = (delegate* unmanaged<nint, nint, int>)Find("MPI_Comm_set_errhandler");
         commDuplicate = (delegate* unmanaged<nint, nint*, int>)Find("MPI_Comm_dup");
         allgather = (delegate* unmanaged<void*, int, nint, void*, int, nint, nint, int>)Find("MPI_Allgather");
         iallgatherv = (delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, nint*, int>)Find("MPI_Iallgatherv");
@@ -101,6 +103,10 @@ internal sealed unsafe partial class MpiNative
             throw new UserException(
                 $"The MPI library {LibraryName} ({Abi.Name}) allows no calls from several threads (MPI_THREAD_MULTIPLE): install a build with thread support.");
         }
+
+        // So that a rank tells which collective failed. Communicators made from this one inherit it.
+        if (Abi.ErrorsReturn != 0)
+            Check(commSetErrorHandler(Abi.World, Abi.ErrorsReturn), "MPI_Comm_set_errhandler", "world");
     }
 
     public void Complete() => Check(finalize(), "MPI_Finalize", "world");

@@ -1,4 +1,6 @@
 using System.Diagnostics;
+using System.Security.Cryptography;
+using System.Text;
 using LongNet.Core;
 using LongNet.Distributed.Diagnostics;
 
@@ -7,6 +9,9 @@ namespace LongNet.Distributed.Mpi;
 /// <summary>MPI from MPI_Init_thread to MPI_Finalize: once per process, as MPI has it.</summary>
 internal sealed class MpiSession : IDisposable
 {
+    // Ranks load their program and libraries before; over a shared file system that takes minutes, not more.
+    private static readonly TimeSpan StartLimit = TimeSpan.FromMinutes(5);
+
     private readonly RankEnvironment environment;
     private readonly TimeSpan finishLimit;
     private int ended;
@@ -26,6 +31,12 @@ internal sealed class MpiSession : IDisposable
     /// <summary>What this process knows of its collectives.</summary>
     public CollectiveMonitor Monitor { get; } = new();
 
+    /// <summary>Tells this job apart from others; the same on all ranks.</summary>
+    public string JobId { get; private set; } = "";
+
+    /// <summary>Process ids of the other ranks on this machine.</summary>
+    public IReadOnlyList<int> LocalProcesses { get; private set; } = [];
+
     /// <summary>Whether communicators may still be used and freed.</summary>
     public bool IsActive => Volatile.Read(ref ended) == 0;
 
@@ -35,7 +46,8 @@ internal sealed class MpiSession : IDisposable
     public static MpiSession Start(RankEnvironment environment, TimeSpan finishLimit)
     {
         MpiNative native = MpiNative.Load(environment);
-        native.Initialize();
+        using (new Timer(_ => GiveUp(environment, $"MPI has not started within {StartLimit.TotalMinutes:0} minutes: other ranks did not start, or their machines cannot reach this one; ending the job."), null, StartLimit, Timeout.InfiniteTimeSpan))
+            native.Initialize();
         var session = new MpiSession(native, environment, finishLimit);
         int size = native.Size(native.Abi.World);
         if (size != environment.Size)
@@ -47,6 +59,7 @@ internal sealed class MpiSession : IDisposable
                 $"library and launcher belong to different MPIs. Use the mpiexec of that library, or set {RankEnvironment.LibraryVariable} to the launcher's library.");
         }
 
+        session.Greet();
         return session;
     }
 
@@ -66,16 +79,40 @@ internal sealed class MpiSession : IDisposable
         if (Interlocked.Exchange(ref ended, 1) != 0)
             return;
         Progress.Dispose();
-        using var deadline = new Timer(_ => GiveUp(), null, finishLimit, Timeout.InfiniteTimeSpan);
+        using var deadline = new Timer(
+            _ => GiveUp(environment, $"finished, but MPI did not end within {finishLimit.TotalSeconds:0} s; ending the job."), null, finishLimit, Timeout.InfiniteTimeSpan);
         Native.Complete();
     }
 
-    private void GiveUp()
+    // The first exchange of all: ranks of different programs must meet nowhere else.
+    private void Greet()
     {
-        Console.Error.WriteLine(
-            $"rank {environment.Rank}: finished, but other ranks did not within {finishLimit.TotalSeconds:0} s; ending the job.");
+        const int DigestBytes = 32, TextBytes = 256;
+        string own = ProgramIdentity.Current;
+        byte[] digests = Native.AllGather<byte>(Native.Abi.World, "world", SHA256.HashData(Encoding.UTF8.GetBytes(own)));
+        JobId = Convert.ToHexStringLower(Native.AllGather<byte>(Native.Abi.World, "world", RandomNumberGenerator.GetBytes(8)).AsSpan(0, 8));
+        long hostId = BitConverter.ToInt64(SHA256.HashData(Encoding.UTF8.GetBytes(Environment.MachineName)));
+        long[] places = Native.AllGather<long>(Native.Abi.World, "world", [hostId, Environment.ProcessId]);
+        LocalProcesses = [.. places.Chunk(2).Where(place => place[0] == hostId && place[1] != Environment.ProcessId).Select(place => (int)place[1])];
+        int different = Enumerable.Range(0, environment.Size)
+            .FirstOrDefault(rank => !digests.AsSpan(rank * DigestBytes, DigestBytes).SequenceEqual(digests.AsSpan(0, DigestBytes)));
+        if (different == 0)
+            return;
+        var text = new byte[TextBytes];
+        Encoding.UTF8.GetBytes(own.AsSpan(0, Math.Min(own.Length, TextBytes)), text);
+        byte[] texts = Native.AllGather<byte>(Native.Abi.World, "world", text);
+        Dispose();
+        throw new UnanimousException(
+            $"Rank {different} runs {Text(different)}, and rank 0 runs {Text(0)}: give every machine the same program.");
+
+        string Text(int rank) => Encoding.UTF8.GetString(texts, rank * TextBytes, TextBytes).TrimEnd('\0');
+    }
+
+    private static void GiveUp(RankEnvironment environment, string message)
+    {
+        Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
         Console.Error.Flush();
-        // MPI_Abort is not allowed once MPI_Finalize has begun; launchers end the job when a rank is killed.
+        // MPI_Abort is not allowed before MPI_Init has ended, nor once MPI_Finalize has begun; launchers end the job when a rank is killed.
         Process.GetCurrentProcess().Kill();
     }
 }

@@ -67,7 +67,8 @@ internal sealed class MpiTransfer : ITransfer
         }
         catch (Exception error)
         {
-            failure = error;
+            failure = new CollectiveException(
+                $"{call} at {call.CallSite} failed: {error.Message} Where ranks have called different collectives, parallel.check_collectives: true says which.", error);
             return Complete();
         }
     }

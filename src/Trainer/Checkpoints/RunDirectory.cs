@@ -1,8 +1,9 @@
 using LongNet.Core;
+using LongNet.Distributed.Diagnostics;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A run's folder: config.yaml, metrics.jsonl and checkpoints.</summary>
+/// <summary>A run's folder: config.yaml, metrics.jsonl, checkpoints, and flight records where a job came to grief.</summary>
 /// <param name="Path">The folder.</param>
 public sealed record RunDirectory(string Path)
 {
@@ -11,6 +12,8 @@ public sealed record RunDirectory(string Path)
     public string MetricsFile => System.IO.Path.Combine(Path, "metrics.jsonl");
 
     public string CheckpointFolder => System.IO.Path.Combine(Path, "checkpoints");
+
+    public string FlightRecords => System.IO.Path.Combine(Path, FlightRecord.FolderName);
 
     public CheckpointStore Checkpoints => new(CheckpointFolder);
 
@@ -36,6 +39,24 @@ public sealed record RunDirectory(string Path)
         {
             throw new UserException(
                 $"The run directory {Path} is in use by another run, or cannot be written ({error.Message.TrimEnd('.')}): wait for it to end, or choose another --output.");
+        }
+    }
+
+    /// <summary>Removes the flight records of an earlier job, so that those found later are of one job.</summary>
+    /// <returns>Whether there were any.</returns>
+    /// <exception cref="UserException">The folder cannot be removed.</exception>
+    public bool ForgetFlightRecords()
+    {
+        if (!Directory.Exists(FlightRecords))
+            return false;
+        try
+        {
+            Directory.Delete(FlightRecords, recursive: true);
+            return true;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException($"The flight records of an earlier job in {FlightRecords} cannot be removed: {error.Message}");
         }
     }
 

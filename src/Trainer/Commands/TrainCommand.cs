@@ -63,6 +63,8 @@ internal static class TrainCommand
             RunConfig config = ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides);
             return output is null ? config : config with { Output = output };
         });
+        runtime.Monitor.Timeout = TimeSpan.FromSeconds(plan.Config.Parallel.TimeoutSeconds);
+        runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
         string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);

@@ -138,6 +138,15 @@ public sealed record ParallelConfig
 
     /// <summary>Ranks along the sequence; auto: what the data axis leaves.</summary>
     public int? Sequence { get; init; }
+
+    /// <summary>Seconds that ranks wait for each other in any one collective before the job ends and says who is missing.</summary>
+    public double TimeoutSeconds { get; init; } = 300;
+
+    /// <summary>
+    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding mistakes in code, as nothing is
+    /// hidden behind computation then.
+    /// </summary>
+    public bool CheckCollectives { get; init; }
 }
 
 public sealed record OptimizerConfig

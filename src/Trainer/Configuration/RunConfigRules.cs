@@ -22,6 +22,9 @@ internal static class RunConfigRules
         AtLeast("logging.every_steps", config.Logging.EverySteps, 1);
         Within("parallel.data", config.Parallel.Data ?? 1, 1, 1 << 20);
         Within("parallel.sequence", config.Parallel.Sequence ?? 1, 1, 1 << 20);
+        problems.Require(
+            config.Parallel.TimeoutSeconds is >= 1 and <= 1e6,
+            Text($"parallel.timeout_seconds is {config.Parallel.TimeoutSeconds}, but must be between 1 and 1000000."));
         Within("runtime.threads", config.Runtime.Threads ?? 1, 1, 4096);
         AtLeast("optimizer.warmup_steps", config.Optimizer.WarmupSteps, 0);
         AtLeast("optimizer.decay_steps", config.Optimizer.DecaySteps!.Value, 1);

@@ -27,6 +27,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         string? start = RankAgreement.RunOnRoot(mesh.World, () => directory.StartingPoint(resume));
         start = RankAgreement.BroadcastText(mesh.World, start ?? "", 0) is { Length: > 0 } text ? text : null;
 
+        mesh.World.Monitor.Activity = "building the model";
         using var state = new TrainingState(plan, mesh);
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
@@ -46,6 +47,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         }
 
         using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
+        RankAgreement.RunOnRoot(mesh.World, directory.ForgetFlightRecords);
+        mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(start is null ? null : state.Step));
         using var source = new ByteTokenSource(plan.Corpus);
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
@@ -68,6 +71,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         void Evaluate()
         {
+            mesh.World.Monitor.Activity = $"evaluation after step {state.Step}";
             EvaluationMetrics result = evaluation.Run();
             metrics?.Write(result);
             reporter?.Evaluation(result);
@@ -75,6 +79,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         void Save()
         {
+            mesh.World.Monitor.Activity = $"checkpoint of step {state.Step}";
             RankAgreement.RunOnRoot(mesh.World, () =>
             {
                 metrics!.Sync();

@@ -48,6 +48,7 @@ public sealed class TrainingStep
         var clock = Stopwatch.StartNew();
         long sentBefore = state.BytesSent;
         using var scope = NewDisposeScope();
+        At("reading the batch");
         state.Model.train();
         state.Gradients.Zero();
 
@@ -72,11 +73,14 @@ public sealed class TrainingStep
             DropoutContext? context = plan.Config.Model.Dropout > 0
                 ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
                 : null;
+            At("forward");
             Tensor loss = state.Model.LossSum(inputs, targets, context);
+            At("backward");
             BackwardPass.Run(loss.mul(share));
             lossSum += loss.to(float64).item<double>();
         }
 
+        At("reducing gradients");
         lossSum = Sum(lossSum);
         state.Gradients.Reduce(mesh.World);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping);
@@ -90,12 +94,16 @@ public sealed class TrainingStep
                 $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
         }
 
+        At("optimizer");
         double rate = schedule.RateAt(state.Step + 1);
         state.Optimizer.Step(rate);
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore);
     }
+
+    // Told where a rank is missed.
+    private void At(string activity) => mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
 
     private static long CountValid(Tensor targets)
     {

@@ -1,29 +1,77 @@
 using System.Diagnostics;
 using LongNet.Distributed;
+using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>One rank goes, in ways it should not, while the others wait for it in a collective.</summary>
+/// <summary>
+/// depart HOW RANK [TIMEOUT_SECONDS [FOLDER]]: one rank goes, in ways it should not, while the others are in a collective or wait for
+/// it there.
+/// </summary>
 internal static class Departures
 {
-    public static void Throw(DistributedRuntime runtime, string[] arguments)
+    public static void Run(DistributedRuntime runtime, string[] arguments)
     {
-        if (runtime.World.Rank == int.Parse(arguments[0]))
-            throw new InvalidOperationException("the GPU fell off the bus");
-        runtime.World.Barrier();
-    }
+        ProcessGroup world = runtime.World;
+        bool isIt = world.Rank == int.Parse(arguments[1]);
+        if (arguments.Length > 2)
+            runtime.Monitor.Timeout = TimeSpan.FromSeconds(double.Parse(arguments[2]));
+        runtime.Monitor.RecordFolder = arguments.Length > 3 ? arguments[3] : null;
+        runtime.Monitor.ChecksCollectives = arguments[0].StartsWith("checked-", StringComparison.Ordinal);
+        using var scope = NewDisposeScope();
+        Tensor values = ones(2_000_000);
+        runtime.Monitor.Activity = "warming up";
+        for (int step = 0; step < 3; step++)
+            world.AllReduce(values);
+        runtime.Monitor.Activity = isIt ? $"about to {arguments[0]}" : "waiting";
+        if (isIt)
+            Console.WriteLine($"departing at {DateTimeOffset.UtcNow.ToUnixTimeMilliseconds()}");
+        switch (arguments[0])
+        {
+            case "throw":
+                if (isIt)
+                    throw new InvalidOperationException("the GPU fell off the bus");
+                break;
+            case "leave":
+                if (isIt)
+                    Environment.Exit(0);
+                break;
+            case "die" or "stop" or "terminate":
+                // In the middle of collectives: another process picks the moment.
+                string signal = arguments[0] switch { "die" => "KILL", "stop" => "STOP", _ => "TERM" };
+                if (isIt)
+                    _ = Process.Start("sh", ["-c", $"sleep 0.5; kill -{signal} {Environment.ProcessId}"]);
+                while (true)
+                    world.AllReduce(values);
+            case "finish":
+                if (isIt)
+                    return;
+                break;
+            case "hang":
+                if (isIt)
+                    Thread.Sleep(Timeout.Infinite);
+                break;
+            case "differ" or "checked-shape":
+                if (isIt)
+                    world.AllReduce(ones(7));
+                break;
+            case "checked-operation":
+                if (isIt)
+                    world.AllReduce(ones(3), ReduceOperation.Max);
+                break;
+            case "checked-type":
+                if (isIt)
+                    world.AllReduce(ones(3, dtype: float64));
+                break;
+            case "checked-order":
+                if (isIt)
+                    world.Barrier();
+                break;
+            default:
+                throw new ArgumentException($"There is no way to {arguments[0]}.");
+        }
 
-    public static void Leave(DistributedRuntime runtime, string[] arguments)
-    {
-        if (runtime.World.Rank == int.Parse(arguments[0]))
-            Environment.Exit(0);
-        runtime.World.Barrier();
-    }
-
-    public static void Die(DistributedRuntime runtime, string[] arguments)
-    {
-        if (runtime.World.Rank == int.Parse(arguments[0]))
-            Process.GetCurrentProcess().Kill();
-        runtime.World.Barrier();
+        world.AllReduce(ones(3));
+        world.Barrier();
     }
 }
