@@ -78,7 +78,7 @@ public sealed class TrainingStep
         }
 
         lossSum = Sum(lossSum);
-        state.Gradients.Reduce(mesh.World);
+        state.Gradients.FinishReduce();
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping);
         double mean = lossSum / Math.Max(1, tokens);
         if (!double.IsFinite(norm) || !double.IsFinite(mean))
@@ -91,7 +91,7 @@ public sealed class TrainingStep
         }
 
         double rate = schedule.RateAt(state.Step + 1);
-        state.Optimizer.Step(rate);
+        state.Update(rate);
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore);
