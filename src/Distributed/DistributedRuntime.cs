@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Distributed.Communicators;
 using LongNet.Distributed.Mpi;
 
 namespace LongNet.Distributed;
@@ -29,7 +30,8 @@ public sealed class DistributedRuntime : IDisposable
         this.session = session;
         World = session is null
             ? ProcessGroup.Solo("world")
-            : new ProcessGroup("0", "world", new MpiCommunicator(session, "world", largestMessage), session.Monitor);
+            : new ProcessGroup(
+                "0", "world", new DeviceCommunicator(new MpiCommunicator(session, "world", largestMessage), "world", session.Monitor), session.Monitor);
         if (session is not null)
         {
             AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
