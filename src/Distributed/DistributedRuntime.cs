@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Distributed.Communicators;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Mpi;
 
@@ -41,7 +42,8 @@ public sealed class DistributedRuntime : IDisposable
         else
         {
             termination = new JobTermination(session, environment, sentinel!);
-            World = new ProcessGroup("world", "world", new MpiCommunicator(session, "world", largestMessage), session.Monitor);
+            World = new ProcessGroup(
+                "world", "world", new DeviceCommunicator(new MpiCommunicator(session, "world", largestMessage), "world", session.Monitor), session.Monitor);
         }
     }
 

@@ -24,6 +24,11 @@ namespace LongNet.Distributed;
 /// Reductions on the CPU are made in rank order and round once, so every backend and every MPI gives the same bits; on GPUs NCCL
 /// chooses the order for float32 and float64. 16-bit types are accumulated in float32 on both.
 /// </para>
+/// <para>
+/// CUDA tensors of a rank lie on one GPU, and no two ranks share one. Where ranks belong to several groups, they start the groups'
+/// collectives of CUDA tensors in the same order. A Start… of these returns when the collective is on NCCL's stream, which for the first
+/// of a group is when all ranks have come.
+/// </para>
 /// <para>Not thread-safe: one thread at a time may use a group.</para>
 /// </remarks>
 public sealed class ProcessGroup : IDisposable
