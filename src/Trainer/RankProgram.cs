@@ -12,7 +12,9 @@ internal static class RankProgram
 {
     public const int UserError = 2;
 
-    public static int Run(Action<DistributedRuntime> command)
+    /// <param name="command">What runs on every rank.</param>
+    /// <param name="notStarted">What a rank does instead of telling the mistake, where libtorch or MPI cannot be started; returns the exit code.</param>
+    public static int Run(Action<DistributedRuntime> command, Func<RankEnvironment?, UserException, int>? notStarted = null)
     {
         DistributedRuntime runtime;
         RankEnvironment? environment = null;
@@ -21,6 +23,10 @@ internal static class RankProgram
             environment = RankEnvironment.FromProcess();
             LibTorch.Load();
             runtime = DistributedRuntime.Start(environment);
+        }
+        catch (UserException mistake) when (notStarted is not null)
+        {
+            return notStarted(environment, mistake);
         }
         catch (UserException mistake)
         {
