@@ -49,6 +49,9 @@ public sealed class DistributedRuntime : IDisposable
 
     public RankEnvironment Environment { get; }
 
+    /// <summary>The MPI library; null where no launcher started the process.</summary>
+    public MpiLibrary? Mpi => session is null ? null : MpiLibrary.Of(session.Native);
+
     /// <summary>All ranks. Owned by the runtime.</summary>
     public ProcessGroup World { get; }
 

@@ -88,7 +88,7 @@ public sealed class ProcessGroup : IDisposable
     public CollectiveWork StartAllGather(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         Check(nameof(AllGather), input);
-        Tensor output = empty([Size, .. input.shape], dtype: input.dtype, device: input.device);
+        Tensor output = empty([Size, .. Shape(input)], dtype: input.dtype, device: input.device);
         return StartGather(input, output, Repeated(input.NumberOfElements), Describe(input), file, line);
     }
 
@@ -140,7 +140,7 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(ReduceScatter), input);
         CollectiveArguments.CheckSlices(this, nameof(ReduceScatter), input);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatter), input.dtype, operation);
-        Tensor output = empty(input.shape[1..], dtype: input.dtype, device: input.device);
+        Tensor output = empty(Shape(input)[1..], dtype: input.dtype, device: input.device);
         return StartReduceScatter(input, output, Repeated(input.NumberOfElements / Size), operation, Describe(input), file, line);
     }
 
@@ -250,7 +250,7 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(AllToAll), input);
         CollectiveArguments.CheckSlices(this, nameof(AllToAll), input);
         IReadOnlyList<long> counts = Repeated(input.NumberOfElements / Size);
-        return StartAllToAll(input, counts, empty(input.shape, dtype: input.dtype, device: input.device), counts, Describe(input), file, line);
+        return StartAllToAll(input, counts, empty(Shape(input), dtype: input.dtype, device: input.device), counts, Describe(input), file, line);
     }
 
     /// <summary>Sends every rank a part of its own length. Collective.</summary>
@@ -435,7 +435,16 @@ public sealed class ProcessGroup : IDisposable
 
     private static long Bytes(Tensor tensor) => checked(tensor.NumberOfElements * tensor.ElementSize);
 
-    private static string Describe(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}] {tensor.dtype}";
+    private static string Describe(Tensor tensor) => $"[{string.Join(", ", Shape(tensor))}] {tensor.dtype}";
+
+    // Tensor.shape pins an array in a callback from native code and leaves a finalizer behind: longer than a small message takes.
+    private static long[] Shape(Tensor tensor)
+    {
+        var shape = new long[tensor.dim()];
+        for (int axis = 0; axis < shape.Length; axis++)
+            shape[axis] = tensor.size(axis);
+        return shape;
+    }
 
     private static string Describe(Tensor tensor, ReduceOperation operation) => $"{Describe(tensor)}, {Term(operation)}";
 
