@@ -10,7 +10,7 @@ namespace LongNet.Distributed.Mpi;
 internal sealed partial class MpiProgress : IDisposable
 {
     // The pauses of the thread: short enough to hide a collective behind computation, long enough to cost no core.
-    private const uint PauseMicroseconds = 50, LongPauseMicroseconds = 500;
+    private const uint PauseMicroseconds = 50, LongPauseMicroseconds = 500, LongestPauseMicroseconds = 2000;
 
     // After this long without communication the thread sleeps until it is called.
     private static readonly long IdleTicks = Stopwatch.Frequency / 50;
@@ -101,7 +101,7 @@ internal sealed partial class MpiProgress : IDisposable
     // that send and receive.
     private void Pause(long polls, long start)
     {
-        if (polls < (crowded ? 20 : 500))
+        if (polls < (crowded ? 20 : 4000))
             return;
         if (polls % 16 == 0 && Stopwatch.GetTimestamp() - start > Stopwatch.Frequency / (crowded ? 1000 : 50))
             _ = Sleep(PauseMicroseconds);
@@ -111,7 +111,7 @@ internal sealed partial class MpiProgress : IDisposable
 
     private void Run()
     {
-        long lastBusy = Stopwatch.GetTimestamp();
+        long lastBusy = Stopwatch.GetTimestamp(), lastUseful = 0;
         while (!stopped)
         {
             bool any = false;
@@ -126,11 +126,14 @@ internal sealed partial class MpiProgress : IDisposable
             }
 
             long now = Stopwatch.GetTimestamp();
+            if (any)
+                lastUseful = now;
             if (any || Volatile.Read(ref waiters) > 0)
                 lastBusy = now;
             if (now - lastBusy < IdleTicks)
             {
-                _ = Sleep(any ? PauseMicroseconds : LongPauseMicroseconds);
+                // A program that waits for each of its collectives needs this thread for none of them.
+                _ = Sleep(any ? PauseMicroseconds : now - lastUseful < Stopwatch.Frequency ? LongPauseMicroseconds : LongestPauseMicroseconds);
                 continue;
             }
 

@@ -3,6 +3,7 @@ using LongNet.Distributed;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;
@@ -10,9 +11,12 @@ namespace LongNet.Trainer.Benchmarks;
 /// <summary>What a training step of a configuration takes.</summary>
 /// <param name="Tokens">Target tokens of a step, over all ranks.</param>
 /// <param name="Seconds">The shortest step.</param>
+/// <param name="CommunicationSeconds">What of it rank 0 waited for collectives.</param>
+/// <param name="CommunicationTotalSeconds">How long collectives were under way in it.</param>
 /// <param name="Flops">Floating-point operations of a step's matrix products, over all ranks.</param>
 /// <param name="ProductRate">Rate of matrix products of all ranks together, in operations per second, each with its own threads.</param>
-internal sealed record StepTimes(long Tokens, double Seconds, double Flops, double ProductRate)
+internal sealed record StepTimes(
+    long Tokens, double Seconds, double CommunicationSeconds, double CommunicationTotalSeconds, double Flops, double ProductRate)
 {
     public double TokensPerSecond => Tokens / Seconds;
 
@@ -38,9 +42,9 @@ internal static class StepBenchmark
         double rate = Sum(mesh.World, AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
         for (int warmup = 0; warmup < Warmup; warmup++)
             step.Run();
-        double shortest = Enumerable.Range(0, steps).Min(_ => step.Run().StepSeconds);
+        StepMetrics shortest = Enumerable.Range(0, steps).Select(_ => step.Run()).MinBy(each => each.StepSeconds)!;
         long tokens = plan.Config.Training.BatchSize * plan.Config.Training.SequenceLength;
-        return new StepTimes(tokens, shortest, Flops(plan.Config, tokens), rate);
+        return new StepTimes(tokens, shortest.StepSeconds, shortest.CommunicationSeconds, shortest.CommunicationTotalSeconds, Flops(plan.Config, tokens), rate);
     }
 
     /// <summary>Operations of a step, from the shapes alone.</summary>

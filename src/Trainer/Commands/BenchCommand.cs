@@ -116,6 +116,11 @@ internal static class BenchCommand
             Console.WriteLine(
                 Text($"{times.Seconds * 1e3:F0} ms per step, {times.TokensPerSecond:F0} tokens/s, {times.FlopsPerSecond / 1e9:F0} GFLOP/s, ") +
                 Text($"{times.ShareOfProductRate:P0} of the ranks' {times.ProductRate / 1e9:F0} GFLOP/s of matrix products"));
+            if (runtime.World.Size > 1)
+            {
+                Console.WriteLine(
+                    Text($"communication: {times.CommunicationTotalSeconds * 1e3:F1} ms under way, {times.CommunicationSeconds * 1e3:F1} ms of it waited for"));
+            }
         }));
         return command;
     }
