@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using LongNet.Core.Attention;
 using LongNet.Distributed.Communicators;
 using LongNet.Distributed.Diagnostics;
 using static TorchSharp.torch;
@@ -9,7 +10,7 @@ namespace LongNet.Distributed;
 /// A collective that was started. Its tensors must be left alone until <see cref="Wait"/> has returned; a work that nobody waits for
 /// still runs to its end.
 /// </summary>
-public sealed class CollectiveWork
+public sealed class CollectiveWork : IPendingTensor
 {
     private readonly ITransfer transfer;
     private readonly CollectiveMonitor monitor;

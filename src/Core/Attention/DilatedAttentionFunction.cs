@@ -29,13 +29,14 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         var plan = (DilatedAttentionPlan)vars[3];
         Tensor? table = vars.Length > Table ? ((Tensor)vars[Table]).detach() : null;
         using var scope = NewDisposeScope();
-        Tensor[][] gathered = [.. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.Gather(k, v)).ToArray())];
+        // Under way while the queries attend to the keys that are here.
+        IPendingTensor[][] gathered = [.. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.StartGather(k, v)).ToArray())];
 
         var (output, logSumExp) = Attend(new BranchKernel(table, plan.Buckets), plan, q, k, v, gathered);
         List<Tensor> saved = [q, k, v, output.detach(), logSumExp];
         if (table is not null)
             saved.Add(table);
-        saved.AddRange(gathered.SelectMany(parts => parts));
+        saved.AddRange(gathered.SelectMany(parts => parts.Select(part => part.Result())));
         foreach (Tensor tensor in saved)
             tensor.MoveToOuterDisposeScope();
         ctx.save_for_backward(saved);
@@ -60,12 +61,19 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         Tensor? tableGradient = table is null || !plan.BiasNeedsGradient ? null : zeros_like(table, dtype: BranchMixture.AccumulationType(saved[0].dtype));
         var kernel = new BranchKernel(table, plan.Buckets) { TableGradient = tableGradient };
         var pass = new Gradients(plan, kernel, saved, outputGradient.contiguous());
-        for (int b = 0; b < plan.Branches.Count; b++)
+        var gathered = new List<Tensor>[plan.Branches.Count];
+        for (int b = 0; b < gathered.Length; b++)
         {
-            int parts = plan.Branches[b].Shared.Count;
-            pass.Add(b, saved.GetRange(next, parts));
-            next += parts;
+            gathered[b] = saved.GetRange(next, plan.Branches[b].Shared.Count);
+            next += gathered[b].Count;
         }
+
+        // What other shards wait for goes first, and is under way while the rest is computed.
+        for (int b = 0; b < gathered.Length; b++)
+            pass.AddGathered(b, gathered[b]);
+        for (int b = 0; b < gathered.Length; b++)
+            pass.AddOwn(b, gathered[b]);
+        pass.AddReturned();
 
         // Frees what was saved now, not when the node dies: the peak of a deep model is in its backward.
         ctx.Dispose();
@@ -83,7 +91,7 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
 
     // The output in q's dtype, and its log-sum-exp.
     private static (Tensor Output, Tensor LogSumExp) Attend(
-        BranchKernel kernel, DilatedAttentionPlan plan, Tensor q, Tensor k, Tensor v, Tensor[][] gathered)
+        BranchKernel kernel, DilatedAttentionPlan plan, Tensor q, Tensor k, Tensor v, IPendingTensor[][] gathered)
     {
         ScalarType type = BranchMixture.AccumulationType(q.dtype);
         long heads = q.shape[2];
@@ -109,46 +117,48 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         {
             var mixture = new BranchMixture(q, first, count);
             for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
-                Attend(mixture, kernel, plan, b, q, k, v, gathered[b]);
+                AttendOwn(mixture, kernel, plan, b, q, k, v);
+            for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
+                AttendGathered(mixture, kernel, plan, b, q, [.. gathered[b].Select(part => part.Result())]);
             return mixture;
         }
     }
 
-    // Mixes one branch's attention into the mixture.
-    private static void Attend(
-        BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, Tensor k, Tensor v, IReadOnlyList<Tensor> gathered)
+    // Mixes one branch's attention to the keys that are here into the mixture.
+    private static void AttendOwn(BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, Tensor k, Tensor v)
     {
         BranchPlan branch = plan.Branches[b];
-        foreach (RowBlock block in branch.LocalBlocks)
-            AttendOwn(block);
+        // Where nothing is masked, the own rows of shared segments are among the gathered ones.
+        foreach (RowBlock whole in branch.LocalBlocks.Concat(plan.Causal ? branch.Shared.SelectMany(shared => shared.OwnBlocks.Select(own => own.Block)) : []))
+        {
+            var (own, _, count) = mixture.Restrict(whole);
+            foreach (RowBlock block in count > 0 ? Parts(own, q) : [])
+                Mix(mixture, kernel, q, block, block.View(k), block.View(v), plan.Causal, before: 0);
+        }
+    }
+
+    // Mixes one branch's attention to the keys of other shards into the mixture.
+    private static void AttendGathered(BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, IReadOnlyList<Tensor> gathered)
+    {
+        BranchPlan branch = plan.Branches[b];
         for (int s = 0; s < branch.Shared.Count; s++)
         {
             foreach (var (group, block) in branch.Shared[s].OwnBlocks)
             {
-                if (plan.Causal)
-                    AttendOwn(block);
-                if (branch.Shared[s].Visible(gathered[s], group, plan.Causal) is var (keys, values, before))
-                {
-                    var (own, first, count) = mixture.Restrict(block);
-                    if (count > 0)
-                        Mix(own, keys.narrow(1, first, count), values.narrow(1, first, count), causal: false, before);
-                }
+                if (branch.Shared[s].Visible(gathered[s], group, plan.Causal) is not var (keys, values, before))
+                    continue;
+                var (own, first, count) = mixture.Restrict(block);
+                if (count > 0)
+                    Mix(mixture, kernel, q, own, keys.narrow(1, first, count), values.narrow(1, first, count), causal: false, before);
             }
         }
+    }
 
-        void AttendOwn(RowBlock whole)
-        {
-            var (own, _, count) = mixture.Restrict(whole);
-            foreach (RowBlock block in count > 0 ? Parts(own, q) : [])
-                Mix(block, block.View(k), block.View(v), plan.Causal, before: 0);
-        }
-
-        void Mix(RowBlock block, Tensor keys, Tensor values, bool causal, long before)
-        {
-            using var scope = NewDisposeScope();
-            var (output, logSumExp) = kernel.Forward(block, block.View(q), keys, values, causal, before);
-            mixture.Add(block, output, logSumExp);
-        }
+    private static void Mix(BranchMixture mixture, BranchKernel kernel, Tensor q, RowBlock block, Tensor keys, Tensor values, bool causal, long before)
+    {
+        using var scope = NewDisposeScope();
+        var (output, logSumExp) = kernel.Forward(block, block.View(q), keys, values, causal, before);
+        mixture.Add(block, output, logSumExp);
     }
 
     private static IEnumerable<RowBlock> Parts(RowBlock block, Tensor q) => block.Split(q.shape[3], PartElements, HeadsPerThread * get_num_threads());
@@ -159,6 +169,8 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         private readonly DilatedAttentionPlan plan;
         private readonly BranchKernel kernel;
         private readonly Tensor q, k, v, output, logSumExp, outputGradient;
+        private readonly List<(SharedSegment Shared, IPendingTensor Pending)> returning = [];
+        private readonly Tensor?[] alone;
 
         public Gradients(DilatedAttentionPlan plan, BranchKernel kernel, List<Tensor> saved, Tensor outputGradient)
         {
@@ -166,6 +178,7 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
             this.kernel = kernel;
             (q, k, v, output, logSumExp) = (saved[0], saved[1], saved[2], saved[3], saved[4]);
             this.outputGradient = outputGradient;
+            alone = new Tensor?[plan.Branches.Count];
             ScalarType accumulate = BranchMixture.AccumulationType(q.dtype);
             Q = zeros_like(q, dtype: accumulate);
             K = zeros_like(k, dtype: accumulate);
@@ -178,37 +191,73 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
 
         public Tensor V { get; }
 
-        public void Add(int b, IReadOnlyList<Tensor> gathered)
+        /// <summary>What this shard's queries say about other shards' keys and values, which is sent home.</summary>
+        public void AddGathered(int b, IReadOnlyList<Tensor> gathered)
+        {
+            BranchPlan branch = plan.Branches[b];
+            for (int s = 0; s < branch.Shared.Count; s++)
+            {
+                Tensor abroad = Abroad(b, s, gathered);
+                returning.Add((branch.Shared[s], branch.Shared[s].StartReturnGradients(abroad)));
+            }
+        }
+
+        /// <summary>What the queries say about the keys and values that are here.</summary>
+        public void AddOwn(int b, IReadOnlyList<Tensor> gathered)
         {
             using var scope = NewDisposeScope();
             BranchPlan branch = plan.Branches[b];
-            Tensor attended = plan.MixingGradient == MixingGradient.Exact ? output : OutputOf(b, gathered);
-            foreach (RowBlock block in branch.LocalBlocks)
-                AddOwn(block, attended);
-            for (int s = 0; s < branch.Shared.Count; s++)
-            {
-                SharedSegment shared = branch.Shared[s];
-                Tensor abroad = zeros(shared.TotalElements, dtype: K.dtype, device: K.device);
-                foreach (var (group, block) in shared.OwnBlocks)
-                {
-                    if (plan.Causal)
-                        AddOwn(block, attended);
-                    if (shared.Visible(gathered[s], group, plan.Causal) is not var (keys, values, before))
-                        continue;
-                    var (_, keyGradient, valueGradient) = AddQueries(block, attended, keys, values, causal: false, before);
-                    shared.Place(abroad, group, plan.Causal, keyGradient, valueGradient);
-                }
+            foreach (RowBlock block in branch.LocalBlocks.Concat(plan.Causal ? branch.Shared.SelectMany(shared => shared.OwnBlocks.Select(own => own.Block)) : []))
+                AddOwn(block, Attended(b, gathered));
+            alone[b]?.Dispose();
+            alone[b] = null;
+        }
 
-                shared.ReturnGradients(abroad, K, V);
+        /// <summary>What other shards' queries say about the keys and values that are here.</summary>
+        public void AddReturned()
+        {
+            using var scope = NewDisposeScope();
+            foreach (var (shared, pending) in returning)
+                shared.Add(pending.Result(), K, V);
+        }
+
+        private Tensor Abroad(int b, int s, IReadOnlyList<Tensor> gathered)
+        {
+            using var scope = NewDisposeScope();
+            SharedSegment shared = plan.Branches[b].Shared[s];
+            Tensor abroad = zeros(shared.TotalElements, dtype: K.dtype, device: K.device);
+            foreach (var (group, block) in shared.OwnBlocks)
+            {
+                if (shared.Visible(gathered[s], group, plan.Causal) is not var (keys, values, before))
+                    continue;
+                var (_, keyGradient, valueGradient) = AddQueries(block, Attended(b, gathered), keys, values, causal: false, before);
+                shared.Place(abroad, group, plan.Causal, keyGradient, valueGradient);
             }
+
+            return abroad.MoveToOuterDisposeScope();
+        }
+
+        // A branch's own output is needed twice, before and after other branches' turns, so it is kept and disposed by hand.
+        private Tensor Attended(int b, IReadOnlyList<Tensor> gathered)
+        {
+            if (plan.MixingGradient == MixingGradient.Exact)
+                return output;
+            if (alone[b] is null)
+            {
+                using var scope = NewDisposeScope();
+                alone[b] = OutputOf(b, gathered).DetachFromDisposeScope();
+            }
+
+            return alone[b]!;
         }
 
         // Σ dO ⊙ O_b in place of Σ dO ⊙ O is what is left of the gradient when the mixing weights are constants.
         private Tensor OutputOf(int b, IReadOnlyList<Tensor> gathered)
         {
-            var alone = new BranchMixture(q);
-            Attend(alone, kernel, plan, b, q, k, v, gathered);
-            return alone.Output.to(q.dtype);
+            var mixture = new BranchMixture(q);
+            AttendOwn(mixture, kernel, plan, b, q, k, v);
+            AttendGathered(mixture, kernel, plan, b, q, gathered);
+            return mixture.Output.to(q.dtype);
         }
 
         private void AddOwn(RowBlock whole, Tensor attended)

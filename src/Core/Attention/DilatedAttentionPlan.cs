@@ -72,7 +72,7 @@ internal sealed class DilatedAttentionPlan
         if (exchange.PeersOf(widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) }, shard) is not { } peers)
             return;
         using var scope = NewDisposeScope();
-        Tensor gathered = peers.Gather(tensor(lengths.ToArray()), [.. peers.Shards.Select(_ => (long)lengths.Count)]);
+        Tensor gathered = peers.StartGather(tensor(lengths.ToArray()), [.. peers.Shards.Select(_ => (long)lengths.Count)]).Result();
         long[][] all = [.. gathered.data<long>().ToArray().Chunk(lengths.Count)];
         for (int peer = 0; peer < all.Length; peer++)
         {

@@ -28,20 +28,27 @@ public interface ISegmentPeers
     /// <summary>Index of the own shard in <see cref="Shards"/>.</summary>
     int Own { get; }
 
-    /// <summary>Concatenates every peer's rows. Collective among the peers.</summary>
-    /// <param name="rows">Own elements, [counts[Own]], contiguous. Not disposed.</param>
+    /// <summary>Starts to concatenate every peer's rows. Collective among the peers.</summary>
+    /// <param name="rows">Own elements, [counts[Own]], contiguous; unchanged until the result is taken. Not disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
-    /// <returns>[Σ counts], in peer order. Owned by the caller.</returns>
-    Tensor Gather(Tensor rows, IReadOnlyList<long> counts);
+    /// <returns>Becomes [Σ counts], in peer order. Owned by the caller.</returns>
+    IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts);
 
     /// <summary>
-    /// The transpose of <see cref="Gather"/>: sums every peer's gradients of the gathered rows and brings each peer the
+    /// Starts the transpose of <see cref="StartGather"/>: sums every peer's gradients of the gathered rows and brings each peer the
     /// sum for its own. Collective among the peers.
     /// </summary>
-    /// <param name="gradients">[Σ counts], contiguous. Not disposed.</param>
+    /// <param name="gradients">[Σ counts], contiguous; unchanged until the result is taken. Not disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
-    /// <returns>[counts[Own]]. Owned by the caller.</returns>
-    Tensor ReturnGradients(Tensor gradients, IReadOnlyList<long> counts);
+    /// <returns>Becomes [counts[Own]]. Owned by the caller.</returns>
+    IPendingTensor StartReturnGradients(Tensor gradients, IReadOnlyList<long> counts);
+}
+
+/// <summary>A tensor that is on its way here.</summary>
+public interface IPendingTensor
+{
+    /// <summary>Waits for it. The same tensor at every call.</summary>
+    Tensor Result();
 }
 
 /// <summary>The answer of one process that holds the whole sequence: every key is here.</summary>

@@ -71,20 +71,20 @@ internal sealed class SharedSegment
     /// <summary>Elements of all gathered parts together.</summary>
     public long TotalElements { get; }
 
-    /// <summary>Gathers every peer's kept keys and values. Collective among the peers.</summary>
+    /// <summary>Starts to gather every peer's kept keys and values. Collective among the peers.</summary>
     /// <param name="keys">[batch, length, heads, headDim].</param>
     /// <param name="values">Likewise.</param>
-    /// <returns>All packed parts, [<see cref="TotalElements"/>].</returns>
-    public Tensor Gather(Tensor keys, Tensor values)
+    /// <returns>Becomes all packed parts, [<see cref="TotalElements"/>].</returns>
+    public IPendingTensor StartGather(Tensor keys, Tensor values)
     {
-        using Tensor packed = empty(counts[peers.Own], dtype: keys.dtype, device: keys.device);
+        Tensor packed = empty(counts[peers.Own], dtype: keys.dtype, device: keys.device);
         foreach (var (group, block) in OwnBlocks)
         {
             Part(packed, 0, peers.Own, group, Kind.Keys).copy_(block.View(keys));
             Part(packed, 0, peers.Own, group, Kind.Values).copy_(block.View(values));
         }
 
-        return peers.Gather(packed, counts);
+        return peers.StartGather(packed, counts);
     }
 
     /// <summary>
@@ -124,13 +124,16 @@ internal sealed class SharedSegment
         }
     }
 
-    /// <summary>Brings the gradients of the own rows home and adds them. Collective among the peers.</summary>
+    /// <summary>Starts to bring the gradients of the own rows home, for <see cref="Add"/>. Collective among the peers.</summary>
     /// <param name="gradients">[<see cref="TotalElements"/>], what this shard's queries say about all gathered rows.</param>
+    public IPendingTensor StartReturnGradients(Tensor gradients) => peers.StartReturnGradients(gradients, counts);
+
+    /// <summary>Adds the gradients that have come home.</summary>
+    /// <param name="home">What <see cref="StartReturnGradients"/> became.</param>
     /// <param name="keyGradient">[batch, length, heads, headDim]; added to.</param>
     /// <param name="valueGradient">Likewise.</param>
-    public void ReturnGradients(Tensor gradients, Tensor keyGradient, Tensor valueGradient)
+    public void Add(Tensor home, Tensor keyGradient, Tensor valueGradient)
     {
-        using Tensor home = peers.ReturnGradients(gradients, counts);
         foreach (var (group, block) in OwnBlocks)
         {
             block.View(keyGradient).add_(Part(home, 0, peers.Own, group, Kind.Keys), Numerics.Scalars.One);

@@ -75,8 +75,8 @@ public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
 
         public int Own => group.Rank;
 
-        public Tensor Gather(Tensor rows, IReadOnlyList<long> counts) => group.AllGatherUnequal(rows, counts);
+        public IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts) => group.StartAllGatherUnequal(rows, counts);
 
-        public Tensor ReturnGradients(Tensor gradients, IReadOnlyList<long> counts) => group.ReduceScatterUnequal(gradients, counts);
+        public IPendingTensor StartReturnGradients(Tensor gradients, IReadOnlyList<long> counts) => group.StartReduceScatterUnequal(gradients, counts);
     }
 }

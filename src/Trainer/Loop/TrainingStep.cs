@@ -3,6 +3,7 @@ using System.Globalization;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
 using LongNet.Distributed;
+using LongNet.Distributed.Diagnostics;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
@@ -47,6 +48,8 @@ public sealed class TrainingStep
     {
         var clock = Stopwatch.StartNew();
         long sentBefore = state.BytesSent;
+        CollectiveMonitor monitor = mesh.World.Monitor;
+        double waitedBefore = monitor.WaitedSeconds, transferredBefore = monitor.TransferSeconds;
         using var scope = NewDisposeScope();
         At("reading the batch");
         state.Model.train();
@@ -99,7 +102,9 @@ public sealed class TrainingStep
         state.Optimizer.Step(rate);
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
-        return new StepMetrics(state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore);
+        return new StepMetrics(
+            state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore,
+            monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore);
     }
 
     // Told where a rank is missed.

@@ -9,8 +9,11 @@ namespace LongNet.Trainer.Reporting;
 /// <param name="TokensPerSecond">Target tokens of this step over its seconds, over all ranks.</param>
 /// <param name="StepSeconds">Wall time of the step.</param>
 /// <param name="BytesSent">Payload bytes that rank 0 sent to other ranks in this step.</param>
+/// <param name="CommunicationSeconds">How long rank 0 waited for collectives in this step: communication that no computation hid, and waiting for slower ranks.</param>
+/// <param name="CommunicationTotalSeconds">How long rank 0 had collectives under way in this step, hidden or not.</param>
 public sealed record StepMetrics(
-    long Step, double Loss, double GradientNorm, double LearningRate, long Tokens, double TokensPerSecond, double StepSeconds, long BytesSent);
+    long Step, double Loss, double GradientNorm, double LearningRate, long Tokens, double TokensPerSecond, double StepSeconds, long BytesSent,
+    double CommunicationSeconds, double CommunicationTotalSeconds);
 
 /// <summary>What one evaluation tells.</summary>
 /// <param name="Step">Steps done.</param>

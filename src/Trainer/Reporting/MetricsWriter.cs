@@ -47,6 +47,8 @@ public sealed class MetricsWriter : IDisposable
             json.WriteNumber("tokens_per_second", metrics.TokensPerSecond);
             json.WriteNumber("step_seconds", metrics.StepSeconds);
             json.WriteNumber("bytes_sent", metrics.BytesSent);
+            json.WriteNumber("communication_seconds", metrics.CommunicationSeconds);
+            json.WriteNumber("communication_total_seconds", metrics.CommunicationTotalSeconds);
         });
     }
 
