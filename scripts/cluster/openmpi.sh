@@ -17,8 +17,8 @@ export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-5}
 export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-2}
 export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-3}
 
-# Seconds from SIGTERM to SIGKILL when the job ends, for ranks to write what they know; 1 by default.
-export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-3}
+# Seconds that ranks have from SIGTERM to SIGKILL when the job ends, to write what they know; mpiexec waits this long twice. 1 by default.
+export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-2}
 
 # Machines with several networks: name the one that all share, as an interface or as a subnet. "oob" is mpiexec's own traffic.
 #   export OMPI_MCA_btl_tcp_if_include=10.1.0.0/16 OMPI_MCA_oob_tcp_if_include=10.1.0.0/16
