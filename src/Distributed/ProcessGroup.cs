@@ -165,6 +165,31 @@ public sealed class ProcessGroup : IDisposable
     }
 
     /// <summary>
+    /// <see cref="StartReduceScatterUnequal"/> in place: this rank's part of the sum takes its place in the tensor, whose other parts are
+    /// left undefined. Collective.
+    /// </summary>
+    /// <param name="all">[Σ counts], contiguous, without history; the same counts on all ranks.</param>
+    /// <param name="counts">Every rank's part's element count; zeros allowed.</param>
+    /// <returns>The work, whose result is the tensor.</returns>
+    public CollectiveWork StartReduceScatterInPlace(
+        Tensor all, IReadOnlyList<long> counts, ReduceOperation operation = ReduceOperation.Sum,
+        [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        Check(nameof(StartReduceScatterInPlace), all);
+        CollectiveArguments.CheckCounts(this, nameof(StartReduceScatterInPlace), all.NumberOfElements, counts, whole: true);
+        CollectiveArguments.CheckReduction(this, nameof(StartReduceScatterInPlace), all.dtype, operation);
+        long elements = counts[Rank], own = elements * all.ElementSize;
+        Count(Bytes(all) - own, (Size - 1) * own);
+        return Launch(
+            CollectiveKind.ReduceScatter, $"{Describe(counts, all.dtype)}, {Term(operation)}", all, all, file, line,
+            call =>
+            {
+                using var scope = NewDisposeScope();
+                return communicator.ReduceScatter(call, all, all.view(-1).narrow(0, counts.Take(Rank).Sum(), elements), counts, operation);
+            });
+    }
+
+    /// <summary>
     /// Reduces in place; every rank ends with the same bits. 16-bit types are accumulated in float32. Collective.
     /// </summary>
     /// <param name="tensor">Contiguous, the same shape and dtype on all ranks.</param>

@@ -88,8 +88,11 @@ public static class RankAgreement
     public static string BroadcastText(ProcessGroup group, string? value, int root) =>
         Encoding.UTF8.GetString(Broadcast(group, value is null ? null : Encoding.UTF8.GetBytes(value), root));
 
-    private static byte[] AllGather(ProcessGroup group, byte[] own)
+    /// <summary>Gives every rank the bytes of all, one after another in rank order. Collective.</summary>
+    /// <param name="own">As many on every rank.</param>
+    public static byte[] AllGather(ProcessGroup group, byte[] own)
     {
+        ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();
         return Bytes(group.AllGather(tensor(own, dtype: uint8)));
     }

@@ -8,6 +8,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["process-group"] = ProcessGroupContract.Run,
     ["sequence-attention"] = SequenceAttention.Run,
     ["model-gradients"] = ModelGradients.Run,
+    ["sharded-optimizer"] = ShardedOptimizer.Run,
     ["fast-kernels"] = FastKernels.Run,
     ["garbage-collection"] = GarbageCollection.Run,
     ["rank-agreement"] = RankAgreementScenario.Run,

@@ -60,6 +60,12 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <summary>The model's shape.</summary>
     public LongNetConfig Config => config;
 
+    /// <summary>
+    /// Called during the backward pass of what is computed from now on, as soon as the gradients of all parameters of a block
+    /// ("layers.N.…") are complete, with the block's index; the last block comes first. Null: nobody asks.
+    /// </summary>
+    public Action<int>? BlockGradientsComplete { get; set; }
+
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor tokens) => forward(tokens, null);
 
@@ -79,6 +85,9 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             DropoutContext? ofLayer = dropoutContext is null
                 ? null
                 : dropoutContext with { Stream = dropoutContext.Stream.Derive(layer) };
+            int ofBlock = layer;
+            if (BlockGradientsComplete is { } complete && is_grad_enabled())
+                hidden = BackwardMilestone.Place(hidden, () => complete(ofBlock));
             hidden = blocks[layer].forward(hidden, ofLayer);
         }
 

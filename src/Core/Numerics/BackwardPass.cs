@@ -48,11 +48,13 @@ public static class BackwardPass
         }
         catch (Exception failure)
         {
-            // The first error is the cause; later ones follow from its missing gradients.
-            Interlocked.CompareExchange(ref pending, failure, null);
+            Keep(failure);
             return [.. Enumerable.Repeat<Tensor>(null!, inputs)];
         }
     }
+
+    /// <summary>Keeps an error for the pass to throw when it is over. The first is the cause; later ones follow from it.</summary>
+    internal static void Keep(Exception failure) => Interlocked.CompareExchange(ref pending, failure, null);
 
     // libtorch takes a function's gradients before it calls another one on the same thread, so the previous ones can go.
     private static void HandOver(List<Tensor>? gradients)

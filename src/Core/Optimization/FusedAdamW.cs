@@ -1,4 +1,5 @@
 using System.Globalization;
+using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -8,6 +9,15 @@ namespace LongNet.Core.Optimization;
 /// <summary>AdamW by libtorch's fused operator: one pass over parameters, gradients and state.</summary>
 public sealed class FusedAdamW : IDisposable
 {
+    /// <summary>The step count's name in <see cref="State"/>.</summary>
+    public const string StepName = "step";
+
+    /// <summary>Before a parameter's name: the running mean of its gradients.</summary>
+    public const string MeanPrefix = "exp_avg.";
+
+    /// <summary>Before a parameter's name: the running mean of its squared gradients.</summary>
+    public const string SquarePrefix = "exp_avg_sq.";
+
     private readonly Group[] groups;
     private readonly TorchScriptModule kernel;
     private readonly List<(string Name, Tensor Value)> state = [];
@@ -17,40 +27,46 @@ public sealed class FusedAdamW : IDisposable
     /// <param name="gradients">The gradient of each, in the same order; read at every step. Not owned.</param>
     /// <param name="options">The method's constants.</param>
     public FusedAdamW(IReadOnlyList<(string Name, Parameter Parameter)> parameters, IReadOnlyList<Tensor> gradients, AdamWOptions options)
+        : this(Whole(parameters, gradients), options)
     {
-        ArgumentNullException.ThrowIfNull(parameters);
-        ArgumentNullException.ThrowIfNull(gradients);
+    }
+
+    /// <param name="tensors">What to update: parameters or parts of them, under different names. State is made for these alone.</param>
+    /// <param name="options">The method's constants.</param>
+    public FusedAdamW(IReadOnlyList<OptimizedTensor> tensors, AdamWOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
         ArgumentNullException.ThrowIfNull(options);
-        if (parameters.Count != gradients.Count)
-            throw new ArgumentException($"{parameters.Count} parameters have {gradients.Count} gradients.");
         kernel = new TorchScriptModule(Script(options));
         stepCount = zeros([], dtype: ScalarType.Float32).DetachFromDisposeScope();
         oneStep = ones([], dtype: ScalarType.Float32).DetachFromDisposeScope();
         learningRate = zeros([], dtype: ScalarType.Float64).DetachFromDisposeScope();
-        state.Add(("step", stepCount));
+        state.Add((StepName, stepCount));
 
         var decayed = new Group("step_decayed");
         var plain = new Group("step_plain");
-        for (int p = 0; p < parameters.Count; p++)
+        foreach (OptimizedTensor optimized in tensors)
         {
-            var (name, parameter) = parameters[p];
-            Group group = parameter.dim() >= 2 ? decayed : plain;
-            Tensor mean = zeros_like(parameter).DetachFromDisposeScope();
-            Tensor square = zeros_like(parameter).DetachFromDisposeScope();
-            group.Parameters.Add(parameter);
-            group.Gradients.Add(gradients[p]);
+            Group group = optimized.Decays ? decayed : plain;
+            Tensor mean = zeros_like(optimized.Values).DetachFromDisposeScope();
+            Tensor square = zeros_like(optimized.Values).DetachFromDisposeScope();
+            group.Parameters.Add(optimized.Values);
+            group.Gradients.Add(optimized.Gradient);
             group.Means.Add(mean);
             group.Squares.Add(square);
             group.Steps.Add(stepCount);
-            state.Add(($"exp_avg.{name}", mean));
-            state.Add(($"exp_avg_sq.{name}", square));
+            state.Add((MeanPrefix + optimized.Name, mean));
+            state.Add((SquarePrefix + optimized.Name, square));
         }
 
         groups = [.. new[] { decayed, plain }.Where(group => group.Parameters.Count > 0)];
     }
 
-    /// <summary>What a checkpoint keeps: the step count and both moments of every parameter. Owned by the optimizer.</summary>
+    /// <summary>What a checkpoint keeps: the step count, then both moments of every tensor given. Owned by the optimizer.</summary>
     public IReadOnlyList<(string Name, Tensor Value)> State => state;
+
+    /// <summary>Memory that the state takes, in bytes.</summary>
+    public long StateBytes => state.Sum(entry => TensorMemory.ByteLength(entry.Value));
 
     /// <summary>Updates every parameter in place.</summary>
     /// <param name="rate">The step's learning rate.</param>
@@ -80,6 +96,15 @@ public sealed class FusedAdamW : IDisposable
         oneStep.Dispose();
         foreach (var (_, value) in state)
             value.Dispose();
+    }
+
+    private static OptimizedTensor[] Whole(IReadOnlyList<(string Name, Parameter Parameter)> parameters, IReadOnlyList<Tensor> gradients)
+    {
+        ArgumentNullException.ThrowIfNull(parameters);
+        ArgumentNullException.ThrowIfNull(gradients);
+        if (parameters.Count != gradients.Count)
+            throw new ArgumentException($"{parameters.Count} parameters have {gradients.Count} gradients.");
+        return [.. parameters.Select((entry, p) => new OptimizedTensor(entry.Name, entry.Parameter, gradients[p], OptimizedTensor.DecaysFor(entry.Parameter)))];
     }
 
     private static string Script(AdamWOptions options)

@@ -32,7 +32,7 @@ internal interface ICommunicator : IDisposable
     ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts);
 
     /// <param name="input">[Σ counts], flat.</param>
-    /// <param name="output">[counts[Rank]].</param>
+    /// <param name="output">[counts[Rank]]; may be this rank's part of the input, whose other parts are then free to be overwritten.</param>
     ITransfer ReduceScatter(CollectiveCall call, Tensor input, Tensor output, IReadOnlyList<long> counts, ReduceOperation operation);
 
     ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation);

@@ -6,35 +6,64 @@ namespace LongNet.Distributed.DataParallel;
 
 /// <summary>
 /// All gradients of a model in one flat tensor, of which every parameter's gradient is a view: backward accumulates in place,
-/// and reduction, norm and clipping are one operation each.
+/// and reduction is one operation per bucket, which may start as soon as backward has completed the bucket.
 /// </summary>
+/// <remarks>
+/// Where the optimizer is sharded, a reduction leaves every rank the sums of its own parts of the buckets alone; the other parts are
+/// undefined from then on.
+/// </remarks>
 public sealed class GradientBuffer : IDisposable
 {
+    private readonly ProcessGroup group;
     private readonly Tensor flat;
-    private readonly Tensor[] views;
+    private readonly Tensor[] views, buckets, parts;
+    private readonly long[][] counts;
+    private readonly CollectiveWork?[] started;
 
-    /// <param name="parameters">Parameters of one dtype, whose <c>grad</c> this sets and keeps. Not owned.</param>
-    public GradientBuffer(IReadOnlyList<(string Name, Parameter Parameter)> parameters)
+    /// <param name="parameters">Parameters of one dtype, whose <c>grad</c> this sets and keeps; alike on every rank. Not owned.</param>
+    /// <param name="group">Every rank that holds part of the batch or of the sequences. Not owned.</param>
+    /// <param name="sharded">Whether every rank needs the sums of its shard alone.</param>
+    public GradientBuffer(IReadOnlyList<(string Name, Parameter Parameter)> parameters, ProcessGroup group, bool sharded = false)
     {
         ArgumentNullException.ThrowIfNull(parameters);
+        ArgumentNullException.ThrowIfNull(group);
+        this.group = group;
+        IsSharded = sharded;
+        Layout = new BucketLayout([.. parameters.Select(entry => (entry.Name, entry.Parameter.NumberOfElements))]);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         Parameter first = parameters[0].Parameter;
-        flat = zeros(parameters.Sum(entry => entry.Parameter.NumberOfElements), dtype: first.dtype, device: first.device)
-            .DetachFromDisposeScope();
+        flat = zeros(Layout.Elements, dtype: first.dtype, device: first.device).DetachFromDisposeScope();
         views = new Tensor[parameters.Count];
-        long start = 0;
         for (int p = 0; p < parameters.Count; p++)
         {
             Parameter parameter = parameters[p].Parameter;
-            views[p] = flat.narrow(0, start, parameter.NumberOfElements).view(parameter.shape).DetachFromDisposeScope();
+            views[p] = flat.narrow(0, Layout.StartOf(p), parameter.NumberOfElements).view(parameter.shape).DetachFromDisposeScope();
             parameter.grad = views[p];
-            start += parameter.NumberOfElements;
         }
+
+        buckets = [.. Layout.Buckets.Select(bucket => Range(bucket.Start, bucket.Length))];
+        counts = [.. Layout.Buckets.Select(bucket => ProcessGroup.EvenParts(bucket.Length, group.Size))];
+        parts = sharded ? [.. Layout.Buckets.Select(OwnPart)] : [];
+        started = new CollectiveWork?[buckets.Length];
+
+        Tensor Range(long start, long length) => flat.narrow(0, start, length).DetachFromDisposeScope();
+
+        Tensor OwnPart(Bucket bucket, int b) => Range(bucket.Start + counts[b].Take(group.Rank).Sum(), counts[b][group.Rank]);
     }
+
+    /// <summary>Which parameter lies where, and in which bucket.</summary>
+    public BucketLayout Layout { get; }
+
+    /// <summary>Whether every rank has the sums of its shard alone.</summary>
+    public bool IsSharded { get; }
 
     /// <summary>Every parameter's gradient, in the order given. Owned by the buffer.</summary>
     public IReadOnlyList<Tensor> Views => views;
+
+    internal ProcessGroup Group => group;
+
+    internal Tensor Flat => flat;
 
     /// <summary>Sets all gradients to zero, for the next step.</summary>
     public void Zero()
@@ -44,32 +73,77 @@ public sealed class GradientBuffer : IDisposable
         flat.zero_();
     }
 
-    /// <summary>Sums the gradients over the ranks. Collective.</summary>
-    /// <param name="group">Every rank that holds part of the batch or of the sequences.</param>
-    public void Reduce(ProcessGroup group)
+    /// <summary>
+    /// Starts to sum a bucket's gradients over the ranks; they must be left alone until <see cref="FinishReduce"/>. Collective: all
+    /// ranks start the same buckets in the same order.
+    /// </summary>
+    /// <param name="bucket">Place in <see cref="BucketLayout.Buckets"/>.</param>
+    /// <exception cref="InvalidOperationException">It was started before, and not finished.</exception>
+    public void StartReduce(int bucket)
     {
-        ArgumentNullException.ThrowIfNull(group);
-        group.AllReduce(flat);
+        if (started[bucket] is not null)
+            throw new InvalidOperationException($"The reduction of bucket {bucket} is under way already: finish it before it is started again.");
+        started[bucket] = IsSharded
+            ? group.StartReduceScatterInPlace(buckets[bucket], counts[bucket])
+            : group.StartAllReduce(buckets[bucket]);
     }
 
-    /// <summary>Scales the gradients down to the given global norm where theirs is larger.</summary>
+    /// <summary>Starts what was not started yet, and waits for all. Collective.</summary>
+    public void FinishReduce()
+    {
+        for (int bucket = 0; bucket < started.Length; bucket++)
+        {
+            if (started[bucket] is null)
+                StartReduce(bucket);
+        }
+
+        for (int bucket = 0; bucket < started.Length; bucket++)
+        {
+            started[bucket]!.Wait();
+            started[bucket] = null;
+        }
+    }
+
+    /// <summary>Scales the gradients down to the given global norm where theirs is larger. Collective if they are sharded.</summary>
     /// <param name="largestNorm">Largest 2-norm left; 0 leaves every gradient alone.</param>
-    /// <returns>The 2-norm over all gradients, before scaling; NaN or infinite if a gradient is.</returns>
+    /// <returns>The 2-norm over all gradients, before scaling, the same on every rank; NaN or infinite if a gradient is.</returns>
     public double Clip(double largestNorm)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        // Accumulated in float64: a million float32 squares lose digits that the comparison of rank counts would show.
-        double norm = VectorNorm.Of(flat);
+        double norm = Norm();
         if (largestNorm > 0 && norm > largestNorm)
-            flat.mul_(tensor(largestNorm / norm, dtype: flat.dtype));
+        {
+            Tensor factor = tensor(largestNorm / norm, dtype: flat.dtype);
+            foreach (Tensor own in IsSharded ? parts : [flat])
+                own.mul_(factor);
+        }
+
         return norm;
     }
 
+    /// <summary>
+    /// Lets every rank know what the others have computed of the flat tensor, which holds whatever was put there in place of
+    /// gradients that are no longer needed. Collective.
+    /// </summary>
+    /// <returns>One work per bucket, in their order.</returns>
+    internal CollectiveWork[] StartGather() => [.. buckets.Select((bucket, b) => group.StartAllGatherInPlace(bucket, counts[b]))];
+
     public void Dispose()
     {
-        foreach (Tensor view in views)
+        foreach (Tensor view in views.Concat(buckets).Concat(parts))
             view.Dispose();
         flat.Dispose();
+    }
+
+    // Accumulated in float64: a million float32 squares lose digits that the comparison of rank counts would show.
+    private double Norm()
+    {
+        if (!IsSharded)
+            return VectorNorm.Of(flat);
+        double own = parts.Where(part => part.NumberOfElements > 0).Select(VectorNorm.Of).Sum(norm => norm * norm);
+        Tensor squares = tensor(new[] { own });
+        group.AllReduce(squares);
+        return Math.Sqrt(squares.item<double>());
     }
 }

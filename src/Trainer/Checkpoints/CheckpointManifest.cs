@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
@@ -20,8 +21,13 @@ public sealed record CheckpointManifest
     /// <summary>Says that the folder is a checkpoint of this program.</summary>
     public const string ExpectedFormat = "longnet-checkpoint";
 
-    /// <summary>Raised when older programs can no longer read what is written.</summary>
-    public const int CurrentVersion = 1;
+    /// <summary>Version of a checkpoint whose optimizer state is one file. Raised when older programs can no longer read what is written.</summary>
+    public const int UnshardedVersion = 1;
+
+    /// <summary>Version of one whose optimizer state lies in shards, which programs that know <see cref="UnshardedVersion"/> alone refuse.</summary>
+    public const int ShardedVersion = 2;
+
+    private const int NewestVersion = ShardedVersion;
 
     private static readonly JsonSerializerOptions Json = new()
     {
@@ -61,6 +67,10 @@ public sealed record CheckpointManifest
     /// <summary>Fingerprint of the corpus.</summary>
     public required string Corpus { get; init; }
 
+    /// <summary>Files that the optimizer state lies in, one per rank that wrote it; null where it is one file for all.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public int? OptimizerShards { get; init; }
+
     public required IReadOnlyList<CheckpointFile> Files { get; init; }
 
     public string ToJson() => JsonSerializer.Serialize(this, Json) + "\n";
@@ -80,10 +90,10 @@ public sealed record CheckpointManifest
                 ? name.GetString() : null;
             if (format != ExpectedFormat)
                 throw new UserException($"{path} is not a manifest of this program: its \"format\" is not \"{ExpectedFormat}\". Resume from a checkpoint that longnet wrote.");
-            if (document.RootElement.TryGetProperty("format_version", out JsonElement version) && version.TryGetInt32(out int number) && number > CurrentVersion)
-                throw new UserException($"{path} has format version {number}, and this program reads up to {CurrentVersion}: use the newer longnet that wrote it.");
+            if (document.RootElement.TryGetProperty("format_version", out JsonElement version) && version.TryGetInt32(out int number) && number > NewestVersion)
+                throw new UserException($"{path} has format version {number}, and this program reads up to {NewestVersion}: use the newer longnet that wrote it.");
             CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
-            if (manifest.Step < 0 || manifest.SequencesConsumed < 0 || manifest.TokensConsumed < 0 || manifest.Files.Any(file => file is null))
+            if (manifest.Step < 0 || manifest.SequencesConsumed < 0 || manifest.TokensConsumed < 0 || manifest.OptimizerShards < 1 || manifest.Files.Any(file => file is null))
                 throw new JsonException("it has a count below zero or a file without a name");
             return manifest;
         }

@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Distributed;
 using LongNet.Distributed.Diagnostics;
 
 namespace LongNet.Trainer.Checkpoints;
@@ -27,7 +28,7 @@ public sealed record RunDirectory(string Path)
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new UserException($"The run directory {Path} cannot be written: {error.Message} Choose another with --output.");
+            throw CannotWrite(error);
         }
 
         string path = System.IO.Path.Combine(Path, ".lock");
@@ -60,6 +61,47 @@ public sealed record RunDirectory(string Path)
         }
     }
 
+    /// <summary>Sees at the start that all ranks will write into the same folder, not into one of the same name on each machine. Collective.</summary>
+    /// <exception cref="UnanimousException">A rank does not see what rank 0 writes there.</exception>
+    public void RequireShared(ProcessGroup group)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        // A name that was never asked for: no machine can answer from its cache.
+        string name = RankAgreement.BroadcastText(group, group.Rank == 0 ? $".seen-by-all-{Guid.NewGuid():N}" : null, 0);
+        string probe = System.IO.Path.Combine(Path, name);
+        RankAgreement.RunOnRoot(group, () => Probing(() => DurableFile.Write(probe, "")));
+        try
+        {
+            RankAgreement.Run(group, () =>
+            {
+                if (!File.Exists(probe))
+                {
+                    throw new UserException(
+                        $"The run directory {System.IO.Path.GetFullPath(Path)} is not the one that rank 0 writes to. It must lie on a file system that all " +
+                        "ranks share when parallel.shard_optimizer is on.");
+                }
+            });
+        }
+        finally
+        {
+            if (group.Rank == 0)
+                File.Delete(probe);
+        }
+
+        bool Probing(Action write)
+        {
+            try
+            {
+                write();
+                return true;
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                throw CannotWrite(error);
+            }
+        }
+    }
+
     /// <summary>Decides which checkpoint a run starts from, so that no run ever writes over another's.</summary>
     /// <param name="resume">none, auto, or the path of a checkpoint or of a run.</param>
     /// <returns>The checkpoint's folder; null to start anew.</returns>
@@ -89,6 +131,8 @@ public sealed record RunDirectory(string Path)
                 $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step {step}) would write over: " +
                 "choose another --output, or remove the later checkpoints.");
     }
+
+    private UserException CannotWrite(Exception error) => new($"The run directory {Path} cannot be written: {error.Message} Choose another with --output.");
 
     // What LATEST names, or the one after it: a stop between a checkpoint's rename and LATEST's leaves one that is whole.
     private string? Newest(IReadOnlyList<long> own)

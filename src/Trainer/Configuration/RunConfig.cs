@@ -147,6 +147,12 @@ public sealed record ParallelConfig
     /// hidden behind computation then.
     /// </summary>
     public bool CheckCollectives { get; init; }
+
+    /// <summary>
+    /// Whether all ranks share the optimizer's state among them, so that each keeps, updates and saves its part: less memory, the same
+    /// losses. The run directory must then lie on a file system that all ranks share.
+    /// </summary>
+    public bool ShardOptimizer { get; init; }
 }
 
 public sealed record OptimizerConfig

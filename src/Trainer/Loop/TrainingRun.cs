@@ -31,7 +31,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         using var state = new TrainingState(plan, mesh);
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
-            $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, {settings}"));
+            $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, optimizer state {state.Optimizer.StateBytes / 1e6:F1} MB per rank, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, {settings}"));
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
             $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
@@ -49,10 +49,13 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
         RankAgreement.RunOnRoot(mesh.World, directory.ForgetFlightRecords);
         mesh.World.Monitor.RecordFolder = directory.FlightRecords;
+        if (plan.Config.Parallel.ShardOptimizer)
+            directory.RequireShared(mesh.World);
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(start is null ? null : state.Step));
         using var source = new ByteTokenSource(plan.Corpus);
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
-        var step = new TrainingStep(plan, mesh, state, reader);
+        FaultDrill? drill = RankAgreement.Run(mesh.World, FaultDrill.FromProcess);
+        var step = new TrainingStep(plan, mesh, state, reader, drill);
         var evaluation = new Evaluation(plan, mesh, state, reader);
         bool evaluates = plan.Config.Evaluation.EverySteps > 0;
         if (evaluates && state.Step == 0)
@@ -80,6 +83,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         void Save()
         {
             mesh.World.Monitor.Activity = $"checkpoint of step {state.Step}";
+            drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, state.Step);
             RankAgreement.RunOnRoot(mesh.World, () =>
             {
                 metrics!.Sync();
@@ -105,11 +109,13 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             return;
         reporter!.Say($"resuming from {checkpoint} (step {state.Step}, written by {manifest.Mesh.Data} data x {manifest.Mesh.Sequence} sequence ranks)");
         bool sameMesh = manifest.Mesh.Data == plan.DataRanks && manifest.Mesh.Sequence == plan.SequenceRanks;
-        if (sameMesh && (manifest.ThreadsPerRank != TorchSharp.torch.get_num_threads() || manifest.MicroBatchSize != plan.Batch.MicroBatchSize))
+        bool wasSharded = manifest.OptimizerShards is not null, shardingChanged = wasSharded != plan.Config.Parallel.ShardOptimizer;
+        if (sameMesh && (manifest.ThreadsPerRank != TorchSharp.torch.get_num_threads() || manifest.MicroBatchSize != plan.Batch.MicroBatchSize || shardingChanged))
         {
             reporter.Say(
-                $"note: it was written with {manifest.ThreadsPerRank} CPU threads per rank and micro-batches of {manifest.MicroBatchSize}, so numbers agree with " +
-                "that run's to rounding, not to the bit.");
+                $"note: it was written with {manifest.ThreadsPerRank} CPU threads per rank and micro-batches of {manifest.MicroBatchSize}" +
+                (shardingChanged ? $", {(wasSharded ? "with" : "without")} parallel.shard_optimizer" : "") +
+                ", so numbers agree with that run's to rounding, not to the bit.");
         }
 
         if (manifest.Corpus != plan.Corpus.Fingerprint)

@@ -13,13 +13,14 @@ namespace LongNet.Trainer.Loop;
 
 /// <summary>
 /// What training changes: parameters, optimizer state and the counters of steps, sequences and tokens. All of it is alike on
-/// every rank, so a checkpoint is written by one rank and fits any mesh.
+/// every rank, but for the optimizer state where that is sharded; a checkpoint fits any mesh, sharded or not.
 /// </summary>
 public sealed class TrainingState : IDisposable
 {
     private readonly RunPlan plan;
     private readonly DeviceMesh mesh;
     private readonly (string Name, Tensor Value)[] parameters;
+    private readonly ParameterShard? shard;
 
     /// <summary>Makes the initial state. Collective over the mesh.</summary>
     /// <param name="plan">The run. </param>
@@ -35,13 +36,20 @@ public sealed class TrainingState : IDisposable
         Model = new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange);
         var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];
-        Gradients = new GradientBuffer(named);
-        Optimizer = new FusedAdamW(
-            named,
-            Gradients.Views,
-            new AdamWOptions(config.Optimizer.Betas[0], config.Optimizer.Betas[1], config.Optimizer.Epsilon, config.Optimizer.WeightDecay));
+        Gradients = new GradientBuffer(named, mesh.World, config.Parallel.ShardOptimizer);
+        var options = new AdamWOptions(config.Optimizer.Betas[0], config.Optimizer.Betas[1], config.Optimizer.Epsilon, config.Optimizer.WeightDecay);
+        if (config.Parallel.ShardOptimizer)
+        {
+            shard = new ParameterShard(named, Gradients);
+            Optimizer = new FusedAdamW(shard.Optimized, options);
+        }
+        else
+        {
+            Optimizer = new FusedAdamW(named, Gradients.Views, options);
+        }
+
         // Machines of different kinds may draw normal numbers that differ in the last bit.
-        Broadcast();
+        BroadcastParameters();
     }
 
     /// <summary>Where keys and values of other ranks come from. Owned.</summary>
@@ -68,6 +76,14 @@ public sealed class TrainingState : IDisposable
 
     public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
 
+    /// <summary>Lets the optimizer take a step with the gradients as they are; sharded, they are lost by that. Collective if sharded.</summary>
+    /// <param name="rate">The step's learning rate.</param>
+    public void Update(double rate)
+    {
+        Optimizer.Step(rate);
+        shard?.GatherParameters();
+    }
+
     /// <summary>Counts a step that has been done.</summary>
     public void Advance(long sequences, long tokens)
     {
@@ -76,31 +92,33 @@ public sealed class TrainingState : IDisposable
         TokensConsumed += tokens;
     }
 
-    /// <summary>Writes a checkpoint, on rank 0. Collective over the world.</summary>
+    /// <summary>Writes a checkpoint: rank 0 does, and every rank its shard of the optimizer state if that is sharded. Collective over the world.</summary>
     /// <returns>The checkpoint's folder; empty on other ranks.</returns>
     /// <exception cref="UnanimousException">The disk refuses.</exception>
     public string Save(CheckpointStore store)
     {
         ArgumentNullException.ThrowIfNull(store);
-        return RankAgreement.RunOnRoot(mesh.World, () => store.Save(
-            new CheckpointManifest
-            {
-                Format = CheckpointManifest.ExpectedFormat,
-                FormatVersion = CheckpointManifest.CurrentVersion,
-                Software = CheckpointStore.Software,
-                Step = Step,
-                SequencesConsumed = SequencesConsumed,
-                TokensConsumed = TokensConsumed,
-                Seed = plan.Config.Seed,
-                Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
-                ThreadsPerRank = get_num_threads(),
-                MicroBatchSize = plan.Batch.MicroBatchSize,
-                Corpus = plan.Corpus.Fingerprint,
-                Files = [],
-            },
-            parameters,
-            Optimizer.State,
-            ConfigurationFile.ToYaml(plan.Config))) ?? "";
+        var manifest = new CheckpointManifest
+        {
+            Format = CheckpointManifest.ExpectedFormat,
+            FormatVersion = shard is null ? CheckpointManifest.UnshardedVersion : CheckpointManifest.ShardedVersion,
+            Software = CheckpointStore.Software,
+            Step = Step,
+            SequencesConsumed = SequencesConsumed,
+            TokensConsumed = TokensConsumed,
+            Seed = plan.Config.Seed,
+            Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
+            ThreadsPerRank = get_num_threads(),
+            MicroBatchSize = plan.Batch.MicroBatchSize,
+            Corpus = plan.Corpus.Fingerprint,
+            Files = [],
+        };
+        string config = ConfigurationFile.ToYaml(plan.Config);
+        if (shard is null)
+            return RankAgreement.RunOnRoot(mesh.World, () => store.Save(manifest, parameters, Optimizer.State, config)) ?? "";
+        Dictionary<string, Tensor> state = Optimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);
+        IEnumerable<StateSlice> slices = shard.Slices.SelectMany(slice => Moments(slice.Parameter).Select(name => new StateSlice(name, slice.Start, state[name])));
+        return store.SaveSharded(mesh.World, manifest, parameters, [(FusedAdamW.StepName, state[FusedAdamW.StepName])], [.. slices], config);
     }
 
     /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
@@ -109,19 +127,21 @@ public sealed class TrainingState : IDisposable
     /// <exception cref="UnanimousException">It is damaged or another model's.</exception>
     public CheckpointManifest? Load(string checkpoint)
     {
-        CheckpointManifest? manifest = RankAgreement.RunOnRoot(mesh.World, () =>
+        CheckpointManifest? manifest = null;
+        using OptimizerReader? reader = RankAgreement.RunOnRoot(mesh.World, () =>
         {
-            CheckpointManifest read = CheckpointStore.Verify(checkpoint);
+            manifest = CheckpointStore.Verify(checkpoint);
             CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.ModelFile), parameters);
-            CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.OptimizerFile), Optimizer.State);
-            return read;
+            return OptimizerReader.Open(
+                checkpoint, manifest, [(FusedAdamW.StepName, []), .. parameters.SelectMany((entry, p) => Moments(p).Select(name => (name, entry.Value.shape)))]);
         });
         using var scope = NewDisposeScope();
         Tensor counters = tensor(new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 });
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
         (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
-        Broadcast();
+        BroadcastParameters();
+        TakeOptimizerState(reader);
         return manifest;
     }
 
@@ -142,23 +162,60 @@ public sealed class TrainingState : IDisposable
                 throw new UserException($"model.initial_weights: {mistake.Message}", mistake);
             }
         });
-        Broadcast();
+        BroadcastParameters();
         return notes ?? [];
     }
 
     public void Dispose()
     {
         Optimizer.Dispose();
+        shard?.Dispose();
         Gradients.Dispose();
         Model.Dispose();
         Exchange.Dispose();
     }
 
-    private void Broadcast()
+    // The names of a parameter's optimizer state.
+    private string[] Moments(int parameter) => [FusedAdamW.MeanPrefix + parameters[parameter].Name, FusedAdamW.SquarePrefix + parameters[parameter].Name];
+
+    private void BroadcastParameters()
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        foreach (var (_, value) in parameters.Concat(Optimizer.State))
+        foreach (var (_, value) in parameters)
             mesh.World.Broadcast(value, 0);
+    }
+
+    // Tensor by tensor, so that no rank ever holds more than its own state and one tensor.
+    private void TakeOptimizerState(OptimizerReader? reader)
+    {
+        using var noGradient = no_grad();
+        Dictionary<string, Tensor> state = Optimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);
+        Share(FusedAdamW.StepName);
+        for (int p = 0; p < parameters.Length; p++)
+        {
+            foreach (string name in Moments(p))
+            {
+                if (shard is null)
+                    Share(name);
+                else
+                    Scatter(p, name);
+            }
+        }
+
+        void Share(string name)
+        {
+            reader?.ReadInto(name, state[name]);
+            mesh.World.Broadcast(state[name], 0);
+        }
+
+        void Scatter(int parameter, string name)
+        {
+            using var scope = NewDisposeScope();
+            Tensor? whole = reader is null ? null : empty_like(parameters[parameter].Value);
+            if (whole is not null)
+                reader!.ReadInto(name, whole);
+            shard!.ScatterFromRoot(parameter, whole, state.GetValueOrDefault(name));
+        }
     }
 }

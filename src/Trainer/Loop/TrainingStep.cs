@@ -25,18 +25,25 @@ public sealed class TrainingStep
     private readonly SampleOrder order;
     private readonly LearningRateSchedule schedule;
     private readonly RandomStream dropout;
+    private readonly FaultDrill? drill;
+    private readonly Dictionary<int, int> bucketOfBlock;
 
     /// <param name="plan">The run.</param>
     /// <param name="mesh">The ranks. Not owned.</param>
     /// <param name="state">What a step changes. Not owned.</param>
     /// <param name="reader">The corpus. Not owned.</param>
-    public TrainingStep(RunPlan plan, DeviceMesh mesh, TrainingState state, BatchReader reader)
+    /// <param name="drill">A failure on purpose; null for none.</param>
+    public TrainingStep(RunPlan plan, DeviceMesh mesh, TrainingState state, BatchReader reader, FaultDrill? drill = null)
     {
         ArgumentNullException.ThrowIfNull(plan);
+        ArgumentNullException.ThrowIfNull(state);
         this.plan = plan;
         this.mesh = mesh;
         this.state = state;
         this.reader = reader;
+        this.drill = drill;
+        bucketOfBlock = state.Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b)).Where(entry => entry.bucket.Layer is not null)
+            .ToDictionary(entry => entry.bucket.Layer!.Value, entry => entry.b);
         order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
         schedule = LearningRateSchedule.From(plan.Config.Optimizer);
         dropout = new RandomStream(0).Derive(plan.Config.Seed).Derive("dropout");
@@ -51,7 +58,7 @@ public sealed class TrainingStep
         CollectiveMonitor monitor = mesh.World.Monitor;
         double waitedBefore = monitor.WaitedSeconds, transferredBefore = monitor.TransferSeconds;
         using var scope = NewDisposeScope();
-        At("reading the batch");
+        At(FaultPlace.Data, "reading the batch");
         state.Model.train();
         state.Gradients.Zero();
 
@@ -70,22 +77,26 @@ public sealed class TrainingStep
         Tensor share = tensor(1.0 / Math.Max(1, tokens), dtype: ScalarType.Float32);
         RandomStream stream = dropout.Derive(state.Step);
         double lossSum = 0;
+        long left = batches.Count;
         foreach (var (inputs, targets, sequences) in batches)
         {
             using var microScope = NewDisposeScope();
             DropoutContext? context = plan.Config.Model.Dropout > 0
                 ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
                 : null;
-            At("forward");
+            At(FaultPlace.Forward, "forward");
+            // Only the last micro-batch completes them.
+            state.Model.BlockGradientsComplete = --left == 0 ? OnBlockGradientsComplete : null;
             Tensor loss = state.Model.LossSum(inputs, targets, context);
-            At("backward");
+            At(null, "backward");
             BackwardPass.Run(loss.mul(share));
             lossSum += loss.to(float64).item<double>();
         }
 
-        At("reducing gradients");
+        state.Model.BlockGradientsComplete = null;
+        At(null, "reducing gradients");
+        state.Gradients.FinishReduce();
         lossSum = Sum(lossSum);
-        state.Gradients.Reduce(mesh.World);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping);
         double mean = lossSum / Math.Max(1, tokens);
         if (!double.IsFinite(norm) || !double.IsFinite(mean))
@@ -97,9 +108,9 @@ public sealed class TrainingStep
                 $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
         }
 
-        At("optimizer");
+        At(FaultPlace.Optimizer, "optimizer");
         double rate = schedule.RateAt(state.Step + 1);
-        state.Optimizer.Step(rate);
+        state.Update(rate);
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(
@@ -107,8 +118,20 @@ public sealed class TrainingStep
             monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore);
     }
 
-    // Told where a rank is missed.
-    private void At(string activity) => mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
+    // The activity is told where a rank is missed.
+    private void At(FaultPlace? place, string activity)
+    {
+        mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
+        if (place is { } reached)
+            drill?.At(reached, mesh.World.Rank, state.Step + 1);
+    }
+
+    // A block's gradients travel while backward computes those of the blocks before it.
+    private void OnBlockGradientsComplete(int block)
+    {
+        drill?.At(FaultPlace.Backward, mesh.World.Rank, state.Step + 1);
+        state.Gradients.StartReduce(bucketOfBlock[block]);
+    }
 
     private static long CountValid(Tensor targets)
     {

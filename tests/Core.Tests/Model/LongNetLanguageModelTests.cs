@@ -42,6 +42,56 @@ public class LongNetLanguageModelTests
         Assert.Equal(1, parameters["layers.1.final_layer_norm.weight"].min().item<float>());
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void BlockGradientsComplete_OfEveryBlock_ComesWhenTheyAre(bool subLayerNorm)
+    {
+        using var scope = NewDisposeScope();
+        LongNetConfig config = Config with { Layers = 3, SubLayerNorm = subLayerNorm, RelativePositionBias = new RelativePositionBuckets(8, 16, false) };
+        using var model = new LongNetLanguageModel(config, seed: 1);
+        using var generator = new Generator(3);
+        Tensor tokens = randint(0, 256, [2, 32], dtype: ScalarType.Int64, generator: generator), targets = tokens.roll(1, 1);
+        var parameters = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
+        Tensor[] without = Gradients();
+
+        var order = new List<int>();
+        var seen = new Dictionary<string, Tensor>();
+        model.BlockGradientsComplete = block =>
+        {
+            order.Add(block);
+            foreach (var (name, parameter) in parameters.Where(entry => entry.name.StartsWith($"layers.{block}.", StringComparison.Ordinal)))
+                seen.Add(name, parameter.grad!.clone().MoveToOuterDisposeScope());
+        };
+        Tensor[] with = Gradients();
+
+        Assert.Equal([2, 1, 0], order);
+        Assert.Equal(parameters.Count(entry => entry.name.StartsWith("layers.", StringComparison.Ordinal)), seen.Count);
+        for (int p = 0; p < parameters.Length; p++)
+        {
+            Assert.True(with[p].equal(without[p]).all().item<bool>(), $"the gradient of {parameters[p].name} is another one with the milestones");
+            if (seen.TryGetValue(parameters[p].name, out Tensor? then))
+                Assert.True(then.equal(with[p]).all().item<bool>(), $"the gradient of {parameters[p].name} was not complete");
+        }
+
+        Tensor[] Gradients()
+        {
+            model.zero_grad(set_to_none: true);
+            BackwardPass.Run(model.LossSum(tokens, targets));
+            return [.. parameters.Select(entry => entry.parameter.grad!.clone())];
+        }
+    }
+
+    [Fact]
+    public void BlockGradientsComplete_ThatThrows_IsThrownByThePass()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new LongNetLanguageModel(Config, seed: 1);
+        model.BlockGradientsComplete = block => throw new InvalidOperationException($"block {block}");
+        Tensor tokens = zeros([1, 32], dtype: ScalarType.Int64);
+        Assert.Equal("block 1", Assert.Throws<InvalidOperationException>(() => BackwardPass.Run(model.LossSum(tokens, tokens))).Message);
+    }
+
     [Fact]
     public void Parameters_DependOnTheSeedAlone()
     {

@@ -101,15 +101,13 @@ internal static class ModelGradients
             model.to(dtype);
             model.train();
             var named = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
-            using var buffer = new GradientBuffer(named);
+            using ProcessGroup alone = ProcessGroup.Solo("alone");
+            using var buffer = new GradientBuffer(named, world ?? alone);
             Tensor loss = model.LossSum(tokens, targets, new DropoutContext(stream, sequences, firstRow)).div(valid);
             BackwardPass.Run(loss);
             Tensor sum = loss.detach().to(float64).reshape(1).clone();
-            if (world is not null)
-            {
-                world.AllReduce(sum);
-                buffer.Reduce(world);
-            }
+            world?.AllReduce(sum);
+            buffer.FinishReduce();
 
             double norm = buffer.Clip(0);
             return (sum.item<double>(), norm, named.Select((entry, p) => (entry.name, buffer.Views[p].clone())).ToDictionary());

@@ -46,6 +46,7 @@ internal static class ProcessGroupContract
                     CheckAllReduce(group, dtype, length, operation);
                     CheckReduceScatter(group, dtype, length, operation);
                     CheckReduceScatterUnequal(group, dtype, length, operation);
+                    CheckReduceScatterInPlace(group, dtype, length, operation);
                 }
             }
         }
@@ -175,6 +176,17 @@ internal static class ProcessGroupContract
         Tensor part = group.ReduceScatterUnequal(Part(group.Rank, total, dtype), counts, operation);
         AssertSameBits(Reduced(group, total, dtype, operation).narrow(0, counts.Take(group.Rank).Sum(), own), part);
         AssertVolume(group, before, (total - own) * part.ElementSize, (group.Size - 1) * own * part.ElementSize);
+    }
+
+    private static void CheckReduceScatterInPlace(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
+    {
+        long[] counts = UnequalCounts(group, length);
+        long total = counts.Sum(), own = counts[group.Rank], first = counts.Take(group.Rank).Sum();
+        Tensor values = Part(group.Rank, total, dtype);
+        CommunicationVolume before = group.Volume;
+        Assert.Same(values, group.StartReduceScatterInPlace(values, counts, operation).Result());
+        AssertSameBits(Reduced(group, total, dtype, operation).narrow(0, first, own), values.narrow(0, first, own));
+        AssertVolume(group, before, (total - own) * values.ElementSize, (group.Size - 1) * own * values.ElementSize);
     }
 
     // In rank order, accumulated in at least float32, rounded once: the bits are part of the promise.
@@ -333,6 +345,7 @@ internal static class ProcessGroupContract
         error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), twos)).Message;
         Assert.StartsWith($"AllGatherUnequal in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.", error);
         Assert.Throws<ArgumentException>(() => world.ReduceScatterUnequal(zeros(1), twos));
+        Assert.Throws<ArgumentException>(() => world.StartReduceScatterInPlace(zeros(1), twos));
         error = Assert.Throws<ArgumentException>(() => world.AllToAll(zeros(world.Size + 1, 2))).Message;
         Assert.StartsWith($"AllToAll in the group 'world' needs one slice per rank, [{world.Size}, …], not a tensor of shape [{world.Size + 1}, 2].", error);
         Assert.Throws<ArgumentException>(() => world.ReduceScatter(zeros(world.Size + 1)));

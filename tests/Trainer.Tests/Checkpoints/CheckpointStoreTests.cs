@@ -127,10 +127,11 @@ public sealed class CheckpointStoreTests : IDisposable
     [InlineData("{", "is damaged (")]
     [InlineData("[]", "is not a manifest of this program: its \"format\" is not \"longnet-checkpoint\". Resume from a checkpoint that longnet wrote.")]
     [InlineData("{\"format\":\"pt\"}", "is not a manifest of this program: its \"format\" is not \"longnet-checkpoint\". Resume from a checkpoint that longnet wrote.")]
-    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":99}", "has format version 99, and this program reads up to 1: use the newer longnet that wrote it.")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":99}", "has format version 99, and this program reads up to 2: use the newer longnet that wrote it.")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1}", "is damaged (")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":\"\",\"step\":-1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"threads_per_rank\":1,\"micro_batch_size\":1,\"corpus\":\"\",\"files\":[]}", "is damaged (it has a count below zero")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":\"\",\"step\":1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"threads_per_rank\":1,\"micro_batch_size\":1,\"corpus\":\"\",\"files\":[null]}", "is damaged (it has a count below zero")]
+    [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":2,\"software\":\"\",\"step\":1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"threads_per_rank\":1,\"micro_batch_size\":1,\"corpus\":\"\",\"optimizer_shards\":0,\"files\":[]}", "is damaged (it has a count below zero")]
     [InlineData("{\"format\":\"longnet-checkpoint\",\"format_version\":1,\"software\":null,\"step\":1,\"sequences_consumed\":1,\"tokens_consumed\":1,\"seed\":1,\"mesh\":{\"data\":1,\"sequence\":1},\"corpus\":\"\",\"files\":[]}", "is damaged (")]
     public void Read_ForeignOrDamagedManifest_SaysWhich(string json, string problem)
     {
@@ -212,7 +213,7 @@ public sealed class CheckpointStoreTests : IDisposable
     private static CheckpointManifest Manifest(long step) => new()
     {
         Format = CheckpointManifest.ExpectedFormat,
-        FormatVersion = CheckpointManifest.CurrentVersion,
+        FormatVersion = CheckpointManifest.UnshardedVersion,
         Software = "test",
         Step = step,
         SequencesConsumed = 4 * step,
