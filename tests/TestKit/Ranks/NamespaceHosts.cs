@@ -107,8 +107,8 @@ public sealed class NamespaceHosts : IDisposable
     /// <summary>Pulls a host's cable out of the switch. It stays so.</summary>
     public void Cut(int host) => Ip($"-n {id}-{Switch} link set {Port(host)} down");
 
-    /// <summary>Ids of the processes on a host.</summary>
-    public IReadOnlyList<int> Processes(int host) => ProcessesOf(Namespace(host));
+    /// <summary>The processes on a host: number and command line.</summary>
+    public IReadOnlyList<string> Processes(int host) => [.. ProcessesOf(Namespace(host)).Select(process => $"{process} {CommandLine(process)}")];
 
     /// <summary>Ends everything on the hosts and removes them.</summary>
     public void Dispose()
@@ -174,6 +174,18 @@ public sealed class NamespaceHosts : IDisposable
     {
         ProgramResult pids = ProgramRun.ToEnd(Limit, "ip", ["netns", "pids", name]);
         return [.. pids.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => int.Parse(line, CultureInfo.InvariantCulture))];
+    }
+
+    private static string CommandLine(int process)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{process}/cmdline").Replace('\0', ' ');
+        }
+        catch (IOException)
+        {
+            return "(ended)";
+        }
     }
 
     // A line is a name, or a name and "(id: N)".
