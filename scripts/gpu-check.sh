@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the GPU tests, measures attention on the GPU, and writes both into a report.
+# Runs the GPU tests and the collectives over NCCL, measures attention on the GPU, and writes all into a report.
 #   scripts/gpu-check.sh                  builds first: for the libtorch in LONGNET_LIBTORCH, or without it for CUDA's from NuGet
 #   scripts/gpu-check.sh --publish DIR    only makes DIR: the programs with .NET in them, for a machine that has no SDK
 #   scripts/gpu-check.sh --prebuilt DIR   runs the programs of such a folder, on the libtorch in LONGNET_LIBTORCH
@@ -28,7 +28,7 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$publish" ] || [ -z "$programs" ] || usage
 
-# build FOLDER BACKEND [OPTION]: both programs into one folder. Intermediate files lie apart from those of every other kind of build.
+# build FOLDER BACKEND [OPTION]: all programs into one folder. Intermediate files lie apart from those of every other kind of build.
 build() {
   local folder=$1 backend=$2 variant=$2${3:-} project
   shift 2
@@ -36,7 +36,7 @@ build() {
     say "the .NET SDK is missing: install it, or bring a folder that --publish made elsewhere and name it with --prebuilt."
     exit 2
   fi
-  for project in src/Trainer/LongNet.Trainer.csproj tests/Core.Tests/LongNet.Core.Tests.csproj; do
+  for project in src/Trainer/LongNet.Trainer.csproj tests/Core.Tests/LongNet.Core.Tests.csproj tests/RankWorker/LongNet.RankWorker.csproj; do
     if ! dotnet publish "$project" -c Release -p:TorchBackend="$backend" "$@" \
       --artifacts-path "artifacts/gpu-check/build-$variant" -o "$folder" --nologo -v quiet >&2; then
       say "the programs cannot be built for TorchBackend=$backend; where a package is missing, set LONGNET_LIBTORCH to the folder of a libtorch with CUDA."
@@ -56,8 +56,8 @@ if [ -z "$programs" ]; then
   programs=artifacts/gpu-check/programs-$backend
   build "$programs" "$backend"
 fi
-longnet=$programs/longnet tests=$programs/LongNet.Core.Tests
-for program in "$longnet" "$tests"; do
+longnet=$programs/longnet tests=$programs/LongNet.Core.Tests worker=$programs/longnet-rank-worker
+for program in "$longnet" "$tests" "$worker"; do
   [ -x "$program" ] || { say "$program is missing: name a folder that --publish made."; exit 2; }
 done
 
@@ -88,6 +88,18 @@ if [ "$skipped" != 0 ] || [ "$passed" = 0 ]; then
   exit 2
 fi
 
+# One process alone joins an NCCL communicator of one rank. Where there are more GPUs and a launcher, every GPU gets a rank.
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
+ranks="1 rank"
+"$worker" process-group-cuda </dev/null || { say "the $passed GPU tests passed, but not the collectives over NCCL, at 1 rank."; exit 1; }
+if [ "$gpus" -gt 1 ] && command -v mpiexec >/dev/null; then
+  (. scripts/mpi-environment.sh && exec mpiexec -n "$gpus" "$worker" process-group-cuda </dev/null) || {
+    say "the $passed GPU tests passed, but not the collectives over NCCL, at $gpus ranks."
+    exit 1
+  }
+  ranks="1 and $gpus ranks"
+fi
+
 measure() {
   local code=0
   "$longnet" bench attention --device cuda --longest-dense 262144 --markdown "$parts/$1.md" --dtype "$@" || code=$?
@@ -101,7 +113,7 @@ mkdir -p "$(dirname "$report")"
   echo "# GPU report"
   echo
   commit=$(git describe --always --dirty 2>/dev/null || true)
-  echo "Written by scripts/gpu-check.sh on $(date -u +%Y-%m-%d)${commit:+, of commit $commit}. All $passed GPU tests passed."
+  echo "Written by scripts/gpu-check.sh on $(date -u +%Y-%m-%d)${commit:+, of commit $commit}. All $passed GPU tests passed. Collectives over NCCL keep their contract at $ranks."
   for part in bfloat16 float32; do
     echo
     cat "$parts/$part.md"

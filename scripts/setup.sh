@@ -2,6 +2,7 @@
 # Installs what the project needs beside the .NET SDK: an MPI. Idempotent; the other scripts call it.
 #   scripts/setup.sh            Open MPI, unless some mpiexec is there
 #   scripts/setup.sh --tests    both Open MPI and MPICH, as the tests run over each, and ip, which makes several hosts of this one
+#   scripts/setup.sh --benchmarks    likewise, with a C compiler and their headers, for scripts/bench-collectives.sh
 set -euo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -36,7 +37,7 @@ install() {
   fi
 }
 
-if [ "${1:-}" = --tests ]; then
+if [ "${1:-}" = --tests ] || [ "${1:-}" = --benchmarks ]; then
   # A test of a missing MPI is skipped, and counted so.
   command -v mpiexec.openmpi >/dev/null || install "Open MPI" openmpi-bin openmpi openmpi openmpi open-mpi || true
   command -v mpiexec.mpich >/dev/null || command -v mpiexec.hydra >/dev/null || install MPICH mpich mpich mpich mpich mpich || true
@@ -45,6 +46,10 @@ if [ "${1:-}" = --tests ]; then
   # Open MPI stays what plain mpiexec starts.
   if [ -x /usr/bin/mpiexec.openmpi ] && command -v update-alternatives >/dev/null; then
     "${as_root[@]}" update-alternatives --set mpirun /usr/bin/mpirun.openmpi >/dev/null 2>&1 || true
+  fi
+  if [ "$1" = --benchmarks ]; then
+    command -v mpicc.openmpi >/dev/null || install "Open MPI's compiler" "gcc libc6-dev libopenmpi-dev" "gcc openmpi-devel" "gcc openmpi-devel" "gcc openmpi" open-mpi || true
+    command -v mpicc.mpich >/dev/null || install "MPICH's compiler" "gcc libc6-dev libmpich-dev" "gcc mpich-devel" "gcc mpich-devel" "gcc mpich" mpich || true
   fi
 elif ! command -v mpiexec >/dev/null; then
   install "Open MPI" openmpi-bin openmpi openmpi openmpi open-mpi || exit 2

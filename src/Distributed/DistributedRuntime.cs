@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Distributed.Communicators;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Mpi;
 
@@ -41,11 +42,15 @@ public sealed class DistributedRuntime : IDisposable
         else
         {
             termination = new JobTermination(session, environment, sentinel!);
-            World = new ProcessGroup("world", "world", new MpiCommunicator(session, "world", largestMessage), session.Monitor);
+            World = new ProcessGroup(
+                "world", "world", new DeviceCommunicator(new MpiCommunicator(session, "world", largestMessage), "world", session.Monitor), session.Monitor);
         }
     }
 
     public RankEnvironment Environment { get; }
+
+    /// <summary>The MPI library; null where no launcher started the process.</summary>
+    public MpiLibrary? Mpi => session is null ? null : MpiLibrary.Of(session.Native);
 
     /// <summary>All ranks. Owned by the runtime.</summary>
     public ProcessGroup World { get; }

@@ -78,16 +78,14 @@ internal sealed class JobTermination : IDisposable
     public void AwaitOthers()
     {
         session.Monitor.Activity = "finished";
-        var call = new CollectiveCall
+        var call = new CollectiveCall(() => "", $"{nameof(DistributedRuntime)}.cs", 0)
         {
             GroupId = "end",
             GroupName = "end of the program",
             Members = [.. Enumerable.Range(0, environment.Size)],
             Sequence = 1,
             Kind = CollectiveKind.Barrier,
-            Agreed = "",
             Bytes = 0,
-            CallSite = $"{nameof(DistributedRuntime)}.cs",
             Activity = session.Monitor.Activity,
         };
         session.Monitor.Enqueue(call);

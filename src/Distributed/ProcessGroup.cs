@@ -24,6 +24,11 @@ namespace LongNet.Distributed;
 /// Reductions on the CPU are made in rank order and round once, so every backend and every MPI gives the same bits; on GPUs NCCL
 /// chooses the order for float32 and float64. 16-bit types are accumulated in float32 on both.
 /// </para>
+/// <para>
+/// CUDA tensors of a rank lie on one GPU, and no two ranks share one. Where ranks belong to several groups, they start the groups'
+/// collectives of CUDA tensors in the same order. A Start… of these returns when the collective is on NCCL's stream, which for the first
+/// of a group is when all ranks have come.
+/// </para>
 /// <para>Not thread-safe: one thread at a time may use a group.</para>
 /// </remarks>
 public sealed class ProcessGroup : IDisposable
@@ -83,7 +88,7 @@ public sealed class ProcessGroup : IDisposable
     public CollectiveWork StartAllGather(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         Check(nameof(AllGather), input);
-        Tensor output = empty([Size, .. input.shape], dtype: input.dtype, device: input.device);
+        Tensor output = empty([Size, .. Shape(input)], dtype: input.dtype, device: input.device);
         return StartGather(input, output, Repeated(input.NumberOfElements), Describe(input), file, line);
     }
 
@@ -135,7 +140,7 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(ReduceScatter), input);
         CollectiveArguments.CheckSlices(this, nameof(ReduceScatter), input);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatter), input.dtype, operation);
-        Tensor output = empty(input.shape[1..], dtype: input.dtype, device: input.device);
+        Tensor output = empty(Shape(input)[1..], dtype: input.dtype, device: input.device);
         return StartReduceScatter(input, output, Repeated(input.NumberOfElements / Size), operation, Describe(input), file, line);
     }
 
@@ -181,7 +186,7 @@ public sealed class ProcessGroup : IDisposable
         long elements = counts[Rank], own = elements * all.ElementSize;
         Count(Bytes(all) - own, (Size - 1) * own);
         return Launch(
-            CollectiveKind.ReduceScatter, $"{Describe(counts, all.dtype)}, {Term(operation)}", all, all, file, line,
+            CollectiveKind.ReduceScatter, Describe(counts, all.dtype, $", {Term(operation)}"), all, all, file, line,
             call =>
             {
                 using var scope = NewDisposeScope();
@@ -209,7 +214,7 @@ public sealed class ProcessGroup : IDisposable
         // As the reduce-scatter and all-gather that it stands for, whatever carries it.
         Count(elements * size, (Size - 1) * own * size + (elements - own) * size);
         return Launch(
-            CollectiveKind.AllReduce, Describe(tensor, operation), tensor, tensor, file, line,
+            CollectiveKind.AllReduce, Describe(tensor, $", {Term(operation)}"), tensor, tensor, file, line,
             call => communicator.AllReduce(call, tensor, operation));
     }
 
@@ -228,7 +233,7 @@ public sealed class ProcessGroup : IDisposable
         long bytes = Bytes(tensor);
         Count(Rank == root ? bytes : 0, Rank == root ? 0 : bytes);
         return Launch(
-            CollectiveKind.Broadcast, $"{Describe(tensor)}, from rank {root}", tensor, tensor, file, line,
+            CollectiveKind.Broadcast, Describe(tensor, $", from rank {root}"), tensor, tensor, file, line,
             call => communicator.Broadcast(call, tensor, root));
     }
 
@@ -245,7 +250,7 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(AllToAll), input);
         CollectiveArguments.CheckSlices(this, nameof(AllToAll), input);
         IReadOnlyList<long> counts = Repeated(input.NumberOfElements / Size);
-        return StartAllToAll(input, counts, empty(input.shape, dtype: input.dtype, device: input.device), counts, Describe(input), file, line);
+        return StartAllToAll(input, counts, empty(Shape(input), dtype: input.dtype, device: input.device), counts, Describe(input), file, line);
     }
 
     /// <summary>Sends every rank a part of its own length. Collective.</summary>
@@ -269,7 +274,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckCounts(this, nameof(AllToAllUnequal), sendCounts[Rank], receiveCounts, whole: false);
         Tensor output = empty([receiveCounts.Sum()], dtype: input.dtype, device: input.device);
         // Counts differ from rank to rank, so ranks agree about the type only.
-        return StartAllToAll(input, sendCounts, output, receiveCounts, $"{input.dtype}", file, line);
+        return StartAllToAll(input, sendCounts, output, receiveCounts, Describe(input.dtype), file, line);
     }
 
     /// <summary>Sends a tensor to one rank, which must receive it. The peer's receives meet this rank's sends in order.</summary>
@@ -286,7 +291,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckPeer(this, peer);
         Count(Bytes(tensor), 0);
         return Launch(
-            CollectiveKind.Send, $"{Describe(tensor)}, to rank {peer}", tensor, null, file, line,
+            CollectiveKind.Send, Describe(tensor, $", to rank {peer}"), tensor, null, file, line,
             call => communicator.Send(call, tensor, peer), peer);
     }
 
@@ -304,7 +309,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckPeer(this, peer);
         Count(0, Bytes(tensor));
         return Launch(
-            CollectiveKind.Receive, $"{Describe(tensor)}, from rank {peer}", tensor, tensor, file, line,
+            CollectiveKind.Receive, Describe(tensor, $", from rank {peer}"), tensor, tensor, file, line,
             call => communicator.Receive(call, tensor, peer), peer);
     }
 
@@ -316,7 +321,7 @@ public sealed class ProcessGroup : IDisposable
     public CollectiveWork StartBarrier([CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         ObjectDisposedException.ThrowIf(disposed, this);
-        return Launch(CollectiveKind.Barrier, "", null, null, file, line, communicator.Barrier);
+        return Launch(CollectiveKind.Barrier, Nothing, null, null, file, line, communicator.Barrier);
     }
 
     /// <summary>
@@ -331,7 +336,7 @@ public sealed class ProcessGroup : IDisposable
         ArgumentOutOfRangeException.ThrowIfNegative(color);
         ObjectDisposedException.ThrowIf(disposed, this);
         ICommunicator? made = null;
-        Launch(CollectiveKind.Split, "", null, null, file, line, call =>
+        Launch(CollectiveKind.Split, Nothing, null, null, file, line, call =>
         {
             made = communicator.Split(call, color, key, name);
             return CompletedTransfer.Instance;
@@ -352,7 +357,7 @@ public sealed class ProcessGroup : IDisposable
     public static long[] EvenParts(long elements, int ranks) =>
         [.. Enumerable.Range(0, ranks).Select(rank => elements / ranks + (rank < elements % ranks ? 1 : 0))];
 
-    private CollectiveWork StartGather(Tensor? own, Tensor all, IReadOnlyList<long> counts, string agreed, string file, int line)
+    private CollectiveWork StartGather(Tensor? own, Tensor all, IReadOnlyList<long> counts, Func<string> agreed, string file, int line)
     {
         long ownBytes = counts[Rank] * all.ElementSize;
         Count(ownBytes, Bytes(all) - ownBytes);
@@ -361,17 +366,17 @@ public sealed class ProcessGroup : IDisposable
     }
 
     private CollectiveWork StartReduceScatter(
-        Tensor input, Tensor output, IReadOnlyList<long> counts, ReduceOperation operation, string agreed, string file, int line)
+        Tensor input, Tensor output, IReadOnlyList<long> counts, ReduceOperation operation, Func<string> agreed, string file, int line)
     {
         long own = Bytes(output);
         Count(Bytes(input) - own, (Size - 1) * own);
         return Launch(
-            CollectiveKind.ReduceScatter, $"{agreed}, {Term(operation)}", input, output, file, line,
+            CollectiveKind.ReduceScatter, () => $"{agreed()}, {Term(operation)}", input, output, file, line,
             call => communicator.ReduceScatter(call, input, output, counts, operation));
     }
 
     private CollectiveWork StartAllToAll(
-        Tensor input, IReadOnlyList<long> sendCounts, Tensor output, IReadOnlyList<long> receiveCounts, string agreed, string file, int line)
+        Tensor input, IReadOnlyList<long> sendCounts, Tensor output, IReadOnlyList<long> receiveCounts, Func<string> agreed, string file, int line)
     {
         long own = sendCounts[Rank] * input.ElementSize;
         Count(Bytes(input) - own, Bytes(output) - own);
@@ -381,20 +386,18 @@ public sealed class ProcessGroup : IDisposable
     }
 
     private CollectiveWork Launch(
-        CollectiveKind kind, string agreed, Tensor? payload, Tensor? result, string file, int line, Func<CollectiveCall, ITransfer> start, int? peer = null)
+        CollectiveKind kind, Func<string> agreed, Tensor? payload, Tensor? result, string file, int line, Func<CollectiveCall, ITransfer> start, int? peer = null)
     {
         if (Size == 1)
             return new CollectiveWork(null, start(CollectiveCall.None), Monitor, result);
-        var call = new CollectiveCall
+        var call = new CollectiveCall(agreed, file, line)
         {
             GroupId = Id,
             GroupName = Name,
             Members = Members,
             Sequence = peer is int other ? Next(kind, other) : ++collectives,
             Kind = kind,
-            Agreed = agreed,
             Bytes = payload is null ? 0 : Bytes(payload),
-            CallSite = $"{Path.GetFileName(file)}:{line}",
             Activity = Monitor.Activity,
         };
         Monitor.Enqueue(call);
@@ -428,16 +431,32 @@ public sealed class ProcessGroup : IDisposable
         return counts;
     }
 
+    private static string Nothing() => "";
+
     private static long Bytes(Tensor tensor) => checked(tensor.NumberOfElements * tensor.ElementSize);
 
-    private static string Describe(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}] {tensor.dtype}";
+    private static Func<string> Describe(Tensor tensor, string more = "")
+    {
+        long[] shape = Shape(tensor);
+        ScalarType dtype = tensor.dtype;
+        return () => $"[{string.Join(", ", shape)}] {dtype}{more}";
+    }
 
-    private static string Describe(Tensor tensor, ReduceOperation operation) => $"{Describe(tensor)}, {Term(operation)}";
+    private static Func<string> Describe(ScalarType dtype) => () => $"{dtype}";
 
     // Long lists are told by their length and a digest, which differs where any count does.
-    private static string Describe(IReadOnlyList<long> counts, ScalarType dtype) => counts.Count <= 8
-        ? $"[{string.Join(" + ", counts)}] {dtype}"
-        : $"[{counts.Sum()} in {counts.Count} parts, digest {counts.Aggregate(17, (hash, count) => unchecked(hash * 31 + count.GetHashCode())):x8}] {dtype}";
+    private static Func<string> Describe(IReadOnlyList<long> counts, ScalarType dtype, string more = "") => () => counts.Count <= 8
+        ? $"[{string.Join(" + ", counts)}] {dtype}{more}"
+        : $"[{counts.Sum()} in {counts.Count} parts, digest {counts.Aggregate(17, (hash, count) => unchecked(hash * 31 + count.GetHashCode())):x8}] {dtype}{more}";
+
+    // Tensor.shape pins an array in a callback from native code and leaves a finalizer behind: longer than a small message takes.
+    private static long[] Shape(Tensor tensor)
+    {
+        var shape = new long[tensor.dim()];
+        for (int axis = 0; axis < shape.Length; axis++)
+            shape[axis] = tensor.size(axis);
+        return shape;
+    }
 
     private static string Term(ReduceOperation operation) => operation switch
     {

@@ -88,6 +88,26 @@ public static class RankAgreement
     public static string BroadcastText(ProcessGroup group, string? value, int root) =>
         Encoding.UTF8.GetString(Broadcast(group, value is null ? null : Encoding.UTF8.GetBytes(value), root));
 
+    /// <summary>Gives every rank the texts of all. Collective.</summary>
+    /// <returns>In rank order.</returns>
+    public static string[] GatherTexts(ProcessGroup group, string own)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        using var scope = NewDisposeScope();
+        byte[] bytes = Encoding.UTF8.GetBytes(own);
+        long[] lengths = group.AllGather(tensor(new[] { bytes.LongLength })).data<long>().ToArray();
+        byte[] all = Bytes(group.AllGatherUnequal(tensor(bytes, dtype: uint8), lengths));
+        var texts = new string[group.Size];
+        int start = 0;
+        for (int rank = 0; rank < texts.Length; rank++)
+        {
+            texts[rank] = Encoding.UTF8.GetString(all, start, (int)lengths[rank]);
+            start += (int)lengths[rank];
+        }
+
+        return texts;
+    }
+
     /// <summary>Gives every rank the bytes of all, one after another in rank order. Collective.</summary>
     /// <param name="own">As many on every rank.</param>
     public static byte[] AllGather(ProcessGroup group, byte[] own)

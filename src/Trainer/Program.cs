@@ -13,7 +13,10 @@ internal static class Program
         // Under a launcher the console is no terminal, but Open MPI makes it look like one, and .NET would print escapes.
         if (Console.IsOutputRedirected || RankEnvironment.IsLaunched)
             Environment.SetEnvironmentVariable("TERM", "dumb");
-        var root = new RootCommand("Trains transformers with dilated attention on sequences that no single device holds") { TrainCommand.Create(), PlanCommand.Create(), BenchCommand.Create(), FlightRecordCommand.Create() };
+        var root = new RootCommand("Trains transformers with dilated attention on sequences that no single device holds")
+        {
+            TrainCommand.Create(), PlanCommand.Create(), BenchCommand.Create(), DoctorCommand.Create(), FlightRecordCommand.Create(),
+        };
         ParseResult parsed = root.Parse(arguments);
         if (parsed.Errors.Count == 0)
             return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });

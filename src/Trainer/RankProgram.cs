@@ -14,7 +14,9 @@ internal static class RankProgram
 
     private const int CollectiveFailed = 1;
 
-    public static int Run(Action<DistributedRuntime> command)
+    /// <param name="command">What runs on every rank.</param>
+    /// <param name="notStarted">What a rank does instead of telling the mistake, where libtorch or MPI cannot be started; returns the exit code.</param>
+    public static int Run(Action<DistributedRuntime> command, Func<RankEnvironment?, UserException, int>? notStarted = null)
     {
         DistributedRuntime runtime;
         RankEnvironment? environment = null;
@@ -23,6 +25,10 @@ internal static class RankProgram
             environment = RankEnvironment.FromProcess();
             LibTorch.Load();
             runtime = DistributedRuntime.Start(environment);
+        }
+        catch (UserException mistake) when (notStarted is not null)
+        {
+            return notStarted(environment, mistake);
         }
         catch (UnanimousException mistake)
         {

@@ -1,3 +1,4 @@
+using LongNet.Core.Native;
 using LongNet.Distributed;
 using LongNet.RankWorker.Scenarios;
 using TorchSharp;
@@ -6,6 +7,7 @@ using TorchSharp;
 var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
 {
     ["process-group"] = ProcessGroupContract.Run,
+    ["process-group-cuda"] = ProcessGroupContract.RunOnGpus,
     ["sequence-attention"] = SequenceAttention.Run,
     ["model-gradients"] = ModelGradients.Run,
     ["sharded-optimizer"] = ShardedOptimizer.Run,
@@ -14,6 +16,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["rank-agreement"] = RankAgreementScenario.Run,
     ["depart"] = Departures.Run,
 };
+LibTorch.Load();
 torch.set_num_threads(1);
 if (args[0] == "readme")
 {

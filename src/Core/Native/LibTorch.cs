@@ -70,7 +70,8 @@ public static class LibTorch
     private static string Folder =>
         Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder ? folder : AppContext.BaseDirectory;
 
-    private static bool BringsCuda => File.Exists(Path.Combine(Folder, OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so"));
+    /// <summary>Whether this libtorch is one for CUDA, whatever GPUs there are.</summary>
+    public static bool BringsCuda => File.Exists(Path.Combine(Folder, OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so"));
 
     private static void LoadFrom(string folder)
     {

@@ -47,6 +47,26 @@ public static unsafe partial class TensorMemory
     }
 
     /// <summary>
+    /// Address of the first element in the GPU's memory, the storage offset included; zero for a tensor without elements. Of use to
+    /// the driver and its libraries only. Valid only while the caller keeps the tensor alive, and libtorch's streams are not told of
+    /// what is done by it.
+    /// </summary>
+    /// <param name="tensor">Any shape and dtype; contiguous, on a CUDA device.</param>
+    /// <exception cref="ArgumentException">The tensor is strided or on another device.</exception>
+    public static nint DeviceAddress(Tensor tensor)
+    {
+        if (tensor.device_type != DeviceType.CUDA || !tensor.is_contiguous())
+        {
+            throw new ArgumentException(
+                $"A contiguous CUDA tensor is needed, not one on {tensor.device} with strides [{string.Join(", ", tensor.stride())}].", nameof(tensor));
+        }
+
+        nint address = THSTensor_data(tensor.Handle);
+        GC.KeepAlive(tensor);
+        return address;
+    }
+
+    /// <summary>
     /// Address of the first element of a strided tensor, the storage offset included. Valid only while the caller keeps the tensor
     /// alive.
     /// </summary>

@@ -20,7 +20,7 @@ internal static class CollectiveArguments
     /// <exception cref="ArgumentException">The first dimension has not one slice per rank.</exception>
     public static void CheckSlices(ProcessGroup group, string collective, Tensor tensor)
     {
-        if (tensor.dim() == 0 || tensor.shape[0] != group.Size)
+        if (tensor.dim() == 0 || tensor.size(0) != group.Size)
         {
             throw new ArgumentException(
                 $"{collective} in the group '{group.Name}' needs one slice per rank, [{group.Size}, …], not a tensor of shape [{string.Join(", ", tensor.shape)}].",

@@ -3,8 +3,19 @@ namespace LongNet.Distributed.Diagnostics;
 /// <summary>One collective as one rank called it: what it was, where, and how far it came.</summary>
 public sealed class CollectiveCall
 {
+    // Made when it is asked for: a small collective takes less time than its description.
+    private readonly Func<string> describe;
+    private readonly string file;
+    private readonly int line;
+    private string? agreed, callSite;
+
     // Stopwatch ticks; 0: not yet. Written by whichever thread moves the collective on, read by the watchdog.
     private long enqueuedAt, startedAt, completedAt;
+
+    /// <param name="describe">Makes <see cref="Agreed"/>.</param>
+    /// <param name="file">Path of the calling source file.</param>
+    /// <param name="line">Line in it.</param>
+    internal CollectiveCall(Func<string> describe, string file, int line) => (this.describe, this.file, this.line) = (describe, file, line);
 
     /// <summary>The group's identity, the same on all its ranks.</summary>
     public required string GroupId { get; init; }
@@ -23,13 +34,13 @@ public sealed class CollectiveCall
     public required CollectiveKind Kind { get; init; }
 
     /// <summary>What all ranks must agree about, e.g. "[4, 8] Float32, sum". Empty for barriers.</summary>
-    public required string Agreed { get; init; }
+    public string Agreed => agreed ??= describe();
 
     /// <summary>Payload of this rank, in bytes.</summary>
     public required long Bytes { get; init; }
 
     /// <summary>File and line of the call, e.g. "TrainingStep.cs:88".</summary>
-    public required string CallSite { get; init; }
+    public string CallSite => callSite ??= line == 0 ? Path.GetFileName(file) : $"{Path.GetFileName(file)}:{line}";
 
     /// <summary>What the program was at, e.g. "step 17: backward"; empty where it did not say.</summary>
     public required string Activity { get; init; }
@@ -44,16 +55,14 @@ public sealed class CollectiveCall
     public long CompletedAt { get => Volatile.Read(ref completedAt); internal set => Volatile.Write(ref completedAt, value); }
 
     // For groups of one rank, which nobody watches.
-    internal static CollectiveCall None { get; } = new()
+    internal static CollectiveCall None { get; } = new(() => "", "", 0)
     {
         GroupId = "",
         GroupName = "",
         Members = [],
         Sequence = 0,
         Kind = CollectiveKind.Barrier,
-        Agreed = "",
         Bytes = 0,
-        CallSite = "",
         Activity = "",
     };
 
@@ -61,16 +70,14 @@ public sealed class CollectiveCall
     internal LinkedListNode<CollectiveCall>? Place { get; set; }
 
     // For what belongs to this call but is no collective of the program's.
-    internal CollectiveCall Untracked() => new()
+    internal CollectiveCall Untracked() => new(describe, file, line)
     {
         GroupId = GroupId,
         GroupName = GroupName,
         Members = Members,
         Sequence = Sequence,
         Kind = Kind,
-        Agreed = Agreed,
         Bytes = 0,
-        CallSite = CallSite,
         Activity = Activity,
     };
 

@@ -10,13 +10,14 @@ namespace LongNet.Distributed.Mpi;
 /// </summary>
 internal sealed unsafe partial class MpiNative
 {
-    // Above every MPI's MPI_MAX_ERROR_STRING.
-    private const int LongestErrorText = 8192;
+    // Above every MPI's MPI_MAX_ERROR_STRING and MPI_MAX_LIBRARY_VERSION_STRING.
+    private const int LongestText = 8192;
 
     private readonly delegate* unmanaged<nint, nint, int, int*, int> initThread;
     private readonly delegate* unmanaged<int> finalize;
     private readonly delegate* unmanaged<nint, int, int> abort;
     private readonly delegate* unmanaged<int, byte*, int*, int> errorString;
+    private readonly delegate* unmanaged<byte*, int*, int> getLibraryVersion;
     private readonly delegate* unmanaged<nint, int*, int> commRank;
     private readonly delegate* unmanaged<nint, int*, int> commSize;
     private readonly delegate* unmanaged<nint, int, int, nint*, int> commSplit;
@@ -41,6 +42,7 @@ internal sealed unsafe partial class MpiNative
         finalize = (delegate* unmanaged<int>)Find("MPI_Finalize");
         abort = (delegate* unmanaged<nint, int, int>)Find("MPI_Abort");
         errorString = (delegate* unmanaged<int, byte*, int*, int>)Find("MPI_Error_string");
+        getLibraryVersion = (delegate* unmanaged<byte*, int*, int>)Find("MPI_Get_library_version");
         commRank = (delegate* unmanaged<nint, int*, int>)Find("MPI_Comm_rank");
         commSize = (delegate* unmanaged<nint, int*, int>)Find("MPI_Comm_size");
         commSplit = (delegate* unmanaged<nint, int, int, nint*, int>)Find("MPI_Comm_split");
@@ -67,6 +69,15 @@ internal sealed unsafe partial class MpiNative
     public string LibraryName { get; }
 
     public MpiAbi Abi { get; }
+
+    /// <summary>What the library calls itself: its name and version, often with lines about how it was built.</summary>
+    public string LibraryVersion()
+    {
+        byte* text = stackalloc byte[LongestText];
+        int length = 0;
+        Check(getLibraryVersion(text, &length), "MPI_Get_library_version", "world");
+        return Encoding.UTF8.GetString(text, length).TrimEnd('\0');
+    }
 
     /// <summary>Loads the library that belongs to the launcher. Initialises nothing.</summary>
     /// <exception cref="UserException">The library is missing; names the launcher, the file and the package.</exception>
@@ -230,7 +241,7 @@ internal sealed unsafe partial class MpiNative
     {
         if (code == 0)
             return;
-        byte* text = stackalloc byte[LongestErrorText];
+        byte* text = stackalloc byte[LongestText];
         int length = 0;
         string reason = errorString(code, text, &length) == 0 ? Encoding.UTF8.GetString(text, length) : $"code {code}";
         throw new InvalidOperationException($"{function} failed in the group '{group}': {reason} ({LibraryName}).");

@@ -21,7 +21,7 @@ internal static class BenchCommand
         ["float64"] = ScalarType.Float64,
     };
 
-    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), Decode(), Step() };
+    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), BenchCollectivesCommand.Create(), Decode(), Step() };
 
     private static Command Attention()
     {
@@ -134,7 +134,8 @@ internal static class BenchCommand
         Write("--markdown", markdown, report.ToMarkdown);
     }
 
-    private static void Write(string option, string? file, Func<string> text)
+    /// <exception cref="UserException">The file cannot be written.</exception>
+    internal static void Write(string option, string? file, Func<string> text)
     {
         if (file is null)
             return;

@@ -9,6 +9,9 @@ namespace LongNet.Trainer.Loop;
 /// <summary>What a rank sets for its whole process before it computes: threads, kernels, memory.</summary>
 public static class ProcessSettings
 {
+    /// <summary>What <see cref="Apply"/> says where it made MKL take its fast kernels.</summary>
+    public const string FastKernels = "MKL's fast kernels on AMD";
+
     /// <summary>Applies the settings. Call before the first matrix product.</summary>
     /// <returns>What was set, for the log.</returns>
     public static string Apply(RuntimeConfig config, RankEnvironment environment)
@@ -20,7 +23,7 @@ public static class ProcessSettings
         int threads = config.Threads ?? CpuThreads.ForThisRank(environment);
         torch.set_num_threads(threads);
         return $"{threads} CPU thread{(threads == 1 ? "" : "s")} per rank"
-            + (fastKernels ? ", MKL's fast kernels on AMD" : "")
+            + (fastKernels ? $", {FastKernels}" : "")
             + (CpuAttention.UsesOwnKernel ? ", AVX-512 attention" : "")
             + (keepsMemory ? ", tuned allocator" : "");
     }

@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Distributed;
 using LongNet.TestKit;
 using LongNet.Trainer.Checkpoints;
 using static TorchSharp.torch;
@@ -146,6 +147,57 @@ public sealed class CheckpointStoreTests : IDisposable
         Assert.Throws<UserException>(() => CheckpointManifest.Read(folder.Path)).Message);
 
     [Fact]
+    public void SaveSharded_ThenVerifyAndRead_GivesBackEveryBit()
+    {
+        using ProcessGroup alone = ProcessGroup.Solo("alone");
+        Tensor moment = randn(12);
+        string saved = Store.SaveSharded(
+            alone, Sharded(10), [("weight", randn(3, 4))], [("step", tensor(10f))], [new StateSlice("exp_avg.weight", 0, moment)], "seed: 1\n");
+        Assert.Equal(saved, Store.Latest());
+        CheckpointManifest manifest = CheckpointStore.Verify(saved);
+        Assert.Equal(1, manifest.OptimizerShards);
+        Assert.Equal(["model.safetensors", "optimizer-00000-of-00001.safetensors", "config.yaml"], manifest.Files.Select(file => file.Name));
+        using OptimizerReader reader = OptimizerReader.Open(saved, manifest, [("step", []), ("exp_avg.weight", [3, 4])]);
+        Tensor read = zeros(3, 4), step = zeros([]);
+        reader.ReadInto("exp_avg.weight", read);
+        reader.ReadInto("step", step);
+        Assert.True(read.view(-1).eq(moment).all().item<bool>());
+        Assert.Equal(10f, step.item<float>());
+    }
+
+    [Fact]
+    public void Verify_ShardThatIsNotListed_IsDamage()
+    {
+        string saved = SaveInShards();
+        CheckpointManifest manifest = CheckpointStore.Verify(saved);
+        File.WriteAllText(Path.Combine(saved, "manifest.json"), (manifest with { Files = [.. manifest.Files.Where(file => file.Name != OptimizerShard.FileName(1, 3))] }).ToJson());
+        Assert.Equal(
+            $"The checkpoint {saved} is damaged: optimizer-00001-of-00003.safetensors: the manifest does not list it. Resume from another one with --resume PATH.",
+            Assert.Throws<UserException>(() => CheckpointStore.Verify(saved)).Message);
+    }
+
+    [Fact]
+    public void OptimizerReader_OfThreeShards_PutsSlicesWhereTheyBelong()
+    {
+        string saved = SaveInShards();
+        CheckpointManifest manifest = CheckpointStore.Verify(saved);
+        using OptimizerReader reader = OptimizerReader.Open(saved, manifest, [("step", []), ("exp_avg.a", [2, 4]), ("exp_avg.b", [3])]);
+        Tensor a = zeros(2, 4), b = zeros(3);
+        reader.ReadInto("exp_avg.a", a);
+        reader.ReadInto("exp_avg.b", b);
+        Assert.Equal([0, 1, 2, 3, 4, 5, 6, 7], a.data<float>().ToArray());
+        Assert.Equal([10, 11, 12], b.data<float>().ToArray());
+
+        const string GiveKeys = "Give the model.* keys that the checkpoint was made with (its config.yaml has them).";
+        Assert.Equal(
+            $"The optimizer state of {saved} belongs to another model: its shards do not make up the 9 elements of this model's exp_avg.a. {GiveKeys}",
+            Assert.Throws<UserException>(() => OptimizerReader.Open(saved, manifest, [("step", []), ("exp_avg.a", [9]), ("exp_avg.b", [3])])).Message);
+        Assert.Equal(
+            $"The optimizer state of {saved} belongs to another model: it lacks exp_avg.c and this model has no exp_avg.b. {GiveKeys}",
+            Assert.Throws<UserException>(() => OptimizerReader.Open(saved, manifest, [("step", []), ("exp_avg.a", [8]), ("exp_avg.c", [3])])).Message);
+    }
+
+    [Fact]
     public void ReadInto_AnotherModel_NamesTheDifference()
     {
         string path = Path.Combine(Save(10), "model.safetensors");
@@ -225,6 +277,34 @@ public sealed class CheckpointStoreTests : IDisposable
         Corpus = "2 files",
         Files = [],
     };
+
+    private static CheckpointManifest Sharded(long step) => Manifest(step) with { FormatVersion = CheckpointManifest.ShardedVersion };
+
+    // a is 0 … 7 in three slices, b is 10 … 12 in two, and what one rank wrote in a single file is there in the three of three ranks.
+    private string SaveInShards()
+    {
+        using ProcessGroup alone = ProcessGroup.Solo("alone");
+        string saved = Store.SaveSharded(alone, Sharded(10), [("weight", ones(1))], [("step", tensor(10f))], [], "seed: 1\n");
+        CheckpointManifest manifest = CheckpointStore.Verify(saved);
+        var partial = new PartialCheckpoint(folder["."], "by hand");
+        partial.Create();
+        StateSlice[][] shards =
+        [
+            [new("exp_avg.a", 0, tensor(new[] { 0f, 1, 2 }))],
+            [new("exp_avg.a", 3, tensor(new[] { 3f, 4, 5 })), new("exp_avg.b", 0, tensor(new[] { 10f }))],
+            [new("exp_avg.b", 1, tensor(new[] { 11f, 12 })), new("exp_avg.a", 6, tensor(new[] { 6f, 7 }))],
+        ];
+        CheckpointFile[] files = [.. shards.Select((slices, rank) => partial.WriteTensors(
+            OptimizerShard.FileName(rank, shards.Length),
+            slices.Select(slice => (slice.Name, slice.Value)).Concat(rank == 0 ? [("step", tensor(10f))] : []),
+            OptimizerShard.Metadata(slices)))];
+        foreach (CheckpointFile file in files)
+            File.Move(Path.Combine(partial.Path, file.Name), Path.Combine(saved, file.Name));
+        File.WriteAllText(
+            Path.Combine(saved, "manifest.json"),
+            (manifest with { OptimizerShards = shards.Length, Files = [manifest.Files[0], .. files, manifest.Files[^1]] }).ToJson());
+        return saved;
+    }
 
     private string Save(long step) =>
         Store.Save(Manifest(step), [("weight", ones(2, 3) * step)], [("step", tensor((float)step))], $"# step {step}\n");

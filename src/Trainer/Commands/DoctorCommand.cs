@@ -1,0 +1,61 @@
+using System.CommandLine;
+using System.Text.Json;
+using LongNet.Core;
+using LongNet.Distributed;
+using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Doctor;
+using LongNet.Trainer.Loop;
+
+namespace LongNet.Trainer.Commands;
+
+/// <summary>longnet doctor: whether the ranks that mpiexec started can train here, and what to fix where they cannot.</summary>
+internal static class DoctorCommand
+{
+    /// <summary>Exit code where something is to be fixed.</summary>
+    private const int NotReady = 1;
+
+    public static Command Create()
+    {
+        var command = new Command(
+            "doctor", "Looks at the machine, the libraries and the exchange between the ranks that mpiexec started. Ends with \"ready\" (exit code 0) or with what to fix (1)");
+        command.SetAction(_ =>
+        {
+            int code = 0;
+            int ended = RankProgram.Run(runtime => code = Examine(runtime), NotStarted);
+            return ended == 0 ? code : ended;
+        });
+        return command;
+    }
+
+    // Collective. All ranks return the same.
+    private static int Examine(DistributedRuntime runtime)
+    {
+        string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
+        RankFacts own = RankFacts.Collect(runtime.Environment, libTorchLoaded: true, runtime.Mpi, settings);
+        RankFacts[] ranks = [.. RankAgreement.GatherTexts(runtime.World, JsonSerializer.Serialize(own)).Select(text => JsonSerializer.Deserialize<RankFacts>(text)!)];
+        IReadOnlyList<Finding> findings = [.. Checks(ranks), .. CommunicationChecks.Of(runtime.World, ranks.Select(rank => rank.Host).Distinct().Count())];
+        if (runtime.Environment.IsRoot)
+            Console.Write(DoctorReport.Text(findings));
+        // What is measured is the same on all ranks, but clocks are read by each.
+        return RankAgreement.BroadcastText(runtime.World, DoctorReport.IsReady(findings) ? DoctorReport.Ready : "", 0) == DoctorReport.Ready ? 0 : NotReady;
+    }
+
+    // Where ranks cannot meet, rank 0 tells what it knows of its own machine; those of other machines tell what stopped them.
+    private static int NotStarted(RankEnvironment? environment, UserException mistake)
+    {
+        if (environment is { Rank: > 0 })
+        {
+            if (environment.LocalRank == 0)
+                Console.Error.WriteLine($"longnet: rank {environment.Rank}: {mistake.Message}");
+            return NotReady;
+        }
+
+        RankFacts own = RankFacts.Collect(environment ?? new RankEnvironment(RankLauncher.None, 0, 1, 0, 1), libTorchLoaded: false, mpi: null, settings: null);
+        Console.Write(DoctorReport.Text([.. Checks([own]), Finding.ToFix("start", "ranks cannot start", mistake.Message)]));
+        Console.Out.Flush();
+        return NotReady;
+    }
+
+    private static IEnumerable<Finding> Checks(IReadOnlyList<RankFacts> ranks) =>
+        [.. SoftwareChecks.Of(ranks), .. ProcessorChecks.Of(ranks), .. MemoryChecks.Of(ranks), .. GpuChecks.Of(ranks)];
+}

@@ -1,0 +1,166 @@
+using System.Text;
+using LongNet.TestKit;
+using LongNet.TestKit.Ranks;
+
+namespace LongNet.Trainer.Tests.Ranks;
+
+/// <summary>
+/// A rank that fails in the middle of training ends the whole job in time, standard error says which and why, and the last checkpoint
+/// is whole and goes on.
+/// </summary>
+public class FailureTests
+{
+    private const int Steps = 6, FailingStep = 5, LastCheckpoint = 4;
+
+    private const double TimeoutSeconds = 6;
+
+    // From the start: ranks load libtorch on a machine that other tests have just used, train four small steps, and then have the
+    // timeout and ten seconds to end.
+    private static readonly TimeSpan Limit = TimeSpan.FromSeconds(15 + TimeoutSeconds + 10);
+
+    private static readonly string[] Settings =
+    [
+        "--set", $"training.steps={Steps}", "--set", "checkpoint.every_steps=2", "--set", "evaluation.every_steps=0",
+        "--set", $"parallel.timeout_seconds={TimeoutSeconds}",
+    ];
+
+    [Theory]
+    [InlineData(MpiKind.OpenMpi, 2, "throw:1:5:forward", "longnet: rank 1: System.InvalidOperationException: LONGNET_FAULT struck in forward of step 5.")]
+    [InlineData(MpiKind.Mpich, 4, "throw:3:5:forward", "longnet: rank 3: System.InvalidOperationException: LONGNET_FAULT struck in forward of step 5.")]
+    [InlineData(MpiKind.OpenMpi, 2, "throw:1:5:backward", "longnet: rank 1: System.InvalidOperationException: LONGNET_FAULT struck in backward of step 5.")]
+    [InlineData(MpiKind.Mpich, 2, "throw:1:5:backward", "longnet: rank 1: System.InvalidOperationException: LONGNET_FAULT struck in backward of step 5.")]
+    [InlineData(MpiKind.OpenMpi, 4, "throw:2:5:data", "longnet: rank 2: System.InvalidOperationException: LONGNET_FAULT struck in data of step 5.")]
+    [InlineData(MpiKind.Mpich, 2, "throw:0:5:data", "longnet: rank 0: System.InvalidOperationException: LONGNET_FAULT struck in data of step 5.")]
+    [InlineData(MpiKind.OpenMpi, 2, "throw:0:6:checkpoint", "longnet: rank 0: System.InvalidOperationException: LONGNET_FAULT struck in checkpoint of step 6.")]
+    [InlineData(MpiKind.Mpich, 2, "throw:0:6:checkpoint", "longnet: rank 0: System.InvalidOperationException: LONGNET_FAULT struck in checkpoint of step 6.")]
+    [InlineData(MpiKind.OpenMpi, 4, "exit:1:5:optimizer", "longnet: rank 1: left without finishing; ending the job with code 86.")]
+    [InlineData(MpiKind.Mpich, 2, "exit:1:5:optimizer", "longnet: rank 1: left without finishing; ending the job with code 86.")]
+    [InlineData(MpiKind.OpenMpi, 2, "kill:1:5:backward", "longnet: rank 1 (")]
+    [InlineData(MpiKind.Mpich, 2, "kill:0:5:backward", "longnet: rank 0 (")]
+    [InlineData(MpiKind.OpenMpi, 2, "stop:1:5:forward", "rank 1 did not answer within 3 s, so its process is stopped or dead or its machine is out of reach")]
+    [InlineData(MpiKind.Mpich, 4, "stop:0:5:backward", "rank 0 did not answer within 3 s, so its process is stopped or dead or its machine is out of reach")]
+    [InlineData(MpiKind.OpenMpi, 2, "hang:1:5:optimizer", ") never called it: it is at \"step 5: optimizer\", since ")]
+    public void Train_WhereARankFails_EndsTheJobAndResumes(MpiKind kind, int ranks, string fault, string told)
+    {
+        using var folder = new TemporaryFolder();
+        ProgramResult result = Run(kind, ranks, folder["run"], fault, Settings);
+        Assert.NotEqual(0, result.ExitCode);
+        Assert.Contains(told, result.Error, StringComparison.Ordinal);
+        Assert.True(result.Elapsed < Limit, $"{result}");
+
+        ProgramResult resumed = Run(kind, ranks, folder["run"], null, [.. Settings, "--resume", "auto"]).AssertSuccess();
+        Assert.Contains($"(step {LastCheckpoint}, written by", resumed.Output, StringComparison.Ordinal);
+        Assert.Equal(Enumerable.Range(1, Steps).Select(step => (double)step), TrainingJob.Values(folder["run"], "loss", "step"));
+    }
+
+    [Fact]
+    public void FlightRecord_OfAJobThatHung_SaysWhichRankAndWhere()
+    {
+        using var folder = new TemporaryFolder();
+        Assert.Equal(87, Run(MpiKind.OpenMpi, 2, folder["run"], $"hang:1:{FailingStep}:optimizer", Settings).ExitCode);
+        ProgramResult read = RankTests.Launcher(MpiKind.None).Run(1, Repository.LongNet, ["flight-record", folder["run"], "--last", "3"]).AssertSuccess();
+        string[] lines = read.Output.Split('\n');
+        Assert.Matches(
+            """^All-reduce #\d+ of the group 'world' \(.*\) did not finish: rank 1 \(\S+, process \d+\) never called it: it is at "step 5: optimizer", since \d+ s, and its last was all-reduce #\d+ of the group 'world' \(.*\); rank 0 waits in it at TrainingStep\.cs:\d+, step 6: reading the batch\.$""",
+            lines[0]);
+        Assert.Equal(2, lines.Count(line => line.StartsWith("rank ", StringComparison.Ordinal)));
+        Assert.Equal(6, lines.Count(line => line.StartsWith("  ", StringComparison.Ordinal)));
+    }
+
+    [Fact]
+    public void FlightRecord_WhereThereIsNone_SaysSo()
+    {
+        using var folder = new TemporaryFolder();
+        ProgramResult result = RankTests.Launcher(MpiKind.None).Run(1, Repository.LongNet, ["flight-record", folder.Path]);
+        Assert.Equal(2, result.ExitCode);
+        Assert.Equal(
+            $"longnet: {folder.Path} has no flight records: name a run directory such as runs/NAME whose job ended in an error, or its folder flight-record.\n",
+            result.Error);
+    }
+
+    // A disk that refuses is a mistake that all ranks end by alike.
+    [Theory]
+    [InlineData(MpiKind.OpenMpi, 2)]
+    [InlineData(MpiKind.Mpich, 4)]
+    public void Train_WhereACheckpointCannotBeWritten_EndsAndResumes(MpiKind kind, int ranks)
+    {
+        using var folder = new TemporaryFolder();
+        string inTheWay = folder.Write("run/checkpoints/.step-00000006.partial", "a file where a folder must be made");
+        ProgramResult result = Run(kind, ranks, folder["run"], null, Settings);
+        Assert.Equal(2, result.ExitCode);
+        Assert.Contains($"longnet: The checkpoint of step 6 cannot be written to {folder["run/checkpoints"]}: ", result.Error, StringComparison.Ordinal);
+        File.Delete(inTheWay);
+        Run(kind, ranks, folder["run"], null, [.. Settings, "--resume", "auto"]).AssertSuccess();
+        Assert.Equal("step-00000006\n", File.ReadAllText(folder["run/checkpoints/LATEST"]));
+    }
+
+    [Theory]
+    [InlineData(MpiKind.OpenMpi, 2)]
+    [InlineData(MpiKind.OpenMpi, 4)]
+    [InlineData(MpiKind.Mpich, 2)]
+    [InlineData(MpiKind.Mpich, 4)]
+    public void Train_WhereRanksHaveDifferentConfigurations_EndsBeforeAnything(MpiKind kind, int ranks)
+    {
+        using var folder = new TemporaryFolder();
+        IEnumerable<string> Arguments(string rate) =>
+            TrainingJob.RanksAgreeArguments(1, ranks, folder["run"], [.. Settings, "--set", $"optimizer.lr={rate}"]);
+        ProgramResult result = RankTests.Launcher(kind).Run(
+            ranks - 1, Repository.LongNet, [.. Arguments("1e-3"), ":", "-n", "1", Repository.LongNet, .. Arguments("2e-3")]);
+        Assert.Equal(2, result.ExitCode);
+        Assert.Matches(
+            $"""^longnet: Rank {ranks - 1}: the configuration or the text here \(.*\) is not that of rank 0: give every machine the same files\.\n""", result.Error);
+        Assert.False(Directory.Exists(folder["run"]));
+    }
+
+    // The last rank's program is the same with another version in it.
+    [Theory]
+    [InlineData(MpiKind.OpenMpi, 2)]
+    [InlineData(MpiKind.OpenMpi, 4)]
+    [InlineData(MpiKind.Mpich, 2)]
+    [InlineData(MpiKind.Mpich, 4)]
+    public void Train_WhereRanksRunDifferentVersions_EndsBeforeAnything(MpiKind kind, int ranks)
+    {
+        using var folder = new TemporaryFolder();
+        string other = OtherVersion(folder["program"]);
+        string[] arguments = [.. TrainingJob.RanksAgreeArguments(1, ranks, folder["run"], Settings)];
+        ProgramResult result = RankTests.Launcher(kind).Run(ranks - 1, Repository.LongNet, [.. arguments, ":", "-n", "1", other, .. arguments]);
+        Assert.Equal(2, result.ExitCode);
+        Assert.Matches(
+            $"""^longnet: Rank {ranks - 1} runs longnet 9\.1\.0\S* \(build \w+\), and rank 0 runs longnet 0\.1\.0\S* \(build \w+\): give every machine the same program\.\n""",
+            result.Error);
+        Assert.False(Directory.Exists(folder["run"]));
+    }
+
+    private static string OtherVersion(string folder)
+    {
+        string program = Path.GetDirectoryName(Repository.LongNet)!;
+        Directory.CreateDirectory(folder);
+        foreach (string entry in Directory.EnumerateFileSystemEntries(program))
+            File.CreateSymbolicLink(Path.Combine(folder, Path.GetFileName(entry)), entry);
+        foreach (string copied in new[] { "longnet", "longnet.dll", "longnet.deps.json", "longnet.runtimeconfig.json" })
+        {
+            File.Delete(Path.Combine(folder, copied));
+            File.Copy(Path.Combine(program, copied), Path.Combine(folder, copied));
+        }
+
+        string library = Path.Combine(folder, "longnet.dll");
+        byte[] bytes = File.ReadAllBytes(library), version = Encoding.UTF8.GetBytes("0.1.0");
+        int patched = 0;
+        for (int place = bytes.AsSpan().IndexOf(version); place >= 0;)
+        {
+            bytes[place] = (byte)'9';
+            patched++;
+            int next = bytes.AsSpan(place + 1).IndexOf(version);
+            place = next < 0 ? -1 : place + 1 + next;
+        }
+
+        Assert.True(patched > 0, $"{library} does not have its version in it");
+        File.WriteAllBytes(library, bytes);
+        return Path.Combine(folder, "longnet");
+    }
+
+    private static ProgramResult Run(MpiKind kind, int ranks, string output, string? fault, string[] settings) =>
+        RankTests.Launcher(kind).Run(
+            ranks, Repository.LongNet, TrainingJob.RanksAgreeArguments(1, ranks, output, settings),
+            environment: new Dictionary<string, string?> { ["LONGNET_FAULT"] = fault });
+}
