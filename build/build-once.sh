@@ -11,7 +11,8 @@ stamp=$folder/launch-$configuration.stamp
 exec 9>"$folder/launch.lock"
 flock 9
 
-# One launch: this boot of this machine, and the launcher's process id and start time, found among this process's ancestors.
+# One launch: this boot of this machine, and the launcher's process id and start time, found among this process's ancestors. Under
+# srun, Slurm's own number, which is the same on all machines.
 launch=""
 pid=$$
 while [ "$pid" -gt 1 ]; do
@@ -20,8 +21,10 @@ while [ "$pid" -gt 1 ]; do
   name=${stat#*(} name=${name%)*}
   read -r -a fields <<<"${stat##*) }"
   case $name in
-    mpiexec* | mpirun* | prterun* | orted | prted | hydra_pmi_proxy | slurmstepd)
+    mpiexec* | mpirun* | prterun* | orted | prted | hydra_pmi_proxy)
       launch="$(cat /proc/sys/kernel/random/boot_id) $pid ${fields[19]}"; break ;;
+    slurmstepd)
+      launch="${SLURM_CLUSTER_NAME:-} ${SLURM_JOB_ID:-} ${SLURM_RESTART_COUNT:-0} ${SLURM_STEP_ID:-}"; break ;;
   esac
   pid=${fields[1]}
 done
@@ -36,7 +39,7 @@ case $(cat "$stamp" 2>/dev/null) in
   "failed $launch") [ "$launch" = " $backend" ] || { echo "another rank's build failed; its messages tell why." >&2; exit 1; } ;;
 esac
 
-if env -u OMPI_COMM_WORLD_SIZE -u PMI_SIZE dotnet build "$project" -c "$configuration" ${backend:+-p:TorchBackend=$backend} --nologo -v quiet 9>&-; then
+if env -u OMPI_COMM_WORLD_SIZE -u PMI_SIZE -u PMIX_RANK dotnet build "$project" -c "$configuration" ${backend:+-p:TorchBackend=$backend} --nologo -v quiet 9>&-; then
   echo "built $launch" >"$stamp"
 else
   echo "failed $launch" >"$stamp"

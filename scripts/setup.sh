@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the project needs beside the .NET SDK: an MPI. Idempotent; the other scripts call it.
 #   scripts/setup.sh            Open MPI, unless some mpiexec is there
-#   scripts/setup.sh --tests    both Open MPI and MPICH, as the tests run over each
+#   scripts/setup.sh --tests    both Open MPI and MPICH, as the tests run over each, and ip, which makes several hosts of this one
 #   scripts/setup.sh --benchmarks    likewise, with a C compiler and their headers, for scripts/bench-collectives.sh
 set -euo pipefail
 
@@ -41,6 +41,8 @@ if [ "${1:-}" = --tests ] || [ "${1:-}" = --benchmarks ]; then
   # A test of a missing MPI is skipped, and counted so.
   command -v mpiexec.openmpi >/dev/null || install "Open MPI" openmpi-bin openmpi openmpi openmpi open-mpi || true
   command -v mpiexec.mpich >/dev/null || command -v mpiexec.hydra >/dev/null || install MPICH mpich mpich mpich mpich mpich || true
+  # Several hosts are network namespaces, which only Linux has.
+  [ "$(uname)" != Linux ] || command -v ip >/dev/null || install ip iproute2 iproute iproute2 iproute2 iproute2 || true
   # Open MPI stays what plain mpiexec starts.
   if [ -x /usr/bin/mpiexec.openmpi ] && command -v update-alternatives >/dev/null; then
     "${as_root[@]}" update-alternatives --set mpirun /usr/bin/mpirun.openmpi >/dev/null 2>&1 || true

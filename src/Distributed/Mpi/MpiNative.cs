@@ -86,10 +86,10 @@ internal sealed unsafe partial class MpiNative
         // UCX would take over SIGSEGV, which .NET turns into NullReferenceException. Native code reads its own copy of the
         // environment, which Environment.SetEnvironmentVariable does not reach.
         _ = SetNativeVariable("UCX_ERROR_SIGNALS", "", 0);
-        (string launcher, string[] files, string package) = environment.Launcher switch
+        (string mpi, string[] files, string package) = environment.Launcher switch
         {
-            RankLauncher.OpenMpi => ("Open MPI", new[] { "libmpi.so.40" }, "openmpi-bin libopenmpi3"),
-            RankLauncher.Mpich => ("MPICH", new[] { "libmpich.so.12", "libmpi.so.12" }, "mpich"),
+            RankLauncher.OpenMpi or RankLauncher.SlurmPmix => ("Open MPI", new[] { "libmpi.so.40" }, "openmpi-bin libopenmpi3"),
+            RankLauncher.Mpich or RankLauncher.SlurmPmi2 => ("MPICH", new[] { "libmpich.so.12", "libmpi.so.12" }, "mpich"),
             _ => throw new ArgumentException("A process that no launcher started has no MPI library.", nameof(environment)),
         };
         if (environment.MpiLibrary is string named)
@@ -101,8 +101,8 @@ internal sealed unsafe partial class MpiNative
         }
 
         throw new UserException(
-            $"{launcher}'s mpiexec started this process, but its library {string.Join(" or ", files)} cannot be loaded: " +
-            $"install {launcher} (Debian packages: {package}), or set {RankEnvironment.LibraryVariable} to the library's path.");
+            $"{environment.Launcher.Command()} started this process, but {mpi}'s library {string.Join(" or ", files)} cannot be loaded: " +
+            $"install {mpi} (Debian packages: {package}), or set {RankEnvironment.LibraryVariable} to the library's path.");
     }
 
     public void Initialize()

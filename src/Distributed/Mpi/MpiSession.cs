@@ -55,7 +55,7 @@ internal sealed class MpiSession : IDisposable
             // Every rank sits in a world of its own here, so each can finalise without the others.
             session.Dispose();
             throw new UserException(
-                $"{environment.Launcher}'s mpiexec started {environment.Size} ranks, but the MPI library {native.LibraryName} ({native.Abi.Name}) sees {size}: " +
+                $"{environment.Launcher.Command()} started {environment.Size} ranks, but the MPI library {native.LibraryName} ({native.Abi.Name}) sees {size}: " +
                 $"library and launcher belong to different MPIs. Use the mpiexec of that library, or set {RankEnvironment.LibraryVariable} to the launcher's library.");
         }
 

@@ -16,4 +16,11 @@ public static class RankTests
         Assert.SkipWhen(launcher is null, MpiLauncher.WhyMissing(kind));
         return launcher!;
     }
+
+    /// <summary>Hosts joined by a network; skips the test where the machine makes none.</summary>
+    public static NamespaceHosts Hosts(int count)
+    {
+        Assert.SkipWhen(NamespaceHosts.WhyRefused is not null, NamespaceHosts.WhyRefused ?? "");
+        return new NamespaceHosts(count);
+    }
 }

@@ -76,7 +76,7 @@ public sealed class UserErrorTests : IDisposable
             2, Repository.LongNet, TrainingJob.Arguments(Config, folder["run"]),
             environment: new Dictionary<string, string?> { ["LONGNET_MPI_LIBRARY"] = "libnowhere.so" });
         Assert.Equal(
-            "longnet: Open MPI's mpiexec started this process, but its library libnowhere.so cannot be loaded: " +
+            "longnet: Open MPI's mpiexec started this process, but Open MPI's library libnowhere.so cannot be loaded: " +
             "install Open MPI (Debian packages: openmpi-bin libopenmpi3), or set LONGNET_MPI_LIBRARY to the library's path.",
             Assert.Single(Lines(result)));
         Assert.Equal(2, result.ExitCode);
