@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: what Open MPI needs in mpiexec's own environment. MPICH ignores all of it.
 if [ "$(id -u)" = 0 ]; then
   # Open MPI refuses to run as root (containers) unless told twice.

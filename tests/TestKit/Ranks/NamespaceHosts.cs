@@ -147,7 +147,7 @@ public sealed class NamespaceHosts : IDisposable
         }
         catch (InvalidOperationException refused)
         {
-            return $"Network namespaces are refused here: {refused.Message}";
+            return $"Network namespaces are refused here: {refused.Message.Split('\n').Last(line => line.Trim().Length > 0)}";
         }
     }
 

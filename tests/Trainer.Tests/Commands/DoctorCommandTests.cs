@@ -90,7 +90,7 @@ public class DoctorCommandTests
         string[] lines = result.Output.TrimEnd().Split('\n');
         Assert.Single(lines, "FIX   start          ranks cannot start");
         Assert.EndsWith(
-            ". Mpich's mpiexec started 2 ranks, but the MPI library libmpi.so.40 (Open MPI) sees 1: library and launcher belong to different MPIs. " +
+            ". MPICH's mpiexec started 2 ranks, but the MPI library libmpi.so.40 (Open MPI) sees 1: library and launcher belong to different MPIs. " +
             "Use the mpiexec of that library, or set LONGNET_MPI_LIBRARY to the launcher's library.", lines[^1], StringComparison.Ordinal);
         Assert.Contains("cores", Values(lines).Keys);
     }
