@@ -38,7 +38,7 @@ public sealed class ProcessGroup : IDisposable
     private CommunicationVolume volume;
     private long collectives;
     private int splits;
-    private bool disposed;
+    private bool disposed, waits;
 
     internal ProcessGroup(string id, string name, ICommunicator communicator, CollectiveMonitor monitor)
     {
@@ -80,8 +80,11 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>Concatenates every rank's equally sized tensor. Collective.</summary>
     /// <param name="input">This rank's part, any shape, contiguous; the same element count and dtype on all ranks. Not disposed.</param>
     /// <returns>[<see cref="Size"/>, …input shape], parts in rank order. Owned by the caller.</returns>
-    public Tensor AllGather(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        StartAllGather(input, file, line).Result();
+    public Tensor AllGather(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        return StartAllGather(input, file, line).Result();
+    }
 
     /// <inheritdoc cref="AllGather"/>
     /// <returns>The work whose result <see cref="AllGather"/> returns.</returns>
@@ -96,8 +99,11 @@ public sealed class ProcessGroup : IDisposable
     /// <param name="input">This rank's part, [counts[Rank]], contiguous. Not disposed.</param>
     /// <param name="counts">Every rank's element count, the same list on all ranks; zeros allowed.</param>
     /// <returns>[Σ counts], parts in rank order. Owned by the caller.</returns>
-    public Tensor AllGatherUnequal(Tensor input, IReadOnlyList<long> counts, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        StartAllGatherUnequal(input, counts, file, line).Result();
+    public Tensor AllGatherUnequal(Tensor input, IReadOnlyList<long> counts, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        return StartAllGatherUnequal(input, counts, file, line).Result();
+    }
 
     /// <inheritdoc cref="AllGatherUnequal"/>
     /// <returns>The work whose result <see cref="AllGatherUnequal"/> returns.</returns>
@@ -129,8 +135,11 @@ public sealed class ProcessGroup : IDisposable
     /// <param name="input">[<see cref="Size"/>, …], contiguous, the same shape on all ranks. Not disposed.</param>
     /// <returns>[…]: this rank's slice of the sum. Owned by the caller.</returns>
     public Tensor ReduceScatter(
-        Tensor input, ReduceOperation operation = ReduceOperation.Sum, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        StartReduceScatter(input, operation, file, line).Result();
+        Tensor input, ReduceOperation operation = ReduceOperation.Sum, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        return StartReduceScatter(input, operation, file, line).Result();
+    }
 
     /// <inheritdoc cref="ReduceScatter"/>
     /// <returns>The work whose result <see cref="ReduceScatter"/> returns.</returns>
@@ -153,8 +162,11 @@ public sealed class ProcessGroup : IDisposable
     /// <returns>[counts[Rank]]: this rank's part of the sum. Owned by the caller.</returns>
     public Tensor ReduceScatterUnequal(
         Tensor input, IReadOnlyList<long> counts, ReduceOperation operation = ReduceOperation.Sum,
-        [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        StartReduceScatterUnequal(input, counts, operation, file, line).Result();
+        [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        return StartReduceScatterUnequal(input, counts, operation, file, line).Result();
+    }
 
     /// <inheritdoc cref="ReduceScatterUnequal"/>
     /// <returns>The work whose result <see cref="ReduceScatterUnequal"/> returns.</returns>
@@ -199,8 +211,11 @@ public sealed class ProcessGroup : IDisposable
     /// </summary>
     /// <param name="tensor">Contiguous, the same shape and dtype on all ranks.</param>
     public void AllReduce(
-        Tensor tensor, ReduceOperation operation = ReduceOperation.Sum, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
+        Tensor tensor, ReduceOperation operation = ReduceOperation.Sum, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
         StartAllReduce(tensor, operation, file, line).Wait();
+    }
 
     /// <inheritdoc cref="AllReduce"/>
     /// <returns>The work, whose result is the tensor.</returns>
@@ -221,8 +236,11 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>Overwrites the tensor with the root's, in place. Collective.</summary>
     /// <param name="tensor">Contiguous, the same shape and dtype on all ranks.</param>
     /// <param name="root">Group rank whose values all ranks take.</param>
-    public void Broadcast(Tensor tensor, int root, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
+    public void Broadcast(Tensor tensor, int root, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
         StartBroadcast(tensor, root, file, line).Wait();
+    }
 
     /// <inheritdoc cref="Broadcast"/>
     /// <returns>The work, whose result is the tensor.</returns>
@@ -240,8 +258,11 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>Sends slice j of the first dimension to rank j and takes one from everyone. Collective.</summary>
     /// <param name="input">[<see cref="Size"/>, …], contiguous, the same shape on all ranks. Not disposed.</param>
     /// <returns>[<see cref="Size"/>, …]: slice i came from rank i. Owned by the caller.</returns>
-    public Tensor AllToAll(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        StartAllToAll(input, file, line).Result();
+    public Tensor AllToAll(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        return StartAllToAll(input, file, line).Result();
+    }
 
     /// <inheritdoc cref="AllToAll"/>
     /// <returns>The work whose result <see cref="AllToAll"/> returns.</returns>
@@ -260,8 +281,11 @@ public sealed class ProcessGroup : IDisposable
     /// <returns>[Σ receiveCounts], in rank order. Owned by the caller.</returns>
     public Tensor AllToAllUnequal(
         Tensor input, IReadOnlyList<long> sendCounts, IReadOnlyList<long> receiveCounts,
-        [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        StartAllToAllUnequal(input, sendCounts, receiveCounts, file, line).Result();
+        [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        return StartAllToAllUnequal(input, sendCounts, receiveCounts, file, line).Result();
+    }
 
     /// <inheritdoc cref="AllToAllUnequal"/>
     /// <returns>The work whose result <see cref="AllToAllUnequal"/> returns.</returns>
@@ -280,8 +304,11 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>Sends a tensor to one rank, which must receive it. The peer's receives meet this rank's sends in order.</summary>
     /// <param name="tensor">Contiguous. Not disposed.</param>
     /// <param name="peer">Group rank that receives; not this one.</param>
-    public void Send(Tensor tensor, int peer, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
+    public void Send(Tensor tensor, int peer, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
         StartSend(tensor, peer, file, line).Wait();
+    }
 
     /// <inheritdoc cref="Send"/>
     /// <returns>The work; it has no result.</returns>
@@ -298,8 +325,11 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>Overwrites a tensor with the one that a rank sends.</summary>
     /// <param name="tensor">Contiguous, of the sender's size and dtype.</param>
     /// <param name="peer">Group rank that sends; not this one.</param>
-    public void Receive(Tensor tensor, int peer, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
+    public void Receive(Tensor tensor, int peer, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
         StartReceive(tensor, peer, file, line).Wait();
+    }
 
     /// <inheritdoc cref="Receive"/>
     /// <returns>The work, whose result is the tensor.</returns>
@@ -314,7 +344,11 @@ public sealed class ProcessGroup : IDisposable
     }
 
     /// <summary>Returns once every rank has called it. Collective.</summary>
-    public void Barrier([CallerFilePath] string file = "", [CallerLineNumber] int line = 0) => StartBarrier(file, line).Wait();
+    public void Barrier([CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    {
+        using Blocking waits = new(this);
+        StartBarrier(file, line).Wait();
+    }
 
     /// <inheritdoc cref="Barrier"/>
     /// <returns>The work; it has no result.</returns>
@@ -385,6 +419,20 @@ public sealed class ProcessGroup : IDisposable
             call => communicator.AllToAll(call, input, sendCounts, output, receiveCounts));
     }
 
+    // Tensors of a call that waits are its caller's, who has no chance to dispose them meanwhile.
+    private readonly ref struct Blocking
+    {
+        private readonly ProcessGroup group;
+
+        public Blocking(ProcessGroup group)
+        {
+            this.group = group;
+            group.waits = true;
+        }
+
+        public void Dispose() => group.waits = false;
+    }
+
     private CollectiveWork Launch(
         CollectiveKind kind, Func<string> agreed, Tensor? payload, Tensor? result, string file, int line, Func<CollectiveCall, ITransfer> start, int? peer = null)
     {
@@ -399,6 +447,7 @@ public sealed class ProcessGroup : IDisposable
             Kind = kind,
             Bytes = payload is null ? 0 : Bytes(payload),
             Activity = Monitor.Activity,
+            IsAwaited = waits,
         };
         Monitor.Enqueue(call);
         if (Monitor.ChecksCollectives && peer is null)

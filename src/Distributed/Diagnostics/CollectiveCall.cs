@@ -66,6 +66,9 @@ public sealed class CollectiveCall
         Activity = "",
     };
 
+    // Whether the caller waits for it at once, so that nobody disposes its tensors before it is done.
+    internal bool IsAwaited { get; init; }
+
     // Where the monitor lists it while it is under way.
     internal LinkedListNode<CollectiveCall>? Place { get; set; }
 

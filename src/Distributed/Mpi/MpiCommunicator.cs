@@ -167,7 +167,10 @@ internal sealed class MpiCommunicator : ICommunicator
     private static long[] Bytes(IReadOnlyList<long> counts, Tensor tensor)
     {
         long size = tensor.ElementSize;
-        return [.. counts.Select(count => count * size)];
+        var bytes = new long[counts.Count];
+        for (int rank = 0; rank < bytes.Length; rank++)
+            bytes[rank] = counts[rank] * size;
+        return bytes;
     }
 
     /// <param name="own">This rank's part; 0 where it already lies in its place.</param>

@@ -239,11 +239,14 @@ internal sealed unsafe partial class MpiNative
 
     private void Check(int code, string function, string group)
     {
-        if (code == 0)
-            return;
+        if (code != 0)
+            throw new InvalidOperationException($"{function} failed in the group '{group}': {Text(code)} ({LibraryName}).");
+    }
+
+    private string Text(int code)
+    {
         byte* text = stackalloc byte[LongestText];
         int length = 0;
-        string reason = errorString(code, text, &length) == 0 ? Encoding.UTF8.GetString(text, length) : $"code {code}";
-        throw new InvalidOperationException($"{function} failed in the group '{group}': {reason} ({LibraryName}).");
+        return errorString(code, text, &length) == 0 ? Encoding.UTF8.GetString(text, length) : $"code {code}";
     }
 }

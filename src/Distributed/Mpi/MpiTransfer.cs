@@ -9,7 +9,7 @@ namespace LongNet.Distributed.Mpi;
 /// A collective as a sequence of MPI requests, each started when the one before is done. Whoever moves communication on advances it:
 /// the thread that waits, or the progress thread.
 /// </summary>
-/// <remarks>Between its creation and its completion it owns handles to the tensors, so that their memory stays.</remarks>
+/// <remarks>Between its creation and its completion it keeps the tensors: by handles of its own, unless the caller waits.</remarks>
 internal sealed class MpiTransfer : ITransfer
 {
     private readonly MpiProgress progress;
@@ -29,9 +29,9 @@ internal sealed class MpiTransfer : ITransfer
         this.call = call;
         this.monitor = monitor;
         this.requests = requests.GetEnumerator();
-        held = new Tensor?[tensors.Length];
-        for (int i = 0; i < held.Length; i++)
-            held[i] = tensors[i]?.detach().DetachFromDisposeScope();
+        held = tensors.ToArray();
+        for (int i = 0; i < held.Length && !call.IsAwaited; i++)
+            held[i] = held[i]?.detach().DetachFromDisposeScope();
     }
 
     public bool IsCompleted => completed;
@@ -76,8 +76,12 @@ internal sealed class MpiTransfer : ITransfer
     private bool Complete()
     {
         requests.Dispose();
-        foreach (Tensor? tensor in held)
-            tensor?.Dispose();
+        if (!call.IsAwaited)
+        {
+            foreach (Tensor? tensor in held)
+                tensor?.Dispose();
+        }
+
         monitor.Complete(call);
         completed = true;
         return true;
