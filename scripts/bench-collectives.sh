@@ -2,7 +2,7 @@
 # Compares longnet's collectives with those of a plain C program through the same MPI library, for each MPI with a compiler here.
 #   scripts/bench-collectives.sh            builds longnet and the C program first
 #   --repetitions N    times that both are started, in turn (default 5)
-#   --rounds N         rounds of each start (default 20)
+#   --rounds N         rounds of each start (default 100)
 #   --sizes LIST       default 1MB,16MB,64MB: what an all-gather leaves on a rank, what a reduce-scatter takes from each
 #   --ranks N          default 2
 # Both are measured by the same rule, in turn, so that whatever slows the machine meanwhile slows both; of all starts the middle
@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-least=90 repetitions=5 rounds=20 sizes=1MB,16MB,64MB ranks=2
+least=90 repetitions=5 rounds=100 sizes=1MB,16MB,64MB ranks=2
 say() { printf 'bench-collectives: %s\n' "$*" >&2; }
 usage() { sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 while [ $# -gt 0 ]; do
