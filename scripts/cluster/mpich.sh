@@ -9,7 +9,7 @@ hosts=$1; shift
 
 # From "node1 slots=2", Open MPI's form, to "node1:2", MPICH's; a line without a number is one rank.
 machines="" ranks=0
-while read -r name slots _; do
+while read -r name slots _ || [ -n "$name" ]; do
   case $name in "" | \#*) continue ;; esac
   case $slots in slots=*) count=${slots#slots=} ;; *) count=1 ;; esac
   machines+=${machines:+,}$name:$count

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using LongNet.Core;
 using LongNet.Distributed.Communicators;
 using LongNet.Distributed.Diagnostics;
@@ -25,6 +26,9 @@ public sealed class DistributedRuntime : IDisposable
 
     // For MPI_Finalize, once all ranks have come to it.
     private static readonly TimeSpan DefaultFinishLimit = TimeSpan.FromSeconds(30);
+
+    // Ranks load their program and libraries before; over a shared file system that takes minutes, not more.
+    private static readonly TimeSpan StartLimit = TimeSpan.FromMinutes(5);
 
     private readonly MpiSession? session;
     private readonly RankSentinel? sentinel;
@@ -66,15 +70,14 @@ public sealed class DistributedRuntime : IDisposable
     public static DistributedRuntime Start(RankEnvironment? environment = null, TimeSpan? finishLimit = null) =>
         Start(environment ?? RankEnvironment.FromProcess(), finishLimit ?? DefaultFinishLimit, MpiCommunicator.DefaultLargestMessage);
 
-    /// <summary>Tells a message of this rank's and ends all ranks at once. For failures that the other ranks do not see. Does not return.</summary>
-    public void Fail(string message, int exitCode)
+    /// <summary>
+    /// Tells an error of this rank and ends all ranks at once, for failures that the other ranks do not see. Returns only where there is
+    /// no job to end: the process was not started by a launcher.
+    /// </summary>
+    public void Fail(Exception error, int exitCode)
     {
-        if (termination is not null)
-            termination.End(message, Environment.Rank, exitCode);
-        Console.Out.Flush();
-        Console.Error.WriteLine($"longnet: {message}");
-        Console.Error.Flush();
-        System.Environment.Exit(exitCode);
+        ArgumentNullException.ThrowIfNull(error);
+        termination?.Fail(error, exitCode);
     }
 
     /// <summary>
@@ -96,14 +99,26 @@ public sealed class DistributedRuntime : IDisposable
             return new DistributedRuntime(environment, null, null, largestMessage);
         // Before MPI, some of whose transports do not survive a fork.
         var sentinel = RankSentinel.Start(environment);
+        using var deadline = new Timer(
+            _ => GiveUp($"MPI has not started within {StartLimit.TotalMinutes:0} minutes: other ranks did not start, or their machines cannot reach this one; ending the job."),
+            null, StartLimit, Timeout.InfiniteTimeSpan);
         try
         {
-            return new DistributedRuntime(environment, MpiSession.Start(environment, finishLimit), sentinel, largestMessage);
+            return new DistributedRuntime(environment, MpiSession.Start(environment, finishLimit, GiveUp), sentinel, largestMessage);
         }
         catch (UserException)
         {
             sentinel.Dispose();
             throw;
+        }
+
+        // MPI_Abort is not allowed before MPI_Init has ended, nor once MPI_Finalize has begun; launchers end the job when a rank is killed.
+        void GiveUp(string message)
+        {
+            sentinel.Told();
+            Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
+            Console.Error.Flush();
+            Process.GetCurrentProcess().Kill();
         }
     }
 }

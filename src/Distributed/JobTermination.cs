@@ -10,7 +10,7 @@ namespace LongNet.Distributed;
 /// How a rank that fails takes the others with it, which would else wait for it for ever: it tells its message with the rank, makes
 /// everyone write a flight record, and ends the job.
 /// </summary>
-internal sealed class JobTermination : IDisposable
+internal sealed partial class JobTermination : IDisposable
 {
     // Launchers tear the job down at an abort, and what a rank has just written may not have reached them yet.
     private static readonly TimeSpan TimeToBeHeard = TimeSpan.FromMilliseconds(500);
@@ -22,7 +22,7 @@ internal sealed class JobTermination : IDisposable
     private readonly RankEnvironment environment;
     private readonly RankSentinel sentinel;
     private readonly MpiWatchdog watchdog;
-    private readonly PosixSignalRegistration terminated;
+    private readonly PosixSignalRegistration[] signals;
     private int ending;
 
     /// <summary>Collective.</summary>
@@ -32,10 +32,10 @@ internal sealed class JobTermination : IDisposable
         this.environment = environment;
         this.sentinel = sentinel;
         sentinel.Mark(session.JobId, session.LocalProcesses);
-        watchdog = new MpiWatchdog(session.Native, session.Monitor, environment, (message, failed, code) => End(message, failed, code));
+        watchdog = new MpiWatchdog(session.Native, session.Monitor, environment, sentinel.Told, (message, failed, code) => End(message, failed, code));
         AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
         AppDomain.CurrentDomain.ProcessExit += OnProcessExit;
-        terminated = PosixSignalRegistration.Create(PosixSignal.SIGTERM, OnTerminate);
+        signals = [.. new[] { PosixSignal.SIGTERM, PosixSignal.SIGINT, PosixSignal.SIGHUP }.Select(signal => PosixSignalRegistration.Create(signal, OnSignal))];
     }
 
     /// <summary>Tells the message and ends all ranks. Does not return.</summary>
@@ -46,23 +46,33 @@ internal sealed class JobTermination : IDisposable
     {
         if (Interlocked.Exchange(ref ending, 1) != 0)
             Thread.Sleep(Timeout.Infinite);
+        // Nothing below may keep the job: not a full pipe, a file system that hangs, nor an MPI that has lost the others.
+        using var deadline = new Timer(_ => Process.GetCurrentProcess().Kill(), null, TimeToBeHeard + TimeToAbort, Timeout.InfiniteTimeSpan);
         reason ??= message ?? "";
-        sentinel.Told();
-        if (message is not null)
+        Attempt(sentinel.Told);
+        Attempt(() =>
         {
             Console.Out.Flush();
-            Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
-        }
-
-        Console.Out.Flush();
-        Console.Error.Flush();
-        WriteRecord(reason, failedRank);
-        if (failedRank is not null && session.IsActive)
-            watchdog.TellOthers(reason);
-        using var deadline = new Timer(_ => Process.GetCurrentProcess().Kill(), null, TimeToBeHeard + TimeToAbort, Timeout.InfiniteTimeSpan);
+            if (message is not null)
+                Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
+            Console.Error.Flush();
+        });
+        Attempt(() => WriteRecord(reason, failedRank));
+        if (session.IsActive)
+            Attempt(() => watchdog.TellOthers(failedRank, reason));
         Thread.Sleep(TimeToBeHeard);
         session.Abort(exitCode);
         Environment.Exit(exitCode);
+    }
+
+    /// <summary>Tells an error of this rank and ends all ranks. Does not return.</summary>
+    public void Fail(Exception error, int exitCode)
+    {
+        // Where several ranks see the same failure, one speaks for them; the others wait for the end that it brings.
+        if (error is CollectiveException { Speaker: int speaker } && speaker != environment.Rank)
+            Thread.Sleep(CollectiveException.SpeakerTime);
+        bool isForPeople = error is UserException;
+        End(isForPeople ? error.Message : error.ToString(), environment.Rank, exitCode, isForPeople ? error.Message : $"{error.GetType()}: {error.Message}");
     }
 
     /// <summary>The job is over, and this rank ends as it should.</summary>
@@ -70,7 +80,8 @@ internal sealed class JobTermination : IDisposable
     {
         AppDomain.CurrentDomain.UnhandledException -= OnUnhandledException;
         AppDomain.CurrentDomain.ProcessExit -= OnProcessExit;
-        terminated.Dispose();
+        foreach (PosixSignalRegistration signal in signals)
+            signal.Dispose();
         watchdog.Dispose();
     }
 
@@ -99,12 +110,7 @@ internal sealed class JobTermination : IDisposable
 
     private void OnUnhandledException(object sender, UnhandledExceptionEventArgs arguments)
     {
-        var error = (Exception)arguments.ExceptionObject;
-        // Where several ranks see the same failure, one speaks for them; the others wait for the end that it brings.
-        if (error is CollectiveException { Speaker: int speaker } && speaker != environment.Rank)
-            Thread.Sleep(CollectiveException.SpeakerTime);
-        string text = error is UserException ? error.Message : error.ToString();
-        End(text, environment.Rank, 1, error is UserException ? error.Message : $"{error.GetType()}: {error.Message}");
+        Fail((Exception)arguments.ExceptionObject, 1);
     }
 
     private void OnProcessExit(object? sender, EventArgs arguments)
@@ -114,15 +120,33 @@ internal sealed class JobTermination : IDisposable
     }
 
     // From a launcher, when another rank has gone: that one's death is what is told. Else the sentinel tells of this one.
-    private void OnTerminate(PosixSignalContext context)
+    private void OnSignal(PosixSignalContext context)
     {
         context.Cancel = true;
         if (Interlocked.Exchange(ref ending, 1) != 0)
             return;
-        string text = "was ended by SIGTERM";
+        using var deadline = new Timer(_ => Process.GetCurrentProcess().Kill(), null, TimeToAbort, Timeout.InfiniteTimeSpan);
+        string text = $"was ended by {context.Signal}";
         sentinel.Message($"longnet: rank {environment.Rank} ({Environment.MachineName}, process {Environment.ProcessId}) {text}.");
-        WriteRecord(text, null);
-        Environment.Exit(128 + 15);
+        Attempt(() => WriteRecord(text, null));
+        Console.Out.Flush();
+        // Without the exit handlers of MPI's libraries, which other threads are still in.
+        ExitAtOnce(128 + (context.Signal switch { PosixSignal.SIGHUP => 1, PosixSignal.SIGINT => 2, _ => 15 }));
+    }
+
+    [LibraryImport("libc", EntryPoint = "_exit")]
+    private static partial void ExitAtOnce(int code);
+
+    private static void Attempt(Action action)
+    {
+        try
+        {
+            action();
+        }
+        catch (Exception)
+        {
+            // The job ends all the same.
+        }
     }
 
     private void WriteRecord(string reason, int? failedRank)

@@ -150,7 +150,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckSlices(this, nameof(ReduceScatter), input);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatter), input.dtype, operation);
         Tensor output = empty(Shape(input)[1..], dtype: input.dtype, device: input.device);
-        return StartReduceScatter(input, output, Repeated(input.NumberOfElements / Size), operation, Describe(input), file, line);
+        return StartReduceScatter(input, output, Repeated(input.NumberOfElements / Size), operation, Describe(input, $", {Term(operation)}"), file, line);
     }
 
     /// <summary>
@@ -178,7 +178,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckCounts(this, nameof(ReduceScatterUnequal), input.NumberOfElements, counts, whole: true);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatterUnequal), input.dtype, operation);
         Tensor output = empty([counts[Rank]], dtype: input.dtype, device: input.device);
-        return StartReduceScatter(input, output, counts, operation, Describe(counts, input.dtype), file, line);
+        return StartReduceScatter(input, output, counts, operation, Describe(counts, input.dtype, $", {Term(operation)}"), file, line);
     }
 
     /// <summary>
@@ -405,7 +405,7 @@ public sealed class ProcessGroup : IDisposable
         long own = Bytes(output);
         Count(Bytes(input) - own, (Size - 1) * own);
         return Launch(
-            CollectiveKind.ReduceScatter, () => $"{agreed()}, {Term(operation)}", input, output, file, line,
+            CollectiveKind.ReduceScatter, agreed, input, output, file, line,
             call => communicator.ReduceScatter(call, input, output, counts, operation));
     }
 

@@ -73,18 +73,19 @@ internal sealed class RankSentinel : IDisposable
     /// <param name="others">Processes of the machine's other ranks: where one is dead already, its sentinel has the word.</param>
     public void Mark(string jobId, IEnumerable<int> others)
     {
-        string folder = Path.GetTempPath();
-        foreach (string old in Directory.EnumerateDirectories(folder, MarkerPrefix + "*"))
+        // TMPDIR may name what is on another machine only.
+        string folder = Directory.Exists(Path.GetTempPath()) ? Path.GetTempPath() : "/tmp";
+        try
         {
-            try
+            foreach (string old in Directory.EnumerateDirectories(folder, MarkerPrefix + "*"))
             {
                 if (DateTime.UtcNow - Directory.GetCreationTimeUtc(old) > MarkerLife)
                     Directory.Delete(old);
             }
-            catch (Exception other) when (other is IOException or UnauthorizedAccessException)
-            {
-                // Another user's, or removed by another rank.
-            }
+        }
+        catch (Exception other) when (other is IOException or UnauthorizedAccessException)
+        {
+            // Another user's, or removed by another rank: they are empty and stay.
         }
 
         Say($"others {string.Join(' ', others)}");

@@ -57,14 +57,18 @@ internal static class RankProgram
             runtime.Dispose();
             return UserError;
         }
-        catch (UserException mistake)
+        catch (UserException mistake) when (EndsTheJob(runtime, mistake))
         {
-            // Where several ranks see the same mistake, one speaks for them; the others wait for the end that it brings.
-            if (mistake is CollectiveException { Speaker: int speaker } && speaker != runtime.Environment.Rank)
-                Thread.Sleep(CollectiveException.SpeakerTime);
-            runtime.Fail(mistake.Message, mistake is CollectiveException ? CollectiveFailed : UserError);
+            Tell(mistake.Message);
             return UserError;
         }
+    }
+
+    // In the filter, before anything is disposed: that is collective, and the other ranks do not come.
+    private static bool EndsTheJob(DistributedRuntime runtime, UserException mistake)
+    {
+        runtime.Fail(mistake, mistake is CollectiveException ? CollectiveFailed : UserError);
+        return true;
     }
 
     private static void Tell(string message)

@@ -47,7 +47,8 @@ public static class FlightRecordAnalysis
         var open = records.SelectMany(record => record.Collectives.Where(call => call.Completed is null).Select(call => (record, call))).ToArray();
         if (open.Length == 0)
             return null;
-        var (of, first) = open.MinBy(entry => entry.call.Called);
+        // Machines' clocks differ a little, sequence numbers do not.
+        var (of, first) = open.GroupBy(entry => entry.call.Group).Select(group => group.MinBy(entry => entry.call.Sequence)).MinBy(entry => entry.call.Called);
         return (first, of.Groups[first.Group]);
     }
 
@@ -67,8 +68,12 @@ public static class FlightRecordAnalysis
             }
 
             RecordedCollective? own = record.Collectives.LastOrDefault(each => each.Group == call.Group && each.Sequence == call.Sequence && (each.Kind is "send" or "receive") == isMessage);
-            if (own is null)
+            // Of one that has gone on, the call may be forgotten.
+            bool isPast = record.Collectives.Any(each => each.Group == call.Group && each.Sequence > call.Sequence && each.Kind is not ("send" or "receive"));
+            if (own is null && (isMessage || !isPast))
                 absent.Add(record);
+            else if (own is null)
+                continue;
             else if (!isMessage && (own.Kind != call.Kind || own.Agreed != call.Agreed))
                 different.Add((rank, own));
             else if (own.Completed is null)

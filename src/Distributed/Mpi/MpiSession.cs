@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Security.Cryptography;
 using System.Text;
 using LongNet.Core;
@@ -9,15 +8,14 @@ namespace LongNet.Distributed.Mpi;
 /// <summary>MPI from MPI_Init_thread to MPI_Finalize: once per process, as MPI has it.</summary>
 internal sealed class MpiSession : IDisposable
 {
-    // Ranks load their program and libraries before; over a shared file system that takes minutes, not more.
-    private static readonly TimeSpan StartLimit = TimeSpan.FromMinutes(5);
-
     private readonly RankEnvironment environment;
     private readonly TimeSpan finishLimit;
+    private readonly Action<string> giveUp;
     private int ended;
 
-    private MpiSession(MpiNative native, RankEnvironment environment, TimeSpan finishLimit)
+    private MpiSession(MpiNative native, RankEnvironment environment, TimeSpan finishLimit, Action<string> giveUp)
     {
+        this.giveUp = giveUp;
         Native = native;
         Progress = new MpiProgress(native, crowded: environment.LocalSize > CpuThreads.Processors().Machine);
         this.environment = environment;
@@ -42,13 +40,13 @@ internal sealed class MpiSession : IDisposable
 
     /// <summary>Loads and initialises MPI. Collective.</summary>
     /// <param name="finishLimit">How long <see cref="Dispose"/> waits for the other ranks.</param>
+    /// <param name="giveUp">Tells a message and kills this process.</param>
     /// <exception cref="UserException">No library, or one that is not the launcher's.</exception>
-    public static MpiSession Start(RankEnvironment environment, TimeSpan finishLimit)
+    public static MpiSession Start(RankEnvironment environment, TimeSpan finishLimit, Action<string> giveUp)
     {
         MpiNative native = MpiNative.Load(environment);
-        using (new Timer(_ => GiveUp(environment, $"MPI has not started within {StartLimit.TotalMinutes:0} minutes: other ranks did not start, or their machines cannot reach this one; ending the job."), null, StartLimit, Timeout.InfiniteTimeSpan))
-            native.Initialize();
-        var session = new MpiSession(native, environment, finishLimit);
+        native.Initialize();
+        var session = new MpiSession(native, environment, finishLimit, giveUp);
         int size = native.Size(native.Abi.World);
         if (size != environment.Size)
         {
@@ -80,7 +78,7 @@ internal sealed class MpiSession : IDisposable
             return;
         Progress.Dispose();
         using var deadline = new Timer(
-            _ => GiveUp(environment, $"finished, but MPI did not end within {finishLimit.TotalSeconds:0} s; ending the job."), null, finishLimit, Timeout.InfiniteTimeSpan);
+            _ => giveUp($"finished, but MPI did not end within {finishLimit.TotalSeconds:0} s; ending the job."), null, finishLimit, Timeout.InfiniteTimeSpan);
         Native.Complete();
     }
 
@@ -106,13 +104,5 @@ internal sealed class MpiSession : IDisposable
             $"Rank {different} runs {Text(different)}, and rank 0 runs {Text(0)}: give every machine the same program.");
 
         string Text(int rank) => Encoding.UTF8.GetString(texts, rank * TextBytes, TextBytes).TrimEnd('\0');
-    }
-
-    private static void GiveUp(RankEnvironment environment, string message)
-    {
-        Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
-        Console.Error.Flush();
-        // MPI_Abort is not allowed before MPI_Init has ended, nor once MPI_Finalize has begun; launchers end the job when a rank is killed.
-        Process.GetCurrentProcess().Kill();
     }
 }

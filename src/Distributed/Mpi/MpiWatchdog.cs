@@ -34,21 +34,26 @@ internal sealed partial class MpiWatchdog : IDisposable
     private readonly MpiNative native;
     private readonly CollectiveMonitor monitor;
     private readonly RankEnvironment environment;
+    private readonly Action told;
     private readonly Action<string, int?, int> end;
     private readonly nint communicator;
     private readonly int parent = ParentProcess();
     private readonly Lock sending = new();
     private readonly List<(nint Request, nint Buffer)> sent = [];
     private readonly Dictionary<int, FlightRecord> answers = [];
+    // MPI may still write into them.
+    private readonly List<byte[]> unfinished = [];
     private readonly Thread thread;
     private volatile bool stopped;
     private long quietUntil;
     private bool defers;
 
     /// <summary>Collective, blocking.</summary>
+    /// <param name="told">Called when another rank has told why the job ends.</param>
     /// <param name="end">Ends the job: message, the failed rank where one is known, exit code. Does not return.</param>
-    public MpiWatchdog(MpiNative native, CollectiveMonitor monitor, RankEnvironment environment, Action<string, int?, int> end)
+    public MpiWatchdog(MpiNative native, CollectiveMonitor monitor, RankEnvironment environment, Action told, Action<string, int?, int> end)
     {
+        this.told = told;
         this.native = native;
         this.monitor = monitor;
         this.environment = environment;
@@ -61,13 +66,14 @@ internal sealed partial class MpiWatchdog : IDisposable
     /// <summary>A communicator on which nothing else communicates collectively.</summary>
     public nint Communicator => communicator;
 
-    /// <summary>Makes the other ranks write their flight records, because this one fails.</summary>
-    public void TellOthers(string reason)
+    /// <summary>Makes the other ranks write their flight records, because this one ends the job.</summary>
+    /// <param name="failedRank">Whose failure it is; null where that is not known.</param>
+    public void TellOthers(int? failedRank, string reason)
     {
         for (int rank = 0; rank < environment.Size; rank++)
         {
             if (rank != environment.Rank)
-                Send(rank, FailureTag, reason);
+                Send(rank, FailureTag, $"{failedRank}\n{reason}");
         }
     }
 
@@ -81,15 +87,22 @@ internal sealed partial class MpiWatchdog : IDisposable
 
     private void Run()
     {
-        while (!stopped)
+        try
         {
-            Serve();
-            if (Stopwatch.GetTimestamp() >= Volatile.Read(ref quietUntil) && monitor.Overdue() is { } overdue)
-                Investigate(overdue);
-            // Some launchers leave the ranks behind when what started them is killed.
-            if (ParentProcess() != parent)
-                end($"its parent process {parent} has gone, so nothing would end it later; ending the job.", environment.Rank, 1);
-            Thread.Sleep(Period);
+            while (!stopped)
+            {
+                Serve();
+                if (Stopwatch.GetTimestamp() >= Volatile.Read(ref quietUntil) && monitor.Overdue() is { } overdue)
+                    Investigate(overdue);
+                // Some launchers leave the ranks behind when what started them is killed.
+                if (ParentProcess() != parent)
+                    end($"its parent process {parent} has gone, so nothing would end it later; ending the job.", environment.Rank, 1);
+                Thread.Sleep(Period);
+            }
+        }
+        catch (InvalidOperationException error)
+        {
+            end($"it cannot reach the other ranks any more: {error.Message}", environment.Rank, 1);
         }
     }
 
@@ -97,7 +110,8 @@ internal sealed partial class MpiWatchdog : IDisposable
     {
         while (native.Probe(communicator, Group) is var (source, tag, bytes))
         {
-            string text = Receive(source, tag, bytes);
+            if (Receive(source, tag, bytes) is not { } text)
+                continue;
             switch (tag)
             {
                 case QueryTag:
@@ -108,14 +122,15 @@ internal sealed partial class MpiWatchdog : IDisposable
                         Volatile.Write(ref quietUntil, Stopwatch.GetTimestamp() + (long)(OthersTime.TotalSeconds * Stopwatch.Frequency));
                     }
 
-                    Write(text, null);
                     Send(source, AnswerTag, FlightRecord.Of(monitor, environment, text, null, AnsweredCollectives).ToJson(indented: false));
                     break;
                 case AnswerTag:
                     Keep(text);
                     break;
                 case FailureTag:
-                    Write(text, source);
+                    told();
+                    string[] parts = text.Split('\n', 2);
+                    Write(parts[1], int.TryParse(parts[0], out int failed) ? failed : null);
                     break;
             }
         }
@@ -136,7 +151,6 @@ internal sealed partial class MpiWatchdog : IDisposable
                 Send(rank, QueryTag, reason);
         }
 
-        Write(reason, null);
         long start = Stopwatch.GetTimestamp();
         while (answers.Count < environment.Size && Stopwatch.GetElapsedTime(start) < AnswerTime)
         {
@@ -210,12 +224,22 @@ internal sealed partial class MpiWatchdog : IDisposable
         }
     }
 
-    private string Receive(int source, int tag, int bytes)
+    // Null where the rest of a message does not come: its sender was stopped or cut off in between.
+    private string? Receive(int source, int tag, int bytes)
     {
         byte[] text = GC.AllocateUninitializedArray<byte>(Math.Max(1, bytes), pinned: true);
         nint request = native.StartReceive(communicator, Group, Marshal.UnsafeAddrOfPinnedArrayElement(text, 0), bytes, source, tag);
-        while (!native.Test(request, Group))
+        for (long start = Stopwatch.GetTimestamp(); !native.Test(request, Group);)
+        {
+            if (Stopwatch.GetElapsedTime(start) > AnswerTime)
+            {
+                unfinished.Add(text);
+                return null;
+            }
+
             Thread.Sleep(QuickPeriod);
+        }
+
         return Encoding.UTF8.GetString(text, 0, bytes);
     }
 

@@ -20,6 +20,8 @@ internal sealed unsafe class NcclQueue : IDisposable
 
     private static readonly TimeSpan LeaveLimit = TimeSpan.FromSeconds(30);
 
+    private static readonly TimeSpan TimeOfTheWatchdog = TimeSpan.FromSeconds(10);
+
     private readonly CollectiveMonitor monitor;
     private readonly string name;
     private readonly int rank, size, worldRank, device;
@@ -167,10 +169,11 @@ internal sealed unsafe class NcclQueue : IDisposable
         var spin = new SpinWait();
         while (State(trouble) == NcclResult.InProgress)
         {
-            if (Stopwatch.GetElapsedTime(start) > monitor.Timeout)
+            // After the watchdog, which knows which rank is missing.
+            if (Stopwatch.GetElapsedTime(start) > monitor.Timeout + TimeOfTheWatchdog)
             {
                 throw new NcclException(
-                    $"{trouble} within {monitor.Timeout.TotalSeconds:0} s: see whether all ranks run, and whether NCCL_SOCKET_IFNAME names the network that joins their machines.");
+                    $"{trouble} within {(monitor.Timeout + TimeOfTheWatchdog).TotalSeconds:0} s: see whether all ranks run, and whether NCCL_SOCKET_IFNAME names the network that joins their machines.");
             }
 
             Retire();

@@ -56,6 +56,8 @@ internal sealed class NcclTransfer : ITransfer
             ExceptionDispatchInfo.Throw(failure);
         lock (gate)
         {
+            if (failure is not null)
+                ExceptionDispatchInfo.Throw(failure);
             if (completed)
                 return;
             using (CudaDriver.Enter(context))
@@ -111,11 +113,15 @@ internal sealed class NcclTransfer : ITransfer
     /// <summary>Ends it without a result. The tensors are not released: the GPU may still write into them.</summary>
     public void Fail(Exception error, int worldRank)
     {
-        failure = new NcclException($"{call} failed on rank {worldRank}: {error.Message}");
         if (!started)
             monitor.Start(call);
         monitor.Complete(call);
-        completed = true;
+        lock (gate)
+        {
+            failure = new NcclException($"{call} failed on rank {worldRank}: {error.Message}");
+            completed = true;
+        }
+
         issued.TrySetResult();
     }
 }

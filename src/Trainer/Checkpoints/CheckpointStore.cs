@@ -25,6 +25,9 @@ public sealed class CheckpointStore(string folder)
 
     private const string Prefix = "step-";
 
+    /// <summary>Called on every rank that writes, after each file of tensors.</summary>
+    public Action? FileWritten { get; set; }
+
     /// <summary>This program's version, as manifests name it.</summary>
     public static string Software { get; } =
         typeof(CheckpointStore).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "unknown";
@@ -73,7 +76,7 @@ public sealed class CheckpointStore(string folder)
         ArgumentNullException.ThrowIfNull(manifest);
         return Writing(manifest.Step, () =>
         {
-            var partial = new PartialCheckpoint(folder, NameOf(manifest.Step));
+            var partial = new PartialCheckpoint(folder, NameOf(manifest.Step), FileWritten);
             partial.Create();
             return partial.Complete(manifest with
             {
@@ -105,7 +108,7 @@ public sealed class CheckpointStore(string folder)
         ArgumentNullException.ThrowIfNull(group);
         ArgumentNullException.ThrowIfNull(manifest);
         ArgumentNullException.ThrowIfNull(slices);
-        var partial = new PartialCheckpoint(folder, NameOf(manifest.Step));
+        var partial = new PartialCheckpoint(folder, NameOf(manifest.Step), FileWritten);
         RankAgreement.RunOnRoot(group, () => Writing(manifest.Step, () =>
         {
             partial.Create();

@@ -8,7 +8,8 @@ namespace LongNet.Trainer.Checkpoints;
 /// <summary>A checkpoint that is being written: a folder of another name, which takes its own only when it is whole.</summary>
 /// <param name="folder">The run's checkpoints folder.</param>
 /// <param name="name">The checkpoint's name within it.</param>
-internal sealed class PartialCheckpoint(string folder, string name)
+/// <param name="fileWritten">Called after each file of tensors.</param>
+internal sealed class PartialCheckpoint(string folder, string name, Action? fileWritten = null)
 {
     private readonly string final = System.IO.Path.Combine(folder, name);
 
@@ -34,6 +35,7 @@ internal sealed class PartialCheckpoint(string folder, string name)
         string path = System.IO.Path.Combine(Path, file);
         SafetensorsWriter.Write(path, [.. tensors.Select(entry => KeyValuePair.Create(entry.Name, entry.Value))], metadata, digest);
         DurableFile.SyncFolder(Path);
+        fileWritten?.Invoke();
         return new CheckpointFile(file, new FileInfo(path).Length, Convert.ToHexStringLower(digest.GetHashAndReset()));
     }
 

@@ -90,7 +90,7 @@ internal static class BenchCommand
 
     private static string OneProcess(DistributedRuntime runtime, string what, int? threads) => runtime.World.Size == 1
         ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
-        : throw new UserException($"bench {what} measures one process: start it without mpiexec.");
+        : throw new UnanimousException($"bench {what} measures one process: start it without mpiexec.");
 
     private static Command Step()
     {

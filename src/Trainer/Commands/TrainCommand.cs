@@ -61,9 +61,10 @@ internal static class TrainCommand
         RunPlan plan = RunPlan.Agree(runtime.World, () =>
         {
             RunConfig config = ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides);
+            // From the first collective on.
+            runtime.Monitor.Timeout = TimeSpan.FromSeconds(config.Parallel.TimeoutSeconds);
             return output is null ? config : config with { Output = output };
         });
-        runtime.Monitor.Timeout = TimeSpan.FromSeconds(plan.Config.Parallel.TimeoutSeconds);
         runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
         string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);

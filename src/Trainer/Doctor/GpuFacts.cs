@@ -1,4 +1,5 @@
 using LongNet.Core.Native;
+using LongNet.Distributed.Nccl;
 using TorchSharp;
 
 namespace LongNet.Trainer.Doctor;
@@ -14,7 +15,7 @@ internal sealed record GpuFacts(string[] Present, bool LibTorchForCuda, string[]
     {
         bool forCuda = libTorchLoaded && LibTorch.BringsCuda;
         int count = libTorchLoaded && LibTorch.HasCudaDevice ? torch.cuda.device_count() : 0;
-        return new GpuFacts(KnownToTheDriver(), forCuda, [.. Enumerable.Range(0, count).Select(index => CudaDevice.Name(index) ?? "CUDA device")], NcclLibrary.Version());
+        return new GpuFacts(KnownToTheDriver(), forCuda, [.. Enumerable.Range(0, count).Select(index => CudaDevice.Name(index) ?? "CUDA device")], NcclLibrary.Version?.ToString());
     }
 
     private static string[] KnownToTheDriver()

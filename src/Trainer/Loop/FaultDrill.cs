@@ -15,7 +15,7 @@ public enum FaultPlace
     Backward,
     Optimizer,
 
-    /// <summary>Writing a checkpoint; only of a rank that writes.</summary>
+    /// <summary>Writing a checkpoint, when one of its files is there; only on a rank that writes.</summary>
     Checkpoint,
 }
 
@@ -67,6 +67,8 @@ public sealed record FaultDrill
         if (reached != place || worldRank != rank || currentStep != step)
             return;
         string where = $"{place.ToString().ToLowerInvariant()} of step {step}";
+        Console.WriteLine($"{Variable}: {action} on rank {rank} in {where} at {DateTime.UtcNow:O}");
+        Console.Out.Flush();
         switch (action)
         {
             case "throw":

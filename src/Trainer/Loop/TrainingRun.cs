@@ -27,6 +27,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         string? start = RankAgreement.RunOnRoot(mesh.World, () => directory.StartingPoint(resume));
         start = RankAgreement.BroadcastText(mesh.World, start ?? "", 0) is { Length: > 0 } text ? text : null;
 
+        mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         mesh.World.Monitor.Activity = "building the model";
         using var state = new TrainingState(plan, mesh);
         reporter?.Say(string.Create(
@@ -48,7 +49,6 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
         RankAgreement.RunOnRoot(mesh.World, directory.ForgetFlightRecords);
-        mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         if (plan.Config.Parallel.ShardOptimizer)
             directory.RequireShared(mesh.World);
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(start is null ? null : state.Step));
@@ -83,13 +83,14 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         void Save()
         {
             mesh.World.Monitor.Activity = $"checkpoint of step {state.Step}";
-            drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, state.Step);
             RankAgreement.RunOnRoot(mesh.World, () =>
             {
                 metrics!.Sync();
                 return true;
             });
-            string saved = state.Save(directory.Checkpoints);
+            CheckpointStore store = directory.Checkpoints;
+            store.FileWritten = () => drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, state.Step);
+            string saved = state.Save(store);
             reporter?.Say($"step {state.Step}/{lastStep}  checkpoint {saved}");
         }
     }
