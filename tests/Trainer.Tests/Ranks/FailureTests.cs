@@ -47,6 +47,39 @@ public partial class FailureTests
         Strike(kind, ranks, folder["run"], fault, told, Settings);
     }
 
+    public static TheoryData<MpiKind, int, string, string> EveryFailure
+    {
+        get
+        {
+            var all = new TheoryData<MpiKind, int, string, string>();
+            foreach (MpiKind kind in new[] { MpiKind.OpenMpi, MpiKind.Mpich })
+            {
+                foreach (int ranks in new[] { 2, 4 })
+                {
+                    int last = ranks - 1;
+                    foreach (string place in new[] { "data", "forward", "backward", "optimizer" })
+                        all.Add(kind, ranks, $"throw:{last}:5:{place}", $"longnet: rank {last}: System.InvalidOperationException: LONGNET_FAULT struck in {place} of step 5.");
+                    all.Add(kind, ranks, "throw:0:6:checkpoint", "longnet: rank 0: System.InvalidOperationException: LONGNET_FAULT struck in checkpoint of step 6.");
+                    all.Add(kind, ranks, "kill:0:6:checkpoint", "longnet: rank 0 (");
+                    all.Add(kind, ranks, $"kill:{last}:5:backward", $"longnet: rank {last} (");
+                    all.Add(kind, ranks, $"stop:{last}:5:forward", $"rank {last} did not answer within 3 s, so its process is stopped or dead or its machine is out of reach");
+                    all.Add(kind, ranks, $"exit:{last}:5:optimizer", $"longnet: rank {last}: left without finishing; ending the job with code 86.");
+                }
+            }
+
+            return all;
+        }
+    }
+
+    [Theory]
+    [Trait("Category", "slow")]
+    [MemberData(nameof(EveryFailure))]
+    public void Train_WhereARankFailsInAnyWayOnAnyJob_EndsTheJobAndResumes(MpiKind kind, int ranks, string fault, string told)
+    {
+        using var folder = new TemporaryFolder();
+        Strike(kind, ranks, folder["run"], fault, told, Settings);
+    }
+
     // Every rank writes its shard: one of them is gone in the middle.
     [Theory]
     [InlineData(MpiKind.OpenMpi, 2, "throw:1:6:checkpoint", "longnet: rank 1: System.InvalidOperationException: LONGNET_FAULT struck in checkpoint of step 6.")]
