@@ -91,8 +91,8 @@ public sealed class ProcessGroup : IDisposable
     public CollectiveWork StartAllGather(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         Check(nameof(AllGather), input);
-        Tensor output = empty([Size, .. Shape(input)], dtype: input.dtype, device: input.device);
-        return StartGather(input, output, Repeated(input.NumberOfElements), Describe(input), file, line);
+        Tensor output = empty([Size, .. CollectiveDescription.Shape(input)], dtype: input.dtype, device: input.device);
+        return StartGather(input, output, Repeated(input.NumberOfElements), CollectiveDescription.Of(input), file, line);
     }
 
     /// <summary>Concatenates parts of different lengths. Collective.</summary>
@@ -113,7 +113,7 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(AllGatherUnequal), input);
         CollectiveArguments.CheckCounts(this, nameof(AllGatherUnequal), input.NumberOfElements, counts, whole: false);
         Tensor output = empty([counts.Sum()], dtype: input.dtype, device: input.device);
-        return StartGather(input, output, counts, Describe(counts, input.dtype), file, line);
+        return StartGather(input, output, counts, CollectiveDescription.Of(counts, input.dtype), file, line);
     }
 
     /// <summary>Completes a tensor of which every rank holds its own part, in place. Collective.</summary>
@@ -125,7 +125,7 @@ public sealed class ProcessGroup : IDisposable
     {
         Check(nameof(StartAllGatherInPlace), all);
         CollectiveArguments.CheckCounts(this, nameof(StartAllGatherInPlace), all.NumberOfElements, counts, whole: true);
-        return StartGather(null, all, counts, Describe(counts, all.dtype), file, line);
+        return StartGather(null, all, counts, CollectiveDescription.Of(counts, all.dtype), file, line);
     }
 
     /// <summary>
@@ -149,8 +149,8 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(ReduceScatter), input);
         CollectiveArguments.CheckSlices(this, nameof(ReduceScatter), input);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatter), input.dtype, operation);
-        Tensor output = empty(Shape(input)[1..], dtype: input.dtype, device: input.device);
-        return StartReduceScatter(input, output, Repeated(input.NumberOfElements / Size), operation, Describe(input, $", {Term(operation)}"), file, line);
+        Tensor output = empty(CollectiveDescription.Shape(input)[1..], dtype: input.dtype, device: input.device);
+        return StartReduceScatter(input, output, Repeated(input.NumberOfElements / Size), operation, CollectiveDescription.Of(input, $", {CollectiveDescription.Term(operation)}"), file, line);
     }
 
     /// <summary>
@@ -178,7 +178,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckCounts(this, nameof(ReduceScatterUnequal), input.NumberOfElements, counts, whole: true);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatterUnequal), input.dtype, operation);
         Tensor output = empty([counts[Rank]], dtype: input.dtype, device: input.device);
-        return StartReduceScatter(input, output, counts, operation, Describe(counts, input.dtype, $", {Term(operation)}"), file, line);
+        return StartReduceScatter(input, output, counts, operation, CollectiveDescription.Of(counts, input.dtype, $", {CollectiveDescription.Term(operation)}"), file, line);
     }
 
     /// <summary>
@@ -198,7 +198,7 @@ public sealed class ProcessGroup : IDisposable
         long elements = counts[Rank], own = elements * all.ElementSize;
         Count(Bytes(all) - own, (Size - 1) * own);
         return Launch(
-            CollectiveKind.ReduceScatter, Describe(counts, all.dtype, $", {Term(operation)}"), all, all, file, line,
+            CollectiveKind.ReduceScatter, CollectiveDescription.Of(counts, all.dtype, $", {CollectiveDescription.Term(operation)}"), all, all, file, line,
             call =>
             {
                 using var scope = NewDisposeScope();
@@ -229,7 +229,7 @@ public sealed class ProcessGroup : IDisposable
         // As the reduce-scatter and all-gather that it stands for, whatever carries it.
         Count(elements * size, (Size - 1) * own * size + (elements - own) * size);
         return Launch(
-            CollectiveKind.AllReduce, Describe(tensor, $", {Term(operation)}"), tensor, tensor, file, line,
+            CollectiveKind.AllReduce, CollectiveDescription.Of(tensor, $", {CollectiveDescription.Term(operation)}"), tensor, tensor, file, line,
             call => communicator.AllReduce(call, tensor, operation));
     }
 
@@ -251,7 +251,7 @@ public sealed class ProcessGroup : IDisposable
         long bytes = Bytes(tensor);
         Count(Rank == root ? bytes : 0, Rank == root ? 0 : bytes);
         return Launch(
-            CollectiveKind.Broadcast, Describe(tensor, $", from rank {root}"), tensor, tensor, file, line,
+            CollectiveKind.Broadcast, CollectiveDescription.Of(tensor, $", from rank {root}"), tensor, tensor, file, line,
             call => communicator.Broadcast(call, tensor, root));
     }
 
@@ -271,7 +271,7 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(AllToAll), input);
         CollectiveArguments.CheckSlices(this, nameof(AllToAll), input);
         IReadOnlyList<long> counts = Repeated(input.NumberOfElements / Size);
-        return StartAllToAll(input, counts, empty(Shape(input), dtype: input.dtype, device: input.device), counts, Describe(input), file, line);
+        return StartAllToAll(input, counts, empty(CollectiveDescription.Shape(input), dtype: input.dtype, device: input.device), counts, CollectiveDescription.Of(input), file, line);
     }
 
     /// <summary>Sends every rank a part of its own length. Collective.</summary>
@@ -298,7 +298,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckCounts(this, nameof(AllToAllUnequal), sendCounts[Rank], receiveCounts, whole: false);
         Tensor output = empty([receiveCounts.Sum()], dtype: input.dtype, device: input.device);
         // Counts differ from rank to rank, so ranks agree about the type only.
-        return StartAllToAll(input, sendCounts, output, receiveCounts, Describe(input.dtype), file, line);
+        return StartAllToAll(input, sendCounts, output, receiveCounts, CollectiveDescription.Of(input.dtype), file, line);
     }
 
     /// <summary>Sends a tensor to one rank, which must receive it. The peer's receives meet this rank's sends in order.</summary>
@@ -318,7 +318,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckPeer(this, peer);
         Count(Bytes(tensor), 0);
         return Launch(
-            CollectiveKind.Send, Describe(tensor, $", to rank {peer}"), tensor, null, file, line,
+            CollectiveKind.Send, CollectiveDescription.Of(tensor, $", to rank {peer}"), tensor, null, file, line,
             call => communicator.Send(call, tensor, peer), peer);
     }
 
@@ -339,7 +339,7 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckPeer(this, peer);
         Count(0, Bytes(tensor));
         return Launch(
-            CollectiveKind.Receive, Describe(tensor, $", from rank {peer}"), tensor, tensor, file, line,
+            CollectiveKind.Receive, CollectiveDescription.Of(tensor, $", from rank {peer}"), tensor, tensor, file, line,
             call => communicator.Receive(call, tensor, peer), peer);
     }
 
@@ -355,7 +355,7 @@ public sealed class ProcessGroup : IDisposable
     public CollectiveWork StartBarrier([CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
     {
         ObjectDisposedException.ThrowIf(disposed, this);
-        return Launch(CollectiveKind.Barrier, Nothing, null, null, file, line, communicator.Barrier);
+        return Launch(CollectiveKind.Barrier, CollectiveDescription.Nothing, null, null, file, line, communicator.Barrier);
     }
 
     /// <summary>
@@ -370,7 +370,7 @@ public sealed class ProcessGroup : IDisposable
         ArgumentOutOfRangeException.ThrowIfNegative(color);
         ObjectDisposedException.ThrowIf(disposed, this);
         ICommunicator? made = null;
-        Launch(CollectiveKind.Split, Nothing, null, null, file, line, call =>
+        Launch(CollectiveKind.Split, CollectiveDescription.Nothing, null, null, file, line, call =>
         {
             made = communicator.Split(call, color, key, name);
             return CompletedTransfer.Instance;
@@ -480,38 +480,5 @@ public sealed class ProcessGroup : IDisposable
         return counts;
     }
 
-    private static string Nothing() => "";
-
     private static long Bytes(Tensor tensor) => checked(tensor.NumberOfElements * tensor.ElementSize);
-
-    private static Func<string> Describe(Tensor tensor, string more = "")
-    {
-        long[] shape = Shape(tensor);
-        ScalarType dtype = tensor.dtype;
-        return () => $"[{string.Join(", ", shape)}] {dtype}{more}";
-    }
-
-    private static Func<string> Describe(ScalarType dtype) => () => $"{dtype}";
-
-    // Long lists are told by their length and a digest, which differs where any count does.
-    private static Func<string> Describe(IReadOnlyList<long> counts, ScalarType dtype, string more = "") => () => counts.Count <= 8
-        ? $"[{string.Join(" + ", counts)}] {dtype}{more}"
-        : $"[{counts.Sum()} in {counts.Count} parts, digest {counts.Aggregate(17, (hash, count) => unchecked(hash * 31 + count.GetHashCode())):x8}] {dtype}{more}";
-
-    // Tensor.shape pins an array in a callback from native code and leaves a finalizer behind: longer than a small message takes.
-    private static long[] Shape(Tensor tensor)
-    {
-        var shape = new long[tensor.dim()];
-        for (int axis = 0; axis < shape.Length; axis++)
-            shape[axis] = tensor.size(axis);
-        return shape;
-    }
-
-    private static string Term(ReduceOperation operation) => operation switch
-    {
-        ReduceOperation.Sum => "sum",
-        ReduceOperation.Max => "max",
-        ReduceOperation.Min => "min",
-        _ => "average",
-    };
 }

@@ -142,8 +142,6 @@ public sealed class GradientBuffer : IDisposable
         if (!IsSharded)
             return VectorNorm.Of(flat);
         double own = parts.Where(part => part.NumberOfElements > 0).Select(VectorNorm.Of).Sum(norm => norm * norm);
-        Tensor squares = tensor(new[] { own });
-        group.AllReduce(squares);
-        return Math.Sqrt(squares.item<double>());
+        return Math.Sqrt(group.Sum(own));
     }
 }

@@ -28,9 +28,6 @@ internal sealed partial class MpiWatchdog : IDisposable
     // A rank that is alive answers within its period, wherever its program is.
     private static readonly TimeSpan AnswerTime = TimeSpan.FromSeconds(3);
 
-    // Longer than another rank takes to gather answers, to be heard and to end the job.
-    private static readonly TimeSpan OthersTime = TimeSpan.FromSeconds(10);
-
     private readonly MpiNative native;
     private readonly CollectiveMonitor monitor;
     private readonly RankEnvironment environment;
@@ -119,7 +116,7 @@ internal sealed partial class MpiWatchdog : IDisposable
                     if (answers.Count == 0 || source < environment.Rank)
                     {
                         defers = true;
-                        Volatile.Write(ref quietUntil, Stopwatch.GetTimestamp() + (long)(OthersTime.TotalSeconds * Stopwatch.Frequency));
+                        Volatile.Write(ref quietUntil, Stopwatch.GetTimestamp() + (long)(CollectiveException.SpeakerTime.TotalSeconds * Stopwatch.Frequency));
                     }
 
                     Send(source, AnswerTag, FlightRecord.Of(monitor, environment, text, null, AnsweredCollectives).ToJson(indented: false));

@@ -39,7 +39,7 @@ internal static class StepBenchmark
         using var state = new TrainingState(plan, mesh);
         using var source = new ByteTokenSource(plan.Corpus);
         var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
-        double rate = Sum(mesh.World, AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
+        double rate = mesh.World.Sum(AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
         for (int warmup = 0; warmup < Warmup; warmup++)
             step.Run();
         StepMetrics shortest = Enumerable.Range(0, steps).Select(_ => step.Run()).MinBy(each => each.StepSeconds)!;
@@ -67,13 +67,5 @@ internal static class StepBenchmark
             return RowBlock.OfBranch(whole, config.Model.Attention.HeadOffsets, heads, RowRange.Whole(1, length))
                 .Sum(block => AttentionBenchmark.CausalFlops(block, headDim));
         });
-    }
-
-    private static double Sum(ProcessGroup group, double value)
-    {
-        using var scope = NewDisposeScope();
-        Tensor total = tensor(new[] { value });
-        group.AllReduce(total);
-        return total.item<double>();
     }
 }

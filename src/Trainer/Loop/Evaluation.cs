@@ -27,10 +27,7 @@ public sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState stat
             lossSum += state.Model.LossSum(inputs, targets).to(float64).item<double>();
         }
 
-        using var outer = NewDisposeScope();
-        Tensor total = tensor(new[] { lossSum });
-        mesh.World.AllReduce(total);
-        return new EvaluationMetrics(state.Step, total.item<double>() / (sequences * plan.Config.Training.SequenceLength));
+        return new EvaluationMetrics(state.Step, mesh.World.Sum(lossSum) / (sequences * plan.Config.Training.SequenceLength));
     }
 
     private IEnumerable<long> Windows(long held, long sequences)

@@ -73,7 +73,7 @@ public sealed class TrainingStep
         }
 
         // The number of valid targets of the whole step comes first: it scales every rank's and micro-batch's part of the loss.
-        long tokens = (long)Sum(valid);
+        long tokens = (long)mesh.World.Sum(valid);
         Tensor share = tensor(1.0 / Math.Max(1, tokens), dtype: ScalarType.Float32);
         RandomStream stream = dropout.Derive(state.Step);
         double lossSum = 0;
@@ -96,7 +96,7 @@ public sealed class TrainingStep
         state.Model.BlockGradientsComplete = null;
         At(null, "reducing gradients");
         state.Gradients.FinishReduce();
-        lossSum = Sum(lossSum);
+        lossSum = mesh.World.Sum(lossSum);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping);
         double mean = lossSum / Math.Max(1, tokens);
         if (!double.IsFinite(norm) || !double.IsFinite(mean))
@@ -137,13 +137,5 @@ public sealed class TrainingStep
     {
         using var scope = NewDisposeScope();
         return targets.ne(IgnoredTarget).sum().item<long>();
-    }
-
-    private double Sum(double value)
-    {
-        using var scope = NewDisposeScope();
-        Tensor total = tensor(new[] { value });
-        mesh.World.AllReduce(total);
-        return total.item<double>();
     }
 }
