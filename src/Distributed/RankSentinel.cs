@@ -14,7 +14,8 @@ namespace LongNet.Distributed;
 /// </remarks>
 internal sealed class RankSentinel : IDisposable
 {
-    // $1: the message.
+    // $1: the message; $2: the rank's process. The last number of a dead process's stat says which signal ended it: one that aborted (6, 7,
+    // 11) may have done so because another died under its reads, so that other has the word.
     private const string Script = """
         message=$1 marker= told= others=
         while read -r word rest; do
@@ -27,9 +28,13 @@ internal sealed class RankSentinel : IDisposable
           esac
         done
         [ -z "$told" ] || exit 0
-        for process in $others; do
-          if [ ! -e "/proc/$process/exe" ]; then sleep 1; break; fi
-        done
+        signal=6
+        if read -r stat 2>/dev/null <"/proc/$2/stat"; then signal=$((${stat##* } & 127)); fi
+        case $signal in 6|7|11)
+          for process in $others; do
+            if [ ! -e "/proc/$process/exe" ]; then sleep 2; break; fi
+          done
+        esac
         if [ -n "$marker" ]; then mkdir "$marker" 2>/dev/null || exit 0; fi
         printf '%s\n' "$message" >&2
         sleep 0.2
@@ -56,7 +61,7 @@ internal sealed class RankSentinel : IDisposable
         Environment.SetEnvironmentVariable("TERM", "dumb");
         try
         {
-            var start = new ProcessStartInfo("setsid", ["/bin/sh", "-c", Script, "longnet-sentinel", message])
+            var start = new ProcessStartInfo("setsid", ["/bin/sh", "-c", Script, "longnet-sentinel", message, string.Create(CultureInfo.InvariantCulture, $"{Environment.ProcessId}")])
             {
                 RedirectStandardInput = true,
                 WorkingDirectory = "/",
