@@ -122,6 +122,22 @@ public static unsafe partial class TensorMemory
         GC.KeepAlive(tensor);
     }
 
+    /// <summary>Copies a tensor's bytes over another's, by the calling thread alone. Autograd does not see the change.</summary>
+    /// <param name="source">Contiguous, on the CPU.</param>
+    /// <param name="destination">Likewise, of as many bytes.</param>
+    public static void Copy(Tensor source, Tensor destination)
+    {
+        var length = ByteLength(source);
+        if (length != ByteLength(destination))
+        {
+            throw new ArgumentException($"{length} bytes cannot be copied over {ByteLength(destination)}.", nameof(destination));
+        }
+
+        Buffer.MemoryCopy((void*)Address(source), (void*)Address(destination), length, length);
+        GC.KeepAlive(source);
+        GC.KeepAlive(destination);
+    }
+
     [LibraryImport("LibTorchSharp")]
     private static partial nint THSTensor_data(nint tensor);
 }

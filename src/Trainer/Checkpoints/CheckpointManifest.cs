@@ -1,5 +1,6 @@
+using System.Reflection;
+using System.Text.Encodings.Web;
 using System.Text.Json;
-using System.Text.Json.Serialization;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
@@ -13,36 +14,46 @@ public sealed record CheckpointFile(string Name, long Bytes, string Sha256);
 /// <summary>The ranks that wrote a checkpoint; it can be read by any others.</summary>
 public sealed record CheckpointMesh(int Data, int Sequence);
 
-/// <summary>What a checkpoint's manifest.json says.</summary>
+/// <summary>The learning rate as a function of the step, with every number that the configuration may leave open.</summary>
+public sealed record CheckpointSchedule(double Lr, double MinLr, long WarmupSteps, long DecaySteps);
+
+/// <summary>What wrote a checkpoint.</summary>
+public sealed record CheckpointVersions(string Longnet, string Torch, string Dotnet)
+{
+    public static CheckpointVersions Current { get; } = new(
+        typeof(CheckpointVersions).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "unknown",
+        TorchSharp.torch.__version__,
+        Environment.Version.ToString());
+}
+
+/// <summary>What a checkpoint's state.json says. docs/checkpoints.md describes the format and what it promises.</summary>
 public sealed record CheckpointManifest
 {
-    public const string FileName = "manifest.json";
+    public const string FileName = "state.json";
 
     /// <summary>Says that the folder is a checkpoint of this program.</summary>
     public const string ExpectedFormat = "longnet-checkpoint";
 
-    /// <summary>Version of a checkpoint whose optimizer state is one file. Raised when older programs can no longer read what is written.</summary>
-    public const int UnshardedVersion = 1;
+    /// <summary>Raised when older programs can no longer read what is written.</summary>
+    public const int CurrentVersion = 3;
 
-    /// <summary>Version of one whose optimizer state lies in shards, which programs that know <see cref="UnshardedVersion"/> alone refuse.</summary>
-    public const int ShardedVersion = 2;
-
-    private const int NewestVersion = ShardedVersion;
+    // What formats 1 and 2, which were never released, had in its place.
+    private const string OldFileName = "manifest.json";
 
     private static readonly JsonSerializerOptions Json = new()
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         WriteIndented = true,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
         RespectNullableAnnotations = true,
         RespectRequiredConstructorParameters = true,
     };
 
-    public required string Format { get; init; }
+    public string Format { get; init; } = ExpectedFormat;
 
-    public required int FormatVersion { get; init; }
+    public int FormatVersion { get; init; } = CurrentVersion;
 
-    /// <summary>Version of the program that wrote it.</summary>
-    public required string Software { get; init; }
+    public required CheckpointVersions Versions { get; init; }
 
     /// <summary>Optimizer steps done.</summary>
     public required long Step { get; init; }
@@ -56,6 +67,14 @@ public sealed record CheckpointManifest
     /// <summary>The only random state there is: every random choice is a function of the seed and of the numbers above.</summary>
     public required long Seed { get; init; }
 
+    public required CheckpointSchedule LearningRateSchedule { get; init; }
+
+    /// <summary>State of dynamic loss scaling; null where there is none, as in float32.</summary>
+    public JsonElement? LossScaler { get; init; }
+
+    /// <summary>Mean cross-entropy per held-out token after this step, in nats; null where this step had no evaluation.</summary>
+    public double? ValidationLoss { get; init; }
+
     public required CheckpointMesh Mesh { get; init; }
 
     /// <summary>CPU threads that each rank had; with another number, sums are made in another order.</summary>
@@ -64,46 +83,85 @@ public sealed record CheckpointManifest
     /// <summary>Sequences per data-parallel rank at once; likewise.</summary>
     public required long MicroBatchSize { get; init; }
 
+    /// <summary>Whether ranks shared the optimizer's state among them; likewise.</summary>
+    public required bool OptimizerSharded { get; init; }
+
+    /// <summary>Files that the optimizer state lies in: one per rank that wrote some.</summary>
+    public required int OptimizerShards { get; init; }
+
     /// <summary>Fingerprint of the corpus.</summary>
     public required string Corpus { get; init; }
 
-    /// <summary>Files that the optimizer state lies in, one per rank that wrote it; null where it is one file for all.</summary>
-    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
-    public int? OptimizerShards { get; init; }
+    /// <summary>The run's configuration, every default written out.</summary>
+    public required JsonElement Config { get; init; }
 
+    /// <summary>Every file of the checkpoint but this one.</summary>
     public required IReadOnlyList<CheckpointFile> Files { get; init; }
 
-    public string ToJson() => JsonSerializer.Serialize(this, Json) + "\n";
+    /// <summary>The text of the file. A validation loss that is no number is left out, as JSON has none.</summary>
+    public string ToJson() => JsonSerializer.Serialize(this with { ValidationLoss = ValidationLoss is double loss && double.IsFinite(loss) ? loss : null }, Json) + "\n";
 
-    /// <exception cref="UserException">The file is missing, damaged, another program's, or newer than this program.</exception>
+    /// <exception cref="DamagedCheckpointException">The file is missing or damaged.</exception>
+    /// <exception cref="UserException">It is another program's, or newer than this program.</exception>
     public static CheckpointManifest Read(string checkpoint)
     {
         string path = Path.Combine(checkpoint, FileName);
         if (!File.Exists(path))
-            throw new UserException($"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as runs/NAME/checkpoints/step-00000100.");
+        {
+            throw File.Exists(Path.Combine(checkpoint, OldFileName))
+                ? new UserException($"{checkpoint} is of a format before version {CurrentVersion}, which this program no longer reads: use the longnet that wrote it.")
+                : Directory.Exists(checkpoint) && CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is not null
+                ? new DamagedCheckpointException(checkpoint, FileName, "it is missing")
+                : new UserException($"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as runs/NAME/checkpoints/step-00000100.");
+        }
+
         try
         {
             byte[] text = File.ReadAllBytes(path);
             using JsonDocument document = JsonDocument.Parse(text);
-            // The version is looked at before anything else: a newer manifest may have other keys.
+            // The version is looked at before anything else: a newer one may have other keys.
             string? format = document.RootElement.ValueKind == JsonValueKind.Object && document.RootElement.TryGetProperty("format", out JsonElement name) && name.ValueKind == JsonValueKind.String
                 ? name.GetString() : null;
             if (format != ExpectedFormat)
-                throw new UserException($"{path} is not a manifest of this program: its \"format\" is not \"{ExpectedFormat}\". Resume from a checkpoint that longnet wrote.");
-            if (document.RootElement.TryGetProperty("format_version", out JsonElement version) && version.TryGetInt32(out int number) && number > NewestVersion)
-                throw new UserException($"{path} has format version {number}, and this program reads up to {NewestVersion}: use the newer longnet that wrote it.");
+                throw new DamagedCheckpointException(checkpoint, FileName, $"its \"format\" is not \"{ExpectedFormat}\"");
+            if (document.RootElement.TryGetProperty("format_version", out JsonElement version) && version.ValueKind == JsonValueKind.Number && version.TryGetInt32(out int number) && number != CurrentVersion)
+            {
+                throw new UserException(
+                    $"{path} has format version {number}, and this program reads {CurrentVersion}: use the {(number > CurrentVersion ? "newer " : "")}longnet that wrote it.");
+            }
+
             CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
-            if (manifest.Step < 0 || manifest.SequencesConsumed < 0 || manifest.TokensConsumed < 0 || manifest.OptimizerShards < 1 || manifest.Files.Any(file => file is null))
-                throw new JsonException("it has a count below zero or a file without a name");
+            manifest.Check();
             return manifest;
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
-            throw new UserException($"{path} is damaged ({error.Message.Split('.')[0]}): resume from another checkpoint with --resume PATH.");
+            throw new DamagedCheckpointException(checkpoint, FileName, $"it is not what was written ({error.Message.Split('.')[0]})");
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new UserException($"{path} cannot be read: {error.Message}");
+            throw new DamagedCheckpointException(checkpoint, FileName, $"it cannot be read: {error.Message}");
         }
     }
+
+    // What its types do not say.
+    private void Check()
+    {
+        Require(Step >= 0 && SequencesConsumed >= 0 && TokensConsumed >= 0, "a count is below zero");
+        Require(Mesh is { Data: >= 1, Sequence: >= 1 }, "its mesh has no ranks");
+        Require(Config.ValueKind == JsonValueKind.Object, "its config is no object");
+        Require(Files.All(file => file is { Bytes: >= 0, Sha256: not null } && IsPlainName(file.Name)), "a file has no plain name or a size below zero");
+        Require(Files.Select(file => file.Name).Distinct(StringComparer.Ordinal).Count() == Files.Count, "a file is listed twice");
+        Require(OptimizerShards >= 1 && OptimizerShards <= Files.Count, "it lists fewer files than optimizer shards");
+
+        static void Require(bool holds, string otherwise)
+        {
+            if (!holds)
+                throw new JsonException(otherwise);
+        }
+    }
+
+    // Nothing but a file of the checkpoint's own folder is ever opened.
+    private static bool IsPlainName(string? name) =>
+        name is { Length: > 0 and <= 255 } && name is not ("." or "..") && name.All(character => char.IsAsciiLetterOrDigit(character) || character is '-' or '_' or '.');
 }

@@ -1,62 +1,42 @@
-using System.Runtime.InteropServices;
 using System.Text;
 
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>Writes that survive a power cut: the bytes reach the disk, and then the name does.</summary>
-internal static partial class DurableFile
+internal static class DurableFile
 {
-    /// <summary>Replaces a small file as a whole: readers see the old text or the new, never a part.</summary>
-    public static void Write(string path, string text)
-    {
-        string partial = path + ".partial";
-        using (var file = new FileStream(partial, FileMode.Create, FileAccess.Write, FileShare.None))
-        {
-            file.Write(Encoding.UTF8.GetBytes(text));
-            file.Flush(flushToDisk: true);
-        }
+    private const string PartialSuffix = ".partial";
 
-        File.Move(partial, path, overwrite: true);
-        SyncFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
+    /// <summary>Replaces a small file as a whole: readers see the old text or the new, never a part.</summary>
+    public static void Write(string path, string text, FileOperations? operations = null)
+    {
+        FileOperations files = operations ?? FileOperations.Real;
+        string partial = path + PartialSuffix;
+        WriteInPlace(partial, Encoding.UTF8.GetBytes(text), files);
+        files.Rename(partial, path);
+        files.SyncFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
+    }
+
+    /// <summary>Writes a file under its own name and syncs it. Nobody may look for it there yet.</summary>
+    /// <returns>SHA-256 of the bytes, lower-case hexadecimal.</returns>
+    public static string WriteInPlace(string path, ReadOnlySpan<byte> bytes, FileOperations files)
+    {
+        using var output = new HashedFileStream(files.Create(path, bytes.Length));
+        output.Write(bytes);
+        return output.Complete();
     }
 
     /// <summary>Makes a folder and those above it that are missing, and brings their names to the disk.</summary>
-    public static void CreateFolder(string path)
+    public static void CreateFolder(string path, FileOperations? operations = null)
     {
+        FileOperations files = operations ?? FileOperations.Real;
         var missing = new Stack<DirectoryInfo>();
         for (DirectoryInfo? folder = new(path); folder is { Exists: false }; folder = folder.Parent)
             missing.Push(folder);
         while (missing.TryPop(out DirectoryInfo? folder))
         {
-            folder.Create();
-            SyncFolder(folder.Parent!.FullName);
+            files.CreateFolder(folder.FullName);
+            files.SyncFolder(folder.Parent!.FullName);
         }
     }
-
-    /// <summary>Brings a folder's list of names to the disk. Does nothing where the system has no such call.</summary>
-    public static void SyncFolder(string folder)
-    {
-        if (OperatingSystem.IsWindows())
-            return;
-        const int ReadOnly = 0;
-        int descriptor = Open(folder, ReadOnly);
-        if (descriptor < 0)
-            throw new IOException($"The folder {folder} cannot be opened to be synced: error {Marshal.GetLastPInvokeError()}.");
-        int result = Sync(descriptor);
-        int error = Marshal.GetLastPInvokeError();
-        _ = Close(descriptor);
-        // Some network file systems answer EINVAL: they have nothing to sync.
-        const int InvalidArgument = 22;
-        if (result != 0 && error != InvalidArgument)
-            throw new IOException($"The folder {folder} cannot be synced to the disk: error {error}.");
-    }
-
-    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int Open(string path, int flags);
-
-    [LibraryImport("libc", EntryPoint = "fsync", SetLastError = true)]
-    private static partial int Sync(int descriptor);
-
-    [LibraryImport("libc", EntryPoint = "close")]
-    private static partial int Close(int descriptor);
 }

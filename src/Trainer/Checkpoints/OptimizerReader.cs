@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A checkpoint's optimizer state, whether one file holds it or one per rank that wrote it: whole tensors, read when asked for, so
-/// that nobody needs memory for all of it.
+/// A checkpoint's optimizer state, however many files it lies in: whole tensors, read when asked for, so that nobody needs memory for
+/// all of it.
 /// </summary>
 public sealed class OptimizerReader : IDisposable
 {
@@ -31,12 +31,9 @@ public sealed class OptimizerReader : IDisposable
         {
             foreach (string file in CheckpointStore.OptimizerFiles(manifest))
                 reader.files.Add(SafetensorsReader.Open(Path.Combine(checkpoint, file)));
-            if (manifest.OptimizerShards is null)
-                CheckpointStore.RequireTensors(reader.files[0], expected);
             foreach (SafetensorsReader file in reader.files)
                 reader.Add(file);
-            if (manifest.OptimizerShards is not null)
-                reader.RequireWhole(checkpoint, expected);
+            reader.RequireWhole(checkpoint, expected);
             return reader;
         }
         catch
@@ -70,7 +67,7 @@ public sealed class OptimizerReader : IDisposable
         {
             if (!slices.TryGetValue(name, out var known))
                 slices[name] = known = [];
-            // What is not cut has no start: the step count, and everything in a file that is not a shard.
+            // What is not cut has no start.
             known.Add((file, OptimizerShard.Start(file.Metadata, name) ?? 0, Elements(file.Shape(name))));
         }
     }
@@ -80,6 +77,8 @@ public sealed class OptimizerReader : IDisposable
         CheckpointStore.RequireNames($"The optimizer state of {checkpoint}", [.. slices.Keys], [.. expected.Select(entry => entry.Name)]);
         foreach (var (name, shape) in expected)
         {
+            if (slices[name] is [var (file, _, _)] && OptimizerShard.Start(file.Metadata, name) is null)
+                CheckpointStore.RequireShape(file, name, shape);
             long end = 0;
             foreach (var (_, start, length) in slices[name].OrderBy(slice => slice.Start))
                 end = start == end ? end + length : -1;

@@ -3,15 +3,15 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>Part of a tensor of the optimizer state.</summary>
+/// <summary>A tensor of the optimizer state, or a part of one.</summary>
 /// <param name="Name">The whole tensor's name.</param>
-/// <param name="Start">Where the part begins in the whole, flattened.</param>
-/// <param name="Value">[elements]. Not owned.</param>
-public sealed record StateSlice(string Name, long Start, Tensor Value);
+/// <param name="Start">Where the part begins in the whole, flattened; null for a whole tensor.</param>
+/// <param name="Value">[elements] for a part. Not owned.</param>
+public sealed record StateSlice(string Name, long? Start, Tensor Value);
 
 /// <summary>
-/// One rank's file of a sharded optimizer state: a tensor per slice under the whole tensor's name, and in the metadata, under the same
-/// name, where the slice begins.
+/// One rank's file of the optimizer state: a tensor per slice under the whole tensor's name, and in the metadata, under the same
+/// name, where a slice begins that is not the whole.
 /// </summary>
 internal static class OptimizerShard
 {
@@ -20,9 +20,9 @@ internal static class OptimizerShard
 
     /// <summary>What the file says of its slices.</summary>
     public static IReadOnlyDictionary<string, string> Metadata(IEnumerable<StateSlice> slices) =>
-        slices.ToDictionary(slice => slice.Name, slice => slice.Start.ToString(CultureInfo.InvariantCulture));
+        slices.Where(slice => slice.Start is not null).ToDictionary(slice => slice.Name, slice => slice.Start!.Value.ToString(CultureInfo.InvariantCulture));
 
-    /// <summary>Where a slice begins; null where the file does not say.</summary>
+    /// <summary>Where a slice begins; null where the file holds the whole.</summary>
     public static long? Start(IReadOnlyDictionary<string, string> metadata, string name) =>
         metadata.TryGetValue(name, out string? text) && long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long start) ? start : null;
 }

@@ -1,64 +1,78 @@
-using System.Security.Cryptography;
 using System.Text;
 using LongNet.Core.Serialization;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A checkpoint that is being written: a folder of another name, which takes its own only when it is whole.</summary>
+/// <summary>
+/// A checkpoint that is being written: a folder of another name, which takes its own only when it is whole. Nothing in it is ever read
+/// under that other name, and what a stopped run leaves of it the next run removes.
+/// </summary>
 /// <param name="folder">The run's checkpoints folder.</param>
 /// <param name="name">The checkpoint's name within it.</param>
-/// <param name="fileWritten">Called after each file of tensors.</param>
-internal sealed class PartialCheckpoint(string folder, string name, Action? fileWritten = null)
+/// <param name="files">How the disk is touched.</param>
+internal sealed class PartialCheckpoint(string folder, string name, FileOperations files)
 {
     private readonly string final = System.IO.Path.Combine(folder, name);
 
     /// <summary>Where the files go.</summary>
     public string Path { get; } = System.IO.Path.Combine(folder, "." + name + ".partial");
 
-    /// <summary>Makes the folder, in place of one that a run which was stopped has left.</summary>
-    public void Create()
+    /// <summary>Makes the folder; every rank that writes may.</summary>
+    /// <param name="bytes">What the whole checkpoint needs.</param>
+    /// <exception cref="IOException">There is not enough space, or a checkpoint of that name.</exception>
+    public void Create(long bytes)
     {
-        DurableFile.CreateFolder(folder);
+        DurableFile.CreateFolder(folder, files);
         if (Directory.Exists(final))
             throw new IOException($"{final} is already there.");
-        if (Directory.Exists(Path))
-            Directory.Delete(Path, recursive: true);
-        Directory.CreateDirectory(Path);
+        // A tenth more, for names, and for those who write beside this run.
+        if (files.AvailableBytes(folder) is var free && free < bytes + bytes / 10)
+            throw new IOException($"It needs {Megabytes(bytes)} MB, and the disk has {Megabytes(free)} MB free.");
+        files.CreateFolder(Path);
+
+        static long Megabytes(long count) => (count + 999_999) / 1_000_000;
     }
 
     /// <summary>Writes and syncs a file of tensors.</summary>
     public CheckpointFile WriteTensors(
         string file, IEnumerable<(string Name, Tensor Value)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
-        using var digest = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        string path = System.IO.Path.Combine(Path, file);
-        SafetensorsWriter.Write(path, [.. tensors.Select(entry => KeyValuePair.Create(entry.Name, entry.Value))], metadata, digest);
-        DurableFile.SyncFolder(Path);
-        fileWritten?.Invoke();
-        return new CheckpointFile(file, new FileInfo(path).Length, Convert.ToHexStringLower(digest.GetHashAndReset()));
+        SafetensorsLayout layout = SafetensorsLayout.Of([.. tensors.Select(entry => KeyValuePair.Create(entry.Name, entry.Value))], metadata);
+        using var output = new HashedFileStream(files.Create(System.IO.Path.Combine(Path, file), layout.FileLength));
+        layout.Write(output);
+        return new CheckpointFile(file, layout.FileLength, output.Complete());
     }
 
-    /// <summary>Writes and syncs a small file.</summary>
-    public CheckpointFile WriteText(string file, string text)
-    {
-        DurableFile.Write(System.IO.Path.Combine(Path, file), text);
-        byte[] bytes = Encoding.UTF8.GetBytes(text);
-        return new CheckpointFile(file, bytes.Length, Convert.ToHexStringLower(SHA256.HashData(bytes)));
-    }
+    /// <summary>Brings the names of the files that this rank has written to the disk.</summary>
+    public void Sync() => files.SyncFolder(Path);
 
     /// <summary>Size of a file that another process has written; null where it cannot be seen from here.</summary>
     public long? SizeOf(string file) => new FileInfo(System.IO.Path.Combine(Path, file)) is { Exists: true } found ? found.Length : null;
 
-    /// <summary>Gives the folder its name and points LATEST to it, now that all files are on the disk.</summary>
+    /// <summary>Gives the folder its name, now that all files are on the disk.</summary>
     /// <param name="manifest">With its files.</param>
     /// <returns>The checkpoint's folder.</returns>
     public string Complete(CheckpointManifest manifest)
     {
-        DurableFile.Write(System.IO.Path.Combine(Path, CheckpointManifest.FileName), manifest.ToJson());
-        Directory.Move(Path, final);
-        DurableFile.SyncFolder(folder);
-        DurableFile.Write(System.IO.Path.Combine(folder, CheckpointStore.LatestFile), name + "\n");
+        DurableFile.WriteInPlace(System.IO.Path.Combine(Path, CheckpointManifest.FileName), Encoding.UTF8.GetBytes(manifest.ToJson()), files);
+        files.SyncFolder(Path);
+        files.Rename(Path, final);
+        files.SyncFolder(folder);
         return final;
+    }
+
+    /// <summary>Removes what has been written, after a failure.</summary>
+    public void Abandon()
+    {
+        try
+        {
+            if (Directory.Exists(Path))
+                files.DeleteFolder(Path);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // The failure that led here is the one to tell; the next run removes it.
+        }
     }
 }

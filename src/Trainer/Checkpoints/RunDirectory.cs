@@ -43,21 +43,25 @@ public sealed record RunDirectory(string Path)
         }
     }
 
-    /// <summary>Removes the flight records of an earlier job, so that those found later are of one job.</summary>
-    /// <returns>Whether there were any.</returns>
-    /// <exception cref="UserException">The folder cannot be removed.</exception>
-    public bool ForgetFlightRecords()
+    /// <summary>
+    /// Removes what an earlier job left that came to grief: flight records, so that those found later are of one job, and what is
+    /// half written or half deleted among the checkpoints.
+    /// </summary>
+    /// <returns>Whether there were flight records.</returns>
+    /// <exception cref="UserException">They cannot be removed.</exception>
+    public bool RemoveLeftovers()
     {
-        if (!Directory.Exists(FlightRecords))
-            return false;
         try
         {
+            Checkpoints.RemoveLeftovers();
+            if (!Directory.Exists(FlightRecords))
+                return false;
             Directory.Delete(FlightRecords, recursive: true);
             return true;
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new UserException($"The flight records of an earlier job in {FlightRecords} cannot be removed: {error.Message}");
+            throw new UserException($"What an earlier job has left in {Path} cannot be removed: {error.Message}");
         }
     }
 
@@ -102,51 +106,73 @@ public sealed record RunDirectory(string Path)
         }
     }
 
-    /// <summary>Decides which checkpoint a run starts from, so that no run ever writes over another's.</summary>
+    /// <summary>
+    /// Decides which checkpoint a run starts from, so that no run ever writes over another's, and sees that it is whole. With auto, newer
+    /// ones that are damaged are set aside: the run must be held.
+    /// </summary>
     /// <param name="resume">none, auto, or the path of a checkpoint or of a run.</param>
-    /// <returns>The checkpoint's folder; null to start anew.</returns>
-    /// <exception cref="UserException">There is a checkpoint that this run would write over, or none where one was named.</exception>
-    public string? StartingPoint(string resume)
+    /// <returns>The checkpoint; null to start anew.</returns>
+    /// <exception cref="UserException">There is a checkpoint that this run would write over, or no whole one where one is wanted.</exception>
+    public StartingPoint? FindStart(string resume)
     {
         ArgumentNullException.ThrowIfNull(resume);
         IReadOnlyList<long> own = Checkpoints.Steps();
         if (resume == "auto")
-            return Newest(own);
+            return own.Count == 0 ? null : NewestWhole(own);
         if (resume == "none")
         {
             return own.Count == 0 ? null : throw new UserException(
                 $"{Path} already has a checkpoint of step {own[^1]}: add --resume auto to go on from it, or --output DIR to start another run.");
         }
 
-        string checkpoint = File.Exists(System.IO.Path.Combine(resume, CheckpointManifest.FileName))
-            ? resume
-            : new RunDirectory(resume).Checkpoints.Latest() ?? throw new UserException(
-                $"--resume {resume}: there is no checkpoint. Give auto, none, a folder such as runs/NAME/checkpoints/step-00000100, or a run's folder.");
-        long step = CheckpointManifest.Read(checkpoint).Step;
+        string checkpoint = CheckpointStore.Find(resume) ?? throw new UserException(
+            $"--resume {resume}: there is no checkpoint. Give auto, none, a folder such as runs/NAME/checkpoints/step-00000100, or a run's folder.");
+        CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
         bool inside = System.IO.Path.GetFullPath(checkpoint).StartsWith(System.IO.Path.GetFullPath(CheckpointFolder) + System.IO.Path.DirectorySeparatorChar, StringComparison.Ordinal);
         // Going back within a run would write over its later steps; branching off belongs into a folder of its own.
-        return own.Count == 0 || (inside && own[^1] == step)
-            ? checkpoint
+        return own.Count == 0 || (inside && own[^1] == manifest.Step)
+            ? new StartingPoint(checkpoint, manifest, [])
             : throw new UserException(
-                $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step {step}) would write over: " +
+                $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step {manifest.Step}) would write over: " +
                 "choose another --output, or remove the later checkpoints.");
     }
 
     private UserException CannotWrite(Exception error) => new($"The run directory {Path} cannot be written: {error.Message} Choose another with --output.");
 
-    // What LATEST names, or the one after it: a stop between a checkpoint's rename and LATEST's leaves one that is whole.
-    private string? Newest(IReadOnlyList<long> own)
+    private StartingPoint NewestWhole(IReadOnlyList<long> steps)
     {
-        if (Checkpoints.Latest() is not { } latest)
-            return null;
-        long[] later = [.. own.Where(step => string.CompareOrdinal(CheckpointStore.NameOf(step), System.IO.Path.GetFileName(latest)) > 0)];
-        return later.Length switch
+        CheckpointStore store = Checkpoints;
+        var damaged = new List<(long Step, DamagedCheckpointException Problem)>();
+        foreach (long step in steps.Reverse())
         {
-            0 => latest,
-            1 => System.IO.Path.Combine(CheckpointFolder, CheckpointStore.NameOf(later[0])),
-            _ => throw new UserException(
-                $"{CheckpointFolder} has {later.Length} checkpoints later than the one that {CheckpointStore.LatestFile} names, " +
-                $"{System.IO.Path.GetFileName(latest)}, which going on from there would write over: remove them, or branch off with --resume {latest} and another --output."),
-        };
+            try
+            {
+                string checkpoint = store.PathOf(step);
+                CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
+                if (manifest.Step != step)
+                    throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it is of step {manifest.Step}");
+                return new StartingPoint(checkpoint, manifest, [.. damaged.Select(one => Aside(one.Step, one.Problem, checkpoint))]);
+            }
+            catch (DamagedCheckpointException problem)
+            {
+                damaged.Add((step, problem));
+            }
+        }
+
+        throw new UserException(
+            $"No checkpoint in {CheckpointFolder} is whole: {string.Join("; ", damaged.Select(one => $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"))}. " +
+            "Start from another run's with --resume PATH, or start anew with another --output.");
+
+        string Aside(long step, DamagedCheckpointException problem, string taken)
+        {
+            try
+            {
+                return $"warning: the checkpoint of step {step} is damaged ({problem.File}: {problem.Problem}) and now called {store.SetAside(step)}: going on from {System.IO.Path.GetFileName(taken)}";
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                throw new UserException($"The damaged checkpoint {store.PathOf(step)} cannot be set aside, and this run would have to write it again: {error.Message}", error);
+            }
+        }
     }
 }

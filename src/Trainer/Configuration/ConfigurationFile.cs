@@ -1,6 +1,8 @@
+using System.Buffers;
 using System.Collections;
 using System.Globalization;
 using System.Reflection;
+using System.Text.Json;
 using LongNet.Core;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
@@ -76,7 +78,57 @@ public static class ConfigurationFile
         return text.ToString().Replace("...\n", "", StringComparison.Ordinal);
     }
 
-    /// <summary>The keys that change what is computed and whose values differ between two texts of <see cref="ToYaml"/>.</summary>
+    /// <summary>The same as a JSON object, which is YAML too. Numbers and truth values are JSON's, "auto" and all else is text.</summary>
+    public static JsonElement ToJson(RunConfig config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        var text = new ArrayBufferWriter<byte>();
+        using (var json = new Utf8JsonWriter(text))
+            Write(json, Node(config));
+        return JsonElement.Parse(text.WrittenSpan);
+
+        static void Write(Utf8JsonWriter json, YamlNode node)
+        {
+            switch (node)
+            {
+                case YamlMappingNode mapping:
+                    json.WriteStartObject();
+                    foreach (var (key, value) in mapping.Children)
+                    {
+                        json.WritePropertyName($"{key}");
+                        Write(json, value);
+                    }
+
+                    json.WriteEndObject();
+                    break;
+                case YamlSequenceNode sequence:
+                    json.WriteStartArray();
+                    foreach (YamlNode item in sequence)
+                        Write(json, item);
+                    json.WriteEndArray();
+                    break;
+                case YamlScalarNode { Style: ScalarStyle.DoubleQuoted } text:
+                    json.WriteStringValue(text.Value);
+                    break;
+                case YamlScalarNode { Value: "null" }:
+                    json.WriteNullValue();
+                    break;
+                case YamlScalarNode { Value: "true" or "false" } flag:
+                    json.WriteBooleanValue(flag.Value == "true");
+                    break;
+                case YamlScalarNode scalar when IsJsonNumber(scalar.Value!):
+                    json.WriteRawValue(scalar.Value!);
+                    break;
+                default:
+                    json.WriteStringValue($"{node}");
+                    break;
+            }
+        }
+
+        static bool IsJsonNumber(string text) => text is [(>= '0' and <= '9') or '-', ..] && double.TryParse(text, CultureInfo.InvariantCulture, out double value) && double.IsFinite(value);
+    }
+
+    /// <summary>The keys that change what is computed and whose values differ between two texts of <see cref="ToYaml"/> or <see cref="ToJson"/>.</summary>
     /// <returns>"key: before → after" each.</returns>
     public static string[] ChangedKeys(string before, string after)
     {

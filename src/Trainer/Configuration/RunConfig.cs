@@ -1,5 +1,6 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
+using LongNet.Trainer.Checkpoints;
 
 namespace LongNet.Trainer.Configuration;
 
@@ -202,8 +203,26 @@ public sealed record EvaluationConfig
 
 public sealed record CheckpointConfig
 {
-    /// <summary>Steps between checkpoints; 0: only at the end.</summary>
+    /// <summary>Steps between checkpoints; 0: only at the end, and as often as the next key says.</summary>
     public long EverySteps { get; init; }
+
+    /// <summary>Minutes from one checkpoint to the next, at the end of a step; 0: as often as every_steps says.</summary>
+    public double EveryMinutes { get; init; }
+
+    /// <summary>How many of the newest checkpoints are kept; 0: all. That of the lowest validation loss is kept too.</summary>
+    public long KeepLast { get; init; }
+
+    /// <summary>Checkpoints whose step is a multiple of this are kept for ever; 0: none for that.</summary>
+    public long KeepEvery { get; init; }
+
+    /// <summary>Whether training goes on while a checkpoint is written, which takes memory for a copy of parameters and optimizer state.</summary>
+    public bool Asynchronous { get; init; } = true;
+
+    /// <summary>Whether a checkpoint that cannot be written ends the run. Else it is told, and the next is tried; only the last must succeed.</summary>
+    public bool Required { get; init; }
+
+    /// <summary>What saving needs to know.</summary>
+    public CheckpointOptions ToOptions() => new(Asynchronous, Required, new CheckpointRetention(KeepLast, KeepEvery));
 }
 
 public sealed record LoggingConfig

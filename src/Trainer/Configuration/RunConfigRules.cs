@@ -19,6 +19,11 @@ internal static class RunConfigRules
         AtLeast("evaluation.every_steps", config.Evaluation.EverySteps, 0);
         AtLeast("evaluation.sequences", config.Evaluation.Sequences, 1);
         AtLeast("checkpoint.every_steps", config.Checkpoint.EverySteps, 0);
+        problems.Require(
+            config.Checkpoint.EveryMinutes is >= 0 and <= 1e6,
+            Text($"checkpoint.every_minutes is {config.Checkpoint.EveryMinutes}, but must be between 0 and 1000000 (0 turns it off)."));
+        AtLeast("checkpoint.keep_last", config.Checkpoint.KeepLast, 0);
+        AtLeast("checkpoint.keep_every", config.Checkpoint.KeepEvery, 0);
         AtLeast("logging.every_steps", config.Logging.EverySteps, 1);
         Within("parallel.data", config.Parallel.Data ?? 1, 1, 1 << 20);
         Within("parallel.sequence", config.Parallel.Sequence ?? 1, 1, 1 << 20);

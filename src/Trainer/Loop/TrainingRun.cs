@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using LongNet.Distributed;
 using LongNet.Trainer.Checkpoints;
@@ -16,6 +17,9 @@ namespace LongNet.Trainer.Loop;
 /// <param name="console">Written to on rank 0 only.</param>
 public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, long lastStep, string resume, TextWriter console)
 {
+    // A bit beside a saver's status.
+    private const byte SaveIsDue = 8;
+
     private readonly RunDirectory directory = new(plan.Config.Output!);
     private readonly bool isRoot = mesh.World.Rank == 0;
 
@@ -24,8 +28,9 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     public void Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
-        string? start = RankAgreement.RunOnRoot(mesh.World, () => directory.StartingPoint(resume));
-        start = RankAgreement.BroadcastText(mesh.World, start ?? "", 0) is { Length: > 0 } text ? text : null;
+        using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
+        StartingPoint? start = RankAgreement.RunOnRoot(mesh.World, () => directory.FindStart(resume));
+        bool resumes = RankAgreement.Broadcast(mesh.World, [start is null ? (byte)0 : (byte)1], 0) is [1];
 
         mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         mesh.World.Monitor.Activity = "building the model";
@@ -36,7 +41,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
             $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
-        if (start is not null)
+        if (resumes)
             Resume(state, start, reporter);
         else if (plan.Config.Model.InitialWeights is { } weights)
             TakeInitialWeights(state, weights, reporter);
@@ -47,52 +52,99 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             return;
         }
 
-        using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
-        RankAgreement.RunOnRoot(mesh.World, directory.ForgetFlightRecords);
+        RankAgreement.RunOnRoot(mesh.World, directory.RemoveLeftovers);
         if (plan.Config.Parallel.ShardOptimizer)
             directory.RequireShared(mesh.World);
-        using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(start is null ? null : state.Step));
+        using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
         using var source = new ByteTokenSource(plan.Corpus);
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         FaultDrill? drill = RankAgreement.Run(mesh.World, FaultDrill.FromProcess);
         var step = new TrainingStep(plan, mesh, state, reader, drill);
         var evaluation = new Evaluation(plan, mesh, state, reader);
+        using CheckpointSaver saver = Saver(state, metrics, reporter, drill);
+        try
+        {
+            Train(state, step, evaluation, saver, metrics, reporter);
+        }
+        catch (UnanimousException)
+        {
+            // What is being saved is whole, whatever else has gone wrong; that is what is to be told.
+            saver.Finish();
+            throw;
+        }
+    }
+
+    private void Train(
+        TrainingState state, TrainingStep step, Evaluation evaluation, CheckpointSaver saver, MetricsWriter? metrics, ConsoleReporter? reporter)
+    {
+        double? validationLoss = null;
+        string? metricsProblem = null;
         bool evaluates = plan.Config.Evaluation.EverySteps > 0;
+        long everySteps = plan.Config.Checkpoint.EverySteps;
         if (evaluates && state.Step == 0)
             Evaluate();
+        var sinceSave = Stopwatch.StartNew();
         while (state.Step < lastStep)
         {
-            StepMetrics done = step.Run();
+            StepMetrics done = step.Run() with { CheckpointStallSeconds = saver.TakeStallSeconds() };
             metrics?.Write(done);
             reporter?.Step(done);
+            if (metrics?.Problem is { } problem && metricsProblem is null)
+                reporter!.Say($"warning: {directory.MetricsFile} cannot be written: {problem.TrimEnd('.')}. Lines wait in memory, and no checkpoint can be saved until they can be.");
+            metricsProblem = metrics?.Problem;
             bool last = state.Step == lastStep;
+            validationLoss = null;
             if (evaluates && (last || state.Step % plan.Config.Evaluation.EverySteps == 0))
                 Evaluate();
-            if (last || (plan.Config.Checkpoint.EverySteps > 0 && state.Step % plan.Config.Checkpoint.EverySteps == 0))
+
+            byte[] told = RankAgreement.AllGather(mesh.World, [(byte)(saver.Status | (IsTime() ? SaveIsDue : 0))]);
+            saver.Advance([.. told.Select(word => (byte)(word & ~SaveIsDue))]);
+            if (last || (everySteps > 0 && state.Step % everySteps == 0) || (told[0] & SaveIsDue) != 0)
                 Save();
         }
+
+        mesh.World.Monitor.Activity = "finishing the last checkpoint";
+        saver.Finish();
+        // Nothing is left of the run but this.
+        if (saver.Failure is { } failure)
+            throw new UnanimousException($"{failure} It was the run's last: free space or mend permissions, then go on with --resume auto.");
 
         void Evaluate()
         {
             mesh.World.Monitor.Activity = $"evaluation after step {state.Step}";
             EvaluationMetrics result = evaluation.Run();
+            validationLoss = result.Loss;
             metrics?.Write(result);
             reporter?.Evaluation(result);
         }
 
+        // One clock decides for all.
+        bool IsTime() => isRoot && plan.Config.Checkpoint.EveryMinutes > 0 && sinceSave.Elapsed.TotalMinutes >= plan.Config.Checkpoint.EveryMinutes;
+
         void Save()
         {
             mesh.World.Monitor.Activity = $"checkpoint of step {state.Step}";
-            RankAgreement.RunOnRoot(mesh.World, () =>
-            {
-                metrics!.Sync();
-                return true;
-            });
-            CheckpointStore store = directory.Checkpoints;
-            store.FileWritten = () => drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, state.Step);
-            string saved = state.Save(store);
-            reporter?.Say($"step {state.Step}/{lastStep}  checkpoint {saved}");
+            saver.Start(state.Part(validationLoss));
+            sinceSave.Restart();
         }
+    }
+
+    private CheckpointSaver Saver(TrainingState state, MetricsWriter? metrics, ConsoleReporter? reporter, FaultDrill? drill)
+    {
+        var saver = new CheckpointSaver(directory.Checkpoints, mesh.World, plan.Config.Checkpoint.ToOptions())
+        {
+            BeforeCommit = () => metrics!.Sync(),
+            FileWritten = saving => drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, saving),
+            Failed = failure => reporter!.Say($"warning: {failure} Training goes on (checkpoint.required: true would end it)."),
+            Saved = (step, checkpoint) =>
+            {
+                reporter!.Say($"step {step}/{lastStep}  checkpoint {checkpoint.Path}");
+                if (checkpoint.Warning is { } warning)
+                    reporter.Say($"warning: {warning}");
+            },
+        };
+        state.Changing = saver.AwaitSnapshot;
+        return saver;
     }
 
     private static void TakeInitialWeights(TrainingState state, string weights, ConsoleReporter? reporter)
@@ -103,14 +155,16 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             reporter?.Say($"note: {note}");
     }
 
-    private void Resume(TrainingState state, string checkpoint, ConsoleReporter? reporter)
+    private void Resume(TrainingState state, StartingPoint? start, ConsoleReporter? reporter)
     {
-        CheckpointManifest? manifest = state.Load(checkpoint);
-        if (manifest is null)
+        state.Load(start);
+        if (start is not var (checkpoint, manifest, notes))
             return;
+        foreach (string note in notes)
+            reporter!.Say(note);
         reporter!.Say($"resuming from {checkpoint} (step {state.Step}, written by {manifest.Mesh.Data} data x {manifest.Mesh.Sequence} sequence ranks)");
         bool sameMesh = manifest.Mesh.Data == plan.DataRanks && manifest.Mesh.Sequence == plan.SequenceRanks;
-        bool wasSharded = manifest.OptimizerShards is not null, shardingChanged = wasSharded != plan.Config.Parallel.ShardOptimizer;
+        bool wasSharded = manifest.OptimizerSharded, shardingChanged = wasSharded != plan.Config.Parallel.ShardOptimizer;
         if (sameMesh && (manifest.ThreadsPerRank != TorchSharp.torch.get_num_threads() || manifest.MicroBatchSize != plan.Batch.MicroBatchSize || shardingChanged))
         {
             reporter.Say(
@@ -121,8 +175,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         if (manifest.Corpus != plan.Corpus.Fingerprint)
             reporter.Say($"warning: the corpus is not the one trained on so far ({plan.Corpus.Fingerprint}; it was {manifest.Corpus}), so samples differ from here on.");
-        string[] changed = ConfigurationFile.ChangedKeys(
-            File.ReadAllText(Path.Combine(checkpoint, CheckpointStore.ConfigFile)), ConfigurationFile.ToYaml(plan.Config));
+        string[] changed = ConfigurationFile.ChangedKeys(manifest.Config.GetRawText(), ConfigurationFile.ToYaml(plan.Config));
         if (changed.Length > 0)
             reporter.Say($"warning: since the checkpoint these keys have changed: {string.Join("; ", changed)}");
     }

@@ -1,6 +1,7 @@
 using LongNet.Core;
 using LongNet.Core.Model;
 using LongNet.Core.Model.Torchscale;
+using LongNet.Core.Native;
 using LongNet.Core.Optimization;
 using LongNet.Distributed;
 using LongNet.Distributed.DataParallel;
@@ -76,10 +77,14 @@ public sealed class TrainingState : IDisposable
 
     public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
 
+    /// <summary>Called before parameters and optimizer state change: returns when they may.</summary>
+    public Action? Changing { get; set; }
+
     /// <summary>Lets the optimizer take a step with the gradients as they are; sharded, they are lost by that. Collective if sharded.</summary>
     /// <param name="rate">The step's learning rate.</param>
     public void Update(double rate)
     {
+        Changing?.Invoke();
         Optimizer.Step(rate);
         shard?.GatherParameters();
     }
@@ -92,57 +97,60 @@ public sealed class TrainingState : IDisposable
         TokensConsumed += tokens;
     }
 
-    /// <summary>Writes a checkpoint: rank 0 does, and every rank its shard of the optimizer state if that is sharded. Collective over the world.</summary>
-    /// <returns>The checkpoint's folder; empty on other ranks.</returns>
-    /// <exception cref="UnanimousException">The disk refuses.</exception>
-    public string Save(CheckpointStore store)
+    /// <summary>What this rank writes of a checkpoint of the state as it is: rank 0 the model, and every rank its shard of the optimizer state.</summary>
+    /// <param name="validationLoss">What an evaluation of this state gave; null for none.</param>
+    public CheckpointPart Part(double? validationLoss)
     {
-        ArgumentNullException.ThrowIfNull(store);
+        RunConfig config = plan.Config;
+        bool isRoot = mesh.World.Rank == 0;
+        var schedule = LearningRateSchedule.From(config.Optimizer);
         var manifest = new CheckpointManifest
         {
-            Format = CheckpointManifest.ExpectedFormat,
-            FormatVersion = shard is null ? CheckpointManifest.UnshardedVersion : CheckpointManifest.ShardedVersion,
-            Software = CheckpointStore.Software,
+            Versions = CheckpointVersions.Current,
             Step = Step,
             SequencesConsumed = SequencesConsumed,
             TokensConsumed = TokensConsumed,
-            Seed = plan.Config.Seed,
+            Seed = config.Seed,
+            LearningRateSchedule = new CheckpointSchedule(schedule.Peak, schedule.Minimum, schedule.WarmupSteps, schedule.DecaySteps),
+            ValidationLoss = validationLoss,
             Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
             ThreadsPerRank = get_num_threads(),
             MicroBatchSize = plan.Batch.MicroBatchSize,
+            OptimizerSharded = shard is not null,
+            OptimizerShards = shard is null ? 1 : mesh.World.Size,
             Corpus = plan.Corpus.Fingerprint,
+            Config = ConfigurationFile.ToJson(config),
             Files = [],
         };
-        string config = ConfigurationFile.ToYaml(plan.Config);
-        if (shard is null)
-            return RankAgreement.RunOnRoot(mesh.World, () => store.Save(manifest, parameters, Optimizer.State, config)) ?? "";
         Dictionary<string, Tensor> state = Optimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);
-        IEnumerable<StateSlice> slices = shard.Slices.SelectMany(slice => Moments(slice.Parameter).Select(name => new StateSlice(name, slice.Start, state[name])));
-        return store.SaveSharded(mesh.World, manifest, parameters, [(FusedAdamW.StepName, state[FusedAdamW.StepName])], [.. slices], config);
+        IEnumerable<StateSlice> slices = shard is null
+            ? isRoot ? parameters.SelectMany((_, p) => Moments(p).Select(name => new StateSlice(name, null, state[name]))) : []
+            : shard.Slices.SelectMany(slice => Moments(slice.Parameter).Select(name => new StateSlice(name, slice.Start, state[name])));
+        if (isRoot)
+            slices = slices.Prepend(new StateSlice(FusedAdamW.StepName, null, state[FusedAdamW.StepName]));
+        // Both moments are as large as the parameters.
+        return new CheckpointPart(manifest, isRoot ? parameters : [], [.. slices], shard is null ? 0 : mesh.World.Rank, 3 * parameters.Sum(entry => TensorMemory.ByteLength(entry.Value)));
     }
 
     /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
-    /// <param name="checkpoint">Its folder; not read on other ranks.</param>
-    /// <returns>Its manifest; null on other ranks.</returns>
-    /// <exception cref="UnanimousException">It is damaged or another model's.</exception>
-    public CheckpointManifest? Load(string checkpoint)
+    /// <param name="start">The checkpoint; null on other ranks.</param>
+    /// <exception cref="UnanimousException">It cannot be read or is another model's.</exception>
+    public void Load(StartingPoint? start)
     {
-        CheckpointManifest? manifest = null;
         using OptimizerReader? reader = RankAgreement.RunOnRoot(mesh.World, () =>
         {
-            manifest = CheckpointStore.Verify(checkpoint);
-            CheckpointStore.ReadInto(Path.Combine(checkpoint, CheckpointStore.ModelFile), parameters);
+            CheckpointStore.ReadInto(Path.Combine(start!.Checkpoint, CheckpointStore.ModelFile), parameters);
             return OptimizerReader.Open(
-                checkpoint, manifest, [(FusedAdamW.StepName, []), .. parameters.SelectMany((entry, p) => Moments(p).Select(name => (name, entry.Value.shape)))]);
+                start.Checkpoint, start.Manifest, [(FusedAdamW.StepName, []), .. parameters.SelectMany((entry, p) => Moments(p).Select(name => (name, entry.Value.shape)))]);
         });
         using var scope = NewDisposeScope();
+        CheckpointManifest? manifest = start?.Manifest;
         Tensor counters = tensor(new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 });
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
         (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
         BroadcastParameters();
         TakeOptimizerState(reader);
-        return manifest;
     }
 
     /// <summary>Takes over the parameters of a file, which rank 0 alone reads. Collective over the world.</summary>

@@ -50,6 +50,7 @@ public sealed class TrainingStep
     }
 
     /// <summary>Does the next step. Collective over the world.</summary>
+    /// <returns>What it tells, but for what saving has cost.</returns>
     /// <exception cref="UnanimousException">The gradient is not finite; parameters are left as they were.</exception>
     public StepMetrics Run()
     {
@@ -115,7 +116,7 @@ public sealed class TrainingStep
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(
             state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore,
-            monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore);
+            monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore, CheckpointStallSeconds: 0);
     }
 
     // The activity is told where a rank is missed.

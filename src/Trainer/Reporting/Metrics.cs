@@ -11,9 +11,10 @@ namespace LongNet.Trainer.Reporting;
 /// <param name="BytesSent">Payload bytes that rank 0 sent to other ranks in this step.</param>
 /// <param name="CommunicationSeconds">How long rank 0 waited for collectives in this step: communication that no computation hid, and waiting for slower ranks.</param>
 /// <param name="CommunicationTotalSeconds">How long rank 0 had collectives under way in this step, hidden or not.</param>
+/// <param name="CheckpointStallSeconds">How long saving has held up rank 0 since the line before.</param>
 public sealed record StepMetrics(
     long Step, double Loss, double GradientNorm, double LearningRate, long Tokens, double TokensPerSecond, double StepSeconds, long BytesSent,
-    double CommunicationSeconds, double CommunicationTotalSeconds);
+    double CommunicationSeconds, double CommunicationTotalSeconds, double CheckpointStallSeconds);
 
 /// <summary>What one evaluation tells.</summary>
 /// <param name="Step">Steps done.</param>

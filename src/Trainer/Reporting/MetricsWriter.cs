@@ -6,11 +6,14 @@ namespace LongNet.Trainer.Reporting;
 
 /// <summary>
 /// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. Lines appear
-/// whole, as soon as they are known.
+/// whole, as soon as they are known; while the disk refuses them they wait in memory, and training goes on.
 /// </summary>
 public sealed class MetricsWriter : IDisposable
 {
     private readonly FileStream file;
+    private readonly Lock gate = new();
+    private readonly ArrayBufferWriter<byte> waiting = new();
+    private long end;
 
     /// <summary>Opens the file, keeping what earlier parts of the same run wrote.</summary>
     /// <param name="path">The file; its folder must exist.</param>
@@ -23,9 +26,9 @@ public sealed class MetricsWriter : IDisposable
     {
         try
         {
-            file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite);
-            file.SetLength(step is long done ? KeptBytes(path, done) : 0);
-            file.Seek(0, SeekOrigin.End);
+            file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0);
+            end = step is long done ? KeptBytes(path, done) : 0;
+            file.SetLength(end);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
@@ -33,6 +36,9 @@ public sealed class MetricsWriter : IDisposable
             throw new UserException($"{path} cannot be written: {error.Message}");
         }
     }
+
+    /// <summary>Why lines wait in memory; null where none do.</summary>
+    public string? Problem { get; private set; }
 
     public void Write(StepMetrics metrics)
     {
@@ -49,6 +55,7 @@ public sealed class MetricsWriter : IDisposable
             json.WriteNumber("bytes_sent", metrics.BytesSent);
             json.WriteNumber("communication_seconds", metrics.CommunicationSeconds);
             json.WriteNumber("communication_total_seconds", metrics.CommunicationTotalSeconds);
+            json.WriteNumber("checkpoint_stall_seconds", metrics.CheckpointStallSeconds);
         });
     }
 
@@ -58,18 +65,26 @@ public sealed class MetricsWriter : IDisposable
         WriteLine(json =>
         {
             json.WriteNumber("step", metrics.Step);
-            json.WriteNumber("eval_loss", metrics.Loss);
-            json.WriteNumber("eval_bits_per_byte", metrics.BitsPerByte);
+            WriteMeasured(json, "eval_loss", metrics.Loss);
+            WriteMeasured(json, "eval_bits_per_byte", metrics.BitsPerByte);
         });
     }
 
-    /// <summary>Brings all lines to the disk, so that a checkpoint is never ahead of them.</summary>
+    /// <summary>Brings all lines to the disk, so that a checkpoint is never ahead of them. May be called from any thread.</summary>
     /// <exception cref="UserException">The disk refuses.</exception>
     public void Sync()
     {
+        lock (gate)
+        {
+            WriteWaiting();
+            if (Problem is not null)
+                throw new UserException($"{file.Name} cannot be written: {Problem}");
+        }
+
         try
         {
-            file.Flush(flushToDisk: true);
+            // Without the gate: lines are written meanwhile.
+            RandomAccess.FlushToDisk(file.SafeFileHandle);
         }
         catch (IOException error)
         {
@@ -77,21 +92,52 @@ public sealed class MetricsWriter : IDisposable
         }
     }
 
-    public void Dispose() => file.Dispose();
+    public void Dispose()
+    {
+        lock (gate)
+            WriteWaiting();
+        file.Dispose();
+    }
+
+    // JSON has no word for what is no number.
+    private static void WriteMeasured(Utf8JsonWriter json, string key, double value)
+    {
+        if (double.IsFinite(value))
+            json.WriteNumber(key, value);
+        else
+            json.WriteNull(key);
+    }
 
     private void WriteLine(Action<Utf8JsonWriter> members)
     {
-        var line = new ArrayBufferWriter<byte>();
-        using (var json = new Utf8JsonWriter(line))
+        lock (gate)
         {
-            json.WriteStartObject();
-            members(json);
-            json.WriteEndObject();
-        }
+            using (var json = new Utf8JsonWriter(waiting))
+            {
+                json.WriteStartObject();
+                members(json);
+                json.WriteEndObject();
+            }
 
-        line.Write("\n"u8);
-        file.Write(line.WrittenSpan);
-        file.Flush();
+            waiting.Write("\n"u8);
+            WriteWaiting();
+        }
+    }
+
+    // At the end of the last whole line, over what a write that failed may have left of the next.
+    private void WriteWaiting()
+    {
+        try
+        {
+            RandomAccess.Write(file.SafeFileHandle, waiting.WrittenSpan, end);
+            end += waiting.WrittenCount;
+            waiting.ResetWrittenCount();
+            Problem = null;
+        }
+        catch (IOException error)
+        {
+            Problem = error.Message;
+        }
     }
 
     // Where the first line begins that is torn or of a later step.

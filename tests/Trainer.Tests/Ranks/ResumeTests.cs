@@ -31,7 +31,7 @@ public class ResumeTests
             $"resuming from {folder["killed"]}/{Middle} (step 10, written by {data} data x {sequence} sequence ranks)", resumed.Output, StringComparison.Ordinal);
         Assert.DoesNotContain("warning", resumed.Output, StringComparison.Ordinal);
 
-        foreach (string file in new[] { "model.safetensors", "optimizer.safetensors" })
+        foreach (string file in new[] { "model.safetensors", "optimizer-00000-of-00001.safetensors" })
         {
             Assert.Equal(
                 File.ReadAllBytes(Path.Combine(folder["straight"], End, file)),
@@ -44,7 +44,7 @@ public class ResumeTests
         Assert.Equal(20, TrainingJob.Values(folder["killed"], "loss").Length);
         Assert.Equal("step-00000020\n", File.ReadAllText(Path.Combine(folder["killed"], "checkpoints/LATEST")));
         Assert.Equal(
-            ["LATEST", "step-00000010", "step-00000020"],
+            ["BEST", "LATEST", "step-00000010", "step-00000020"],
             Directory.GetFileSystemEntries(Path.Combine(folder["killed"], "checkpoints")).Select(Path.GetFileName).Order(StringComparer.Ordinal));
     }
 

@@ -15,7 +15,7 @@ public sealed class MetricsWriterTests : IDisposable
     [Fact]
     public void Write_AStepAndAnEvaluation_AreLinesOfJson()
     {
-        var step = new StepMetrics(7, 1.0 / 3, 0.1 + 0.2, 3e-4, 1L << 40, 12345.678901234567, 1e-7, 0, 0.1, 0.7);
+        var step = new StepMetrics(7, 1.0 / 3, 0.1 + 0.2, 3e-4, 1L << 40, 12345.678901234567, 1e-7, 0, 0.1, 0.7, 0.3);
         Write(0, writer =>
         {
             writer.Write(step);
@@ -26,7 +26,7 @@ public sealed class MetricsWriterTests : IDisposable
         Assert.Equal("", lines[2]);
         JsonElement first = JsonDocument.Parse(lines[0]).RootElement;
         Assert.Equal(
-            ["step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_seconds", "bytes_sent", "communication_seconds", "communication_total_seconds"],
+            ["step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_seconds", "bytes_sent", "communication_seconds", "communication_total_seconds", "checkpoint_stall_seconds"],
             first.EnumerateObject().Select(member => member.Name));
         // Reading gives back the same bits.
         Assert.Equal(
@@ -35,7 +35,8 @@ public sealed class MetricsWriterTests : IDisposable
                 first.GetProperty("step").GetInt64(), first.GetProperty("loss").GetDouble(), first.GetProperty("grad_norm").GetDouble(),
                 first.GetProperty("lr").GetDouble(), first.GetProperty("tokens").GetInt64(), first.GetProperty("tokens_per_second").GetDouble(),
                 first.GetProperty("step_seconds").GetDouble(), first.GetProperty("bytes_sent").GetInt64(),
-                first.GetProperty("communication_seconds").GetDouble(), first.GetProperty("communication_total_seconds").GetDouble()));
+                first.GetProperty("communication_seconds").GetDouble(), first.GetProperty("communication_total_seconds").GetDouble(),
+                first.GetProperty("checkpoint_stall_seconds").GetDouble()));
         JsonElement second = JsonDocument.Parse(lines[1]).RootElement;
         Assert.Equal(["step", "eval_loss", "eval_bits_per_byte"], second.EnumerateObject().Select(member => member.Name));
         Assert.Equal(3, second.GetProperty("eval_bits_per_byte").GetDouble(), 1e-15);

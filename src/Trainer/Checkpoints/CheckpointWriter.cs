@@ -1,0 +1,97 @@
+using LongNet.Core;
+
+namespace LongNet.Trainer.Checkpoints;
+
+/// <summary>A checkpoint that is whole.</summary>
+/// <param name="Path">Its folder.</param>
+/// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for nothing.</param>
+public sealed record CommittedCheckpoint(string Path, string? Warning);
+
+/// <summary>
+/// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a checkpoint's name is
+/// whole, and older ones are as they were.
+/// </summary>
+/// <param name="store">The run's checkpoints.</param>
+/// <param name="retention">Which older ones go once the new one is whole.</param>
+/// <param name="files">How the disk is touched.</param>
+internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetention retention, FileOperations files)
+{
+    private const string ExpiredSuffix = ".expired";
+
+    /// <summary>Called after each file of tensors, from any thread: with the checkpoint's step.</summary>
+    public Action<long>? FileWritten { get; set; }
+
+    /// <summary>Writes a rank's part into the folder that is not the checkpoint yet.</summary>
+    /// <returns>The model's file, on rank 0, and the optimizer shard's.</returns>
+    /// <exception cref="IOException">The disk refuses.</exception>
+    public CheckpointFile[] WritePart(CheckpointPart part)
+    {
+        PartialCheckpoint partial = PartialOf(part);
+        partial.Create(part.TotalBytes);
+        // At once: two digests take two processors.
+        Task<CheckpointFile>[] writes =
+        [
+            .. part.Model.Count == 0 ? [] : new[] { Task.Run(() => Written(partial.WriteTensors(CheckpointStore.ModelFile, part.Model))) },
+            Task.Run(() => Written(partial.WriteTensors(
+                OptimizerShard.FileName(part.Shard, part.Manifest.OptimizerShards),
+                part.Optimizer.Select(slice => (slice.Name, slice.Value)),
+                OptimizerShard.Metadata(part.Optimizer)))),
+        ];
+        CheckpointFile[] written = Task.WhenAll(writes).GetAwaiter().GetResult();
+        partial.Sync();
+        return written;
+
+        CheckpointFile Written(CheckpointFile file)
+        {
+            FileWritten?.Invoke(part.Manifest.Step);
+            return file;
+        }
+    }
+
+    /// <summary>Makes the parts of all ranks a checkpoint, points LATEST and BEST to where they belong, and removes what has expired.</summary>
+    /// <param name="part">Rank 0's.</param>
+    /// <param name="parts">The files of all ranks.</param>
+    /// <exception cref="UserException">A file of another rank is not to be seen from here.</exception>
+    /// <exception cref="IOException">The disk refuses.</exception>
+    public CommittedCheckpoint Commit(CheckpointPart part, IReadOnlyList<CheckpointFile> parts)
+    {
+        PartialCheckpoint partial = PartialOf(part);
+        foreach (CheckpointFile file in parts)
+        {
+            if (partial.SizeOf(file.Name) is not { } bytes || bytes != file.Bytes)
+                throw new UserException($"{file.Name}, which another rank has written, is not to be seen by rank 0 in {partial.Path}: the run directory must lie on a file system that all ranks share.");
+        }
+
+        string path = partial.Complete(part.Manifest with { Files = parts });
+        DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.LatestFile), CheckpointStore.NameOf(part.Manifest.Step) + "\n", files);
+        long? best = store.Best();
+        if (best == part.Manifest.Step)
+            DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.BestFile), CheckpointStore.NameOf(best.Value) + "\n", files);
+        return new CommittedCheckpoint(path, RemoveExpired(best));
+    }
+
+    /// <summary>Removes a part that came to nothing.</summary>
+    public void Abandon(CheckpointPart part) => PartialOf(part).Abandon();
+
+    // One that is half deleted must not have a checkpoint's name.
+    private string? RemoveExpired(long? best)
+    {
+        foreach (long step in retention.Expired(store.Steps(), best))
+        {
+            try
+            {
+                string expired = Path.Combine(store.Folder, "." + CheckpointStore.NameOf(step) + ExpiredSuffix);
+                files.Rename(store.PathOf(step), expired);
+                files.DeleteFolder(expired);
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                return $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
+            }
+        }
+
+        return null;
+    }
+
+    private PartialCheckpoint PartialOf(CheckpointPart part) => new(store.Folder, CheckpointStore.NameOf(part.Manifest.Step), files);
+}
