@@ -28,7 +28,7 @@ public sealed class CheckpointSaver : IDisposable
     private readonly CheckpointOptions options;
     private readonly CheckpointWriter writer;
     private readonly StateSnapshot snapshot = new();
-    private readonly Stopwatch stall = new();
+    private readonly Stopwatch stall = new(), clock = new();
 
     private CheckpointPart? pending, live;
     private Task snapshotDone = Task.CompletedTask;
@@ -102,6 +102,7 @@ public sealed class CheckpointSaver : IDisposable
         ArgumentNullException.ThrowIfNull(part);
         Finish();
         stall.Start();
+        clock.Restart();
         Failure = null;
         pending = live = part;
         if (!part.IsEmpty || part.IsShared)
@@ -202,7 +203,7 @@ public sealed class CheckpointSaver : IDisposable
     {
         CheckpointFile[] written = files.GetAwaiter().GetResult();
         BeforeCommit?.Invoke();
-        return writer.Commit(part, written);
+        return writer.Commit(part, written, clock);
     });
 
     private Progress Current()

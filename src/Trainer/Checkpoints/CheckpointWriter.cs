@@ -1,11 +1,13 @@
+using System.Diagnostics;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>A checkpoint that is whole.</summary>
 /// <param name="Path">Its folder.</param>
+/// <param name="Seconds">From the save's beginning until it was whole and synced to the disk.</param>
 /// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for nothing.</param>
-public sealed record CommittedCheckpoint(string Path, string? Warning);
+public sealed record CommittedCheckpoint(string Path, double Seconds, string? Warning);
 
 /// <summary>
 /// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a checkpoint's name is
@@ -51,9 +53,10 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     /// <summary>Makes the parts of all ranks a checkpoint, points LATEST and BEST to where they belong, and removes what has expired.</summary>
     /// <param name="part">Rank 0's.</param>
     /// <param name="parts">The files of all ranks.</param>
+    /// <param name="clock">Started with the save.</param>
     /// <exception cref="UserException">A file of another rank is not to be seen from here.</exception>
     /// <exception cref="IOException">The disk refuses.</exception>
-    public CommittedCheckpoint Commit(CheckpointPart part, IReadOnlyList<CheckpointFile> parts)
+    public CommittedCheckpoint Commit(CheckpointPart part, IReadOnlyList<CheckpointFile> parts, Stopwatch clock)
     {
         PartialCheckpoint partial = PartialOf(part);
         foreach (CheckpointFile file in parts)
@@ -67,7 +70,8 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         long? best = store.Best();
         if (best == part.Manifest.Step)
             DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.BestFile), CheckpointStore.NameOf(best.Value) + "\n", files);
-        return new CommittedCheckpoint(path, RemoveExpired(best));
+        double seconds = clock.Elapsed.TotalSeconds;
+        return new CommittedCheckpoint(path, seconds, RemoveExpired(best));
     }
 
     /// <summary>Removes a part that came to nothing.</summary>

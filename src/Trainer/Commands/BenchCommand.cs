@@ -21,7 +21,7 @@ internal static class BenchCommand
         ["float64"] = ScalarType.Float64,
     };
 
-    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), BenchCollectivesCommand.Create(), Decode(), Step() };
+    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), BenchCollectivesCommand.Create(), BenchCheckpointCommand.Create(), Decode(), Step() };
 
     private static Command Attention()
     {

@@ -1,0 +1,65 @@
+using LongNet.Distributed;
+using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Data;
+using LongNet.Trainer.Loop;
+
+namespace LongNet.Trainer.Benchmarks;
+
+/// <summary>What saving a run's state takes.</summary>
+/// <param name="Bytes">Of the checkpoint's tensors, over all ranks.</param>
+/// <param name="Seconds">From its beginning until it is whole and synced to the disk, while nothing else goes on: the median.</param>
+/// <param name="BehindSeconds">The same behind training steps: the median.</param>
+/// <param name="StallSeconds">How long saving behind them held the loop up: the median.</param>
+internal sealed record SaveTimes(long Bytes, double Seconds, double BehindSeconds, double StallSeconds)
+{
+    public double BytesPerSecond => Bytes / Seconds;
+
+    public double StallShare => StallSeconds / BehindSeconds;
+}
+
+/// <summary>Saves as a run does, alone and behind real training steps.</summary>
+internal static class CheckpointBenchmark
+{
+    /// <summary>Runs the saves, each of which replaces the one before. Collective over the mesh.</summary>
+    /// <param name="folder">Where they go: an empty folder on the disk that is meant.</param>
+    public static SaveTimes Run(RunPlan plan, DeviceMesh mesh, string folder, int saves)
+    {
+        using var state = new TrainingState(plan, mesh);
+        using var source = new ByteTokenSource(plan.Corpus);
+        var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
+        step.Run();
+        double alone = Median(Save(asynchronous: false).Select(save => save.Seconds));
+        (double Seconds, double Stall)[] behind = [.. Save(asynchronous: true)];
+        return new SaveTimes(state.Part(null).TotalBytes, alone, Median(behind.Select(save => save.Seconds)), Median(behind.Select(save => save.Stall)));
+
+        IEnumerable<(double Seconds, double Stall)> Save(bool asynchronous)
+        {
+            double seconds = 0;
+            using var saver = new CheckpointSaver(
+                new CheckpointStore(folder), mesh.World, new CheckpointOptions(asynchronous, Required: true, new CheckpointRetention(1, 0)))
+            {
+                Saved = (_, checkpoint) => seconds = checkpoint.Seconds,
+            };
+            state.Changing = saver.AwaitSnapshot;
+            // The first makes the memory that the others find.
+            for (int save = -1; save < saves; save++)
+            {
+                step.Run();
+                _ = saver.TakeStallSeconds();
+                saver.Start(state.Part(null));
+                if (asynchronous)
+                    step.Run();
+                double stall = saver.TakeStallSeconds();
+                saver.Finish();
+                if (save >= 0)
+                    yield return (seconds, stall);
+            }
+        }
+    }
+
+    private static double Median(IEnumerable<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return sorted[sorted.Length / 2];
+    }
+}
