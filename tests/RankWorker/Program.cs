@@ -15,6 +15,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["garbage-collection"] = GarbageCollection.Run,
     ["rank-agreement"] = RankAgreementScenario.Run,
     ["depart"] = Departures.Run,
+    ["run-lock"] = RunLockRace.Run,
 };
 LibTorch.Load();
 torch.set_num_threads(1);

@@ -27,16 +27,19 @@ internal static class DurableFile
     }
 
     /// <summary>Makes a folder and those above it that are missing, and brings their names to the disk.</summary>
-    public static void CreateFolder(string path, FileOperations? operations = null)
+    /// <returns>Those that were missing, the outermost first.</returns>
+    public static IReadOnlyList<string> CreateFolder(string path, FileOperations? operations = null)
     {
         FileOperations files = operations ?? FileOperations.Real;
         var missing = new Stack<DirectoryInfo>();
         for (DirectoryInfo? folder = new(path); folder is { Exists: false }; folder = folder.Parent)
             missing.Push(folder);
-        while (missing.TryPop(out DirectoryInfo? folder))
+        foreach (DirectoryInfo folder in missing)
         {
             files.CreateFolder(folder.FullName);
             files.SyncFolder(folder.Parent!.FullName);
         }
+
+        return [.. missing.Select(folder => folder.FullName)];
     }
 }

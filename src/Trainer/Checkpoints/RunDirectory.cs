@@ -18,30 +18,9 @@ public sealed record RunDirectory(string Path)
 
     public CheckpointStore Checkpoints => new(CheckpointFolder);
 
-    /// <summary>Makes the folder and keeps other runs out of it, for as long as what is returned is open.</summary>
-    /// <exception cref="UserException">Another run is at work there, or the folder cannot be made.</exception>
-    public FileStream Hold()
-    {
-        try
-        {
-            DurableFile.CreateFolder(Path);
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            throw CannotWrite(error);
-        }
-
-        string path = System.IO.Path.Combine(Path, ".lock");
-        try
-        {
-            return new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            throw new UserException(
-                $"The run directory {Path} is in use by another run, or cannot be written ({error.Message.TrimEnd('.')}): wait for it to end, or choose another --output.");
-        }
-    }
+    /// <summary>Makes the folder and keeps other runs out of it, until what is returned is disposed.</summary>
+    /// <exception cref="UserException">Another run is at work there, or the folder cannot be written.</exception>
+    public RunLock Hold() => RunLock.Acquire(Path);
 
     /// <summary>
     /// Removes what an earlier job left that came to grief: flight records, so that those found later are of one job, and what is
@@ -101,7 +80,7 @@ public sealed record RunDirectory(string Path)
             }
             catch (Exception error) when (error is IOException or UnauthorizedAccessException)
             {
-                throw CannotWrite(error);
+                throw CannotWrite(Path, error);
             }
         }
     }
@@ -137,7 +116,8 @@ public sealed record RunDirectory(string Path)
                 "choose another --output, or remove the later checkpoints.");
     }
 
-    private UserException CannotWrite(Exception error) => new($"The run directory {Path} cannot be written: {error.Message} Choose another with --output.");
+    internal static UserException CannotWrite(string path, Exception error) =>
+        new($"The run directory {path} cannot be written: {error.Message} Choose another with --output.");
 
     private StartingPoint NewestWhole(IReadOnlyList<long> steps)
     {

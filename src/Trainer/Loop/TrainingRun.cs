@@ -28,7 +28,9 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     public void Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
-        using FileStream? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
+        using RunLock? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
+        if (held?.StaleHolder is { } holder)
+            reporter!.Say($"note: the lock of {directory.Path} was left by {holder}.");
         StartingPoint? start = RankAgreement.RunOnRoot(mesh.World, () => directory.FindStart(resume));
         bool resumes = RankAgreement.Broadcast(mesh.World, [start is null ? (byte)0 : (byte)1], 0) is [1];
 

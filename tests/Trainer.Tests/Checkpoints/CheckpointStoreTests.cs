@@ -329,21 +329,6 @@ public sealed class CheckpointStoreTests : IDisposable
         Assert.Equal([11, 12], Store.Steps());
     }
 
-    [Fact]
-    public void Hold_ByTwoRuns_RefusesTheSecondUntilTheFirstEnds()
-    {
-        var run = new RunDirectory(folder["run"]);
-        using (run.Hold())
-        {
-            string message = Assert.Throws<UserException>(() => run.Hold().Dispose()).Message;
-            Assert.StartsWith($"The run directory {folder["run"]} is in use by another run, or cannot be written (", message, StringComparison.Ordinal);
-            Assert.EndsWith("): wait for it to end, or choose another --output.", message, StringComparison.Ordinal);
-        }
-
-        run.Hold().Dispose();
-        Assert.Empty(Directory.GetFileSystemEntries(folder["run"]));
-    }
-
     // a is 0 … 7 in three slices, b is 10 … 12 in two.
     private string SaveInShards()
     {
