@@ -17,7 +17,9 @@ export OMPI_MCA_oob_tcp_keepalive_time=${OMPI_MCA_oob_tcp_keepalive_time:-5}
 export OMPI_MCA_oob_tcp_keepalive_intvl=${OMPI_MCA_oob_tcp_keepalive_intvl:-2}
 export OMPI_MCA_oob_tcp_keepalive_probes=${OMPI_MCA_oob_tcp_keepalive_probes:-3}
 
-# Seconds that ranks have from SIGTERM to SIGKILL when the job ends, to write what they know; mpiexec waits this long twice. 1 by default.
+# Seconds from SIGTERM to SIGKILL for ranks when the job ends, to write what they know; 1 by default. SIGTERM itself reaches them as much
+# later. Where it is SIGTERM that preempts jobs, give longer than a step and a checkpoint take; a job that loses a rank then ends as much
+# later, twice. SIGUSR1 to mpiexec needs none of this: it reaches ranks at once, and nothing kills them.
 export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-2}
 
 # Machines with several networks: name the one that all share, as an interface or as a subnet. "oob" is mpiexec's own traffic.

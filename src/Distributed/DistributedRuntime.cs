@@ -33,6 +33,7 @@ public sealed class DistributedRuntime : IDisposable
     private readonly MpiSession? session;
     private readonly RankSentinel? sentinel;
     private readonly JobTermination? termination;
+    private StopRequest? request;
 
     private DistributedRuntime(RankEnvironment environment, MpiSession? session, RankSentinel? sentinel, int largestMessage)
     {
@@ -81,6 +82,19 @@ public sealed class DistributedRuntime : IDisposable
     }
 
     /// <summary>
+    /// From now on the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 to this rank does not end it, but asks the program to stop; what comes
+    /// more than half a second later ends it at once. For programs that save something first: all ranks must agree on where to stop.
+    /// </summary>
+    /// <returns>What says whether there was one. Owned by the runtime, which ends by signals as before once it is disposed.</returns>
+    public StopRequest DeferSignals() => request ??= termination?.DeferSignals() ?? new StopRequest();
+
+    /// <summary>
+    /// Lets this rank write no flight record any more, for a program that has obeyed a <see cref="StopRequest"/> and removes the records
+    /// that its ranks wrote at the signal, in case the launcher would kill them.
+    /// </summary>
+    public void StopRecording() => termination?.StopRecording();
+
+    /// <summary>
     /// Leaves MPI. Collective: waits for the other ranks, as long as for any collective, then ends the job.
     /// </summary>
     public void Dispose()
@@ -88,6 +102,7 @@ public sealed class DistributedRuntime : IDisposable
         termination?.AwaitOthers();
         World.Dispose();
         termination?.Dispose();
+        request?.Dispose();
         session?.Dispose();
         sentinel?.Dispose();
     }

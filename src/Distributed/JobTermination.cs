@@ -23,6 +23,9 @@ internal sealed partial class JobTermination : IDisposable
     private readonly RankSentinel sentinel;
     private readonly MpiWatchdog watchdog;
     private readonly PosixSignalRegistration[] signals;
+    private readonly int[] neighbours;
+    private readonly Lock recording = new();
+    private volatile StopRequest? request;
     private int ending;
 
     /// <summary>Collective.</summary>
@@ -32,10 +35,26 @@ internal sealed partial class JobTermination : IDisposable
         this.environment = environment;
         this.sentinel = sentinel;
         sentinel.Mark(session.JobId, session.LocalProcesses);
+        neighbours = [.. session.LocalProcesses.Where(IsAlive)];
         watchdog = new MpiWatchdog(session.Native, session.Monitor, environment, sentinel.Told, (message, failed, code) => End(message, failed, code));
         AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
         AppDomain.CurrentDomain.ProcessExit += OnProcessExit;
-        signals = [.. new[] { PosixSignal.SIGTERM, PosixSignal.SIGINT, PosixSignal.SIGHUP }.Select(signal => PosixSignalRegistration.Create(signal, OnSignal))];
+        signals =
+        [
+            .. new[] { (PosixSignal.SIGTERM, 15), (PosixSignal.SIGINT, 2), (PosixSignal.SIGHUP, 1) }
+                .Select(entry => PosixSignalRegistration.Create(entry.Item1, context => OnSignal(context, entry.Item2))),
+        ];
+    }
+
+    /// <summary>Notes the next signal as <see cref="StopRequest"/> says, instead of ending this rank by it.</summary>
+    /// <returns>Owned by the caller.</returns>
+    public StopRequest DeferSignals() => request = new StopRequest(OnRequest, signal => EndBySignal($"{signal}", signal.Number()));
+
+    /// <summary>Keeps this rank from writing its flight record once more: the run has stopped in order, and the records are to go.</summary>
+    public void StopRecording()
+    {
+        lock (recording)
+            session.Monitor.RecordFolder = null;
     }
 
     /// <summary>Tells the message and ends all ranks. Does not return.</summary>
@@ -119,19 +138,52 @@ internal sealed partial class JobTermination : IDisposable
             End($"left without finishing; ending the job with code {DistributedRuntime.LeftWithoutFinishing}.", environment.Rank, DistributedRuntime.LeftWithoutFinishing);
     }
 
-    // From a launcher, when another rank has gone: that one's death is what is told. Else the sentinel tells of this one.
-    private void OnSignal(PosixSignalContext context)
+    private void OnSignal(PosixSignalContext context, int number)
     {
         context.Cancel = true;
+        if (request is null || context.Signal == PosixSignal.SIGHUP)
+            EndBySignal($"{context.Signal}", number);
+    }
+
+    // From a launcher, when another rank has gone: that one's death is what is told. Else the sentinel tells of this one.
+    private void EndBySignal(string name, int number)
+    {
         if (Interlocked.Exchange(ref ending, 1) != 0)
             return;
         using var deadline = new Timer(_ => Process.GetCurrentProcess().Kill(), null, TimeToAbort, Timeout.InfiniteTimeSpan);
-        string text = $"was ended by {context.Signal}";
-        sentinel.Message($"longnet: rank {environment.Rank} ({Environment.MachineName}, process {Environment.ProcessId}) {text}.");
-        Attempt(() => WriteRecord(text, null));
+        Note(name);
         Console.Out.Flush();
         // Without the exit handlers of MPI's libraries, which other threads are still in.
-        ExitAtOnce(128 + (context.Signal switch { PosixSignal.SIGHUP => 1, PosixSignal.SIGINT => 2, _ => 15 }));
+        ExitAtOnce(128 + number);
+    }
+
+    // Who sends it may kill this rank before it has stopped. What then is told and found must be known now.
+    private void OnRequest(StopSignal signal)
+    {
+        // Where a rank here has died, the launcher is ending the job, and the next collective would not end.
+        if (!neighbours.All(IsAlive))
+            EndBySignal($"{signal}", signal.Number());
+        Note($"{signal}");
+    }
+
+    private void Note(string signal)
+    {
+        string text = $"was ended by {signal}";
+        sentinel.Message($"longnet: rank {environment.Rank} ({Environment.MachineName}, process {Environment.ProcessId}) {text}.");
+        Attempt(() => WriteRecord(text, null));
+    }
+
+    // One that is dead and not yet waited for has no command line any more.
+    private static bool IsAlive(int process)
+    {
+        try
+        {
+            return File.ReadAllBytes($"/proc/{process}/cmdline").Length > 0;
+        }
+        catch (IOException)
+        {
+            return false;
+        }
     }
 
     [LibraryImport("libc", EntryPoint = "_exit")]
@@ -151,7 +203,10 @@ internal sealed partial class JobTermination : IDisposable
 
     private void WriteRecord(string reason, int? failedRank)
     {
-        if (session.Monitor.RecordFolder is { } folder)
-            _ = FlightRecord.Of(session.Monitor, environment, reason, failedRank).TryWrite(folder);
+        lock (recording)
+        {
+            if (session.Monitor.RecordFolder is { } folder)
+                _ = FlightRecord.Of(session.Monitor, environment, reason, failedRank).TryWrite(folder);
+        }
     }
 }

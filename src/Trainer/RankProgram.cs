@@ -12,6 +12,12 @@ internal static class RankProgram
 {
     public const int UserError = 2;
 
+    /// <summary>
+    /// Exit code, on every rank, of a run that was asked to stop before its last step, and saved a checkpoint: start it again with --resume
+    /// auto. It is EX_TEMPFAIL of sysexits.h.
+    /// </summary>
+    public const int StoppedEarly = 75;
+
     private const int CollectiveFailed = 1;
 
     /// <param name="command">What runs on every rank.</param>

@@ -14,6 +14,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["fast-kernels"] = FastKernels.Run,
     ["garbage-collection"] = GarbageCollection.Run,
     ["rank-agreement"] = RankAgreementScenario.Run,
+    ["stop-agreement"] = StopAgreementScenario.Run,
     ["depart"] = Departures.Run,
     ["run-lock"] = RunLockRace.Run,
 };

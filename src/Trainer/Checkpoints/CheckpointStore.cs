@@ -118,12 +118,13 @@ public sealed class CheckpointStore(string folder)
     }
 
     /// <summary>Removes what runs that were stopped while they wrote or deleted have left. Nobody may be writing.</summary>
-    public void RemoveLeftovers()
+    /// <returns>Whether there was anything.</returns>
+    public bool RemoveLeftovers()
     {
-        if (!Directory.Exists(folder))
-            return;
-        foreach (string path in Directory.GetDirectories(folder, "." + Prefix + "*"))
+        string[] leftovers = Directory.Exists(folder) ? Directory.GetDirectories(folder, "." + Prefix + "*") : [];
+        foreach (string path in leftovers)
             FileOperations.Real.DeleteFolder(path);
+        return leftovers.Length > 0;
     }
 
     /// <summary>Gives a checkpoint that is damaged another name, so that its step can be written again.</summary>

@@ -81,9 +81,16 @@ internal sealed partial class LockFile : IDisposable
     /// <summary>Replaces the text and brings it to the disk, or to the server, where other machines see it.</summary>
     public void Write(ReadOnlySpan<byte> text)
     {
-        RandomAccess.Write(handle, text, 0);
-        RandomAccess.SetLength(handle, text.Length);
-        RandomAccess.FlushToDisk(handle);
+        try
+        {
+            RandomAccess.Write(handle, text, 0);
+            RandomAccess.SetLength(handle, text.Length);
+            RandomAccess.FlushToDisk(handle);
+        }
+        catch (IOException error)
+        {
+            throw new IOException($"{Path}: {error.Message.TrimEnd('.')}.", error);
+        }
     }
 
     public void Dispose() => handle.Dispose();

@@ -16,31 +16,45 @@ public sealed record RunDirectory(string Path)
 
     public string FlightRecords => System.IO.Path.Combine(Path, FlightRecord.FolderName);
 
+    /// <summary>A file by which a user asks the run to stop after its step; only whether it is there counts.</summary>
+    public string StopFile => System.IO.Path.Combine(Path, "STOP");
+
     public CheckpointStore Checkpoints => new(CheckpointFolder);
 
     /// <summary>Makes the folder and keeps other runs out of it, until what is returned is disposed.</summary>
     /// <exception cref="UserException">Another run is at work there, or the folder cannot be written.</exception>
     public RunLock Hold() => RunLock.Acquire(Path);
 
-    /// <summary>
-    /// Removes what an earlier job left that came to grief: flight records, so that those found later are of one job, and what is
-    /// half written or half deleted among the checkpoints.
-    /// </summary>
-    /// <returns>Whether there were flight records.</returns>
+    /// <summary>Removes flight records, so that those found later are of one job.</summary>
+    /// <returns>Whether there were any.</returns>
     /// <exception cref="UserException">They cannot be removed.</exception>
-    public bool RemoveLeftovers()
+    public bool ForgetFlightRecords() => Removing("The flight records of an earlier job", () =>
     {
+        if (!Directory.Exists(FlightRecords))
+            return false;
+        Directory.Delete(FlightRecords, recursive: true);
+        return true;
+    });
+
+    /// <summary>Removes what an earlier job left that came to grief: flight records, and what is half written or half deleted among the checkpoints.</summary>
+    /// <exception cref="UserException">They cannot be removed.</exception>
+    public bool RemoveLeftovers() => Removing("Half a checkpoint of an earlier job", Checkpoints.RemoveLeftovers) | ForgetFlightRecords();
+
+    /// <summary>Removes the file that asks a run to stop, so that it does not stop the next one.</summary>
+    /// <returns>Whether there was one.</returns>
+    /// <exception cref="UserException">It cannot be removed.</exception>
+    public bool ForgetStopFile()
+    {
+        if (!File.Exists(StopFile))
+            return false;
         try
         {
-            Checkpoints.RemoveLeftovers();
-            if (!Directory.Exists(FlightRecords))
-                return false;
-            Directory.Delete(FlightRecords, recursive: true);
+            File.Delete(StopFile);
             return true;
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new UserException($"What an earlier job has left in {Path} cannot be removed: {error.Message}");
+            throw new UserException($"{StopFile}, which asks a run to stop, cannot be removed: {error.Message} Remove it, then go on with --resume auto.");
         }
     }
 
@@ -118,6 +132,18 @@ public sealed record RunDirectory(string Path)
 
     internal static UserException CannotWrite(string path, Exception error) =>
         new($"The run directory {path} cannot be written: {error.Message} Choose another with --output.");
+
+    private bool Removing(string what, Func<bool> remove)
+    {
+        try
+        {
+            return remove();
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException($"{what} in {Path} cannot be removed: {error.Message}");
+        }
+    }
 
     private StartingPoint NewestWhole(IReadOnlyList<long> steps)
     {

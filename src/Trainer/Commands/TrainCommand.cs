@@ -37,13 +37,18 @@ internal static class TrainCommand
             DefaultValueFactory = _ => "none",
         };
         var command = new Command("train", "Trains a model on the ranks that mpiexec started, or on one without it") { config, set, steps, output, resume };
-        command.SetAction(parsed => RankProgram.Run(runtime => Train(
-            runtime,
-            parsed.GetRequiredValue(config),
-            parsed.GetValue(set)!,
-            parsed.GetValue(steps),
-            parsed.GetValue(output),
-            parsed.GetValue(resume)!)));
+        command.SetAction(parsed =>
+        {
+            bool finished = true;
+            int ended = RankProgram.Run(runtime => finished = Train(
+                runtime,
+                parsed.GetRequiredValue(config),
+                parsed.GetValue(set)!,
+                parsed.GetValue(steps),
+                parsed.GetValue(output),
+                parsed.GetValue(resume)!));
+            return finished ? ended : RankProgram.StoppedEarly;
+        });
         return command;
     }
 
@@ -56,7 +61,7 @@ internal static class TrainCommand
         return null;
     }
 
-    private static void Train(DistributedRuntime runtime, string nameOrPath, string[] overrides, long? steps, string? output, string resume)
+    private static bool Train(DistributedRuntime runtime, string nameOrPath, string[] overrides, long? steps, string? output, string resume)
     {
         RunPlan plan = RunPlan.Agree(runtime.World, () =>
         {
@@ -69,6 +74,6 @@ internal static class TrainCommand
         string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
-        new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out).Run();
+        return new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out, runtime).Run();
     }
 }

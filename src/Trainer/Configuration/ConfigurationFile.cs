@@ -132,7 +132,7 @@ public static class ConfigurationFile
     /// <returns>"key: before → after" each.</returns>
     public static string[] ChangedKeys(string before, string after)
     {
-        string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "training.steps", "training.micro_batch_size"];
+        string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "training.steps", "training.micro_batch_size", "training.time_limit_minutes"];
         string[] irrelevantGroups = ["parallel.", "evaluation.", "checkpoint.", "logging.", "runtime."];
         Dictionary<string, string> old = Flat(before), now = Flat(after);
         return [.. now.Where(entry => !irrelevant.Contains(entry.Key) && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal)))

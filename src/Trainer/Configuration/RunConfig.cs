@@ -190,6 +190,12 @@ public sealed record TrainingConfig
 
     /// <summary>Sequences per data-parallel rank at once; the rest of the batch is gradient accumulation. auto: all of its share.</summary>
     public long? MicroBatchSize { get; init; }
+
+    /// <summary>
+    /// Minutes after the start of the program at which the run stops early, with a checkpoint, to be started again with --resume auto:
+    /// leave a step and a checkpoint's time to what kills it. auto: no limit.
+    /// </summary>
+    public double? TimeLimitMinutes { get; init; }
 }
 
 public sealed record EvaluationConfig

@@ -16,6 +16,9 @@ internal static class RunConfigRules
         Within("training.sequence_length", config.Training.SequenceLength, 1, 1L << 40);
         Within("training.batch_size", config.Training.BatchSize, 1, 1 << 20);
         Within("training.micro_batch_size", config.Training.MicroBatchSize ?? 1, 1, 1 << 20);
+        problems.Require(
+            config.Training.TimeLimitMinutes is null or (> 0 and <= 1e8),
+            Text($"training.time_limit_minutes is {config.Training.TimeLimitMinutes}, but must be above 0 and at most 100000000, or auto for no limit."));
         AtLeast("evaluation.every_steps", config.Evaluation.EverySteps, 0);
         AtLeast("evaluation.sequences", config.Evaluation.Sequences, 1);
         AtLeast("checkpoint.every_steps", config.Checkpoint.EverySteps, 0);

@@ -15,7 +15,8 @@ namespace LongNet.Trainer.Loop;
 /// <param name="lastStep">Step to stop at; training.steps or earlier.</param>
 /// <param name="resume">none, auto, or a path.</param>
 /// <param name="console">Written to on rank 0 only.</param>
-public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, long lastStep, string resume, TextWriter console)
+/// <param name="runtime">The ranks' runtime, whose signals ask for a stop while steps are done. Not owned.</param>
+public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, long lastStep, string resume, TextWriter console, DistributedRuntime runtime)
 {
     // A bit beside a saver's status.
     private const byte SaveIsDue = 8;
@@ -24,8 +25,9 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     private readonly bool isRoot = mesh.World.Rank == 0;
 
     /// <summary>Trains. Collective over the world.</summary>
+    /// <returns>Whether the last step is done; false where the run was asked to stop before, and has saved a checkpoint.</returns>
     /// <exception cref="UnanimousException">The run directory, a checkpoint or the numbers forbid to go on.</exception>
-    public void Run()
+    public bool Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
         using RunLock? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
@@ -51,10 +53,12 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         if (state.Step >= lastStep)
         {
             reporter?.Say($"Nothing to do: step {state.Step} of {lastStep} is done. Raise training.steps (--set training.steps=N) to train on.");
-            return;
+            return true;
         }
 
         RankAgreement.RunOnRoot(mesh.World, directory.RemoveLeftovers);
+        if (RankAgreement.RunOnRoot(mesh.World, directory.ForgetStopFile))
+            reporter!.Say($"note: removed {directory.StopFile}, which was there before the run and would have stopped it.");
         if (plan.Config.Parallel.ShardOptimizer)
             directory.RequireShared(mesh.World);
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
@@ -66,7 +70,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         using CheckpointSaver saver = Saver(state, metrics, reporter, drill);
         try
         {
-            Train(state, step, evaluation, saver, metrics, reporter);
+            return Train(state, step, evaluation, saver, metrics, reporter);
         }
         catch (UnanimousException)
         {
@@ -76,7 +80,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         }
     }
 
-    private void Train(
+    private bool Train(
         TrainingState state, TrainingStep step, Evaluation evaluation, CheckpointSaver saver, MetricsWriter? metrics, ConsoleReporter? reporter)
     {
         double? validationLoss = null;
@@ -85,8 +89,10 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         long everySteps = plan.Config.Checkpoint.EverySteps;
         if (evaluates && state.Step == 0)
             Evaluate();
+        var stop = new StopAgreement(runtime, directory, plan.Config.Training);
+        bool stopped = false;
         var sinceSave = Stopwatch.StartNew();
-        while (state.Step < lastStep)
+        while (!stopped && state.Step < lastStep)
         {
             StepMetrics done = step.Run() with { CheckpointStallSeconds = saver.TakeStallSeconds() };
             metrics?.Write(done);
@@ -99,9 +105,12 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             if (evaluates && (last || state.Step % plan.Config.Evaluation.EverySteps == 0))
                 Evaluate();
 
-            byte[] told = RankAgreement.AllGather(mesh.World, [(byte)(saver.Status | (IsTime() ? SaveIsDue : 0))]);
-            saver.Advance([.. told.Select(word => (byte)(word & ~SaveIsDue))]);
-            if (last || (everySteps > 0 && state.Step % everySteps == 0) || (told[0] & SaveIsDue) != 0)
+            StepAgreement agreement = stop.AfterStep(state.Step, (byte)(saver.Status | (IsTime() ? SaveIsDue : 0)));
+            stopped = agreement.Stops && !last;
+            if (stopped)
+                reporter?.Say($"stopping after step {state.Step} of {lastStep}: {stop.Explain(agreement)}");
+            saver.Advance([.. agreement.Extras.Select(extra => (byte)(extra & ~SaveIsDue))]);
+            if (last || stopped || (everySteps > 0 && state.Step % everySteps == 0) || (agreement.Extras[0] & SaveIsDue) != 0)
                 Save();
         }
 
@@ -110,6 +119,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         // Nothing is left of the run but this.
         if (saver.Failure is { } failure)
             throw new UnanimousException($"{failure} It was the run's last: free space or mend permissions, then go on with --resume auto.");
+        stop.Finish();
+        return !stopped;
 
         void Evaluate()
         {

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Text;
 
 namespace LongNet.TestKit.Ranks;
@@ -62,6 +63,43 @@ public sealed class ProgramRun : IDisposable
 
     public bool HasExited => process.HasExited;
 
+    /// <summary>The program's process; where a shell started it by exec, the program's own.</summary>
+    public int Id => process.Id;
+
+    /// <summary>What it has printed so far.</summary>
+    public string Printed
+    {
+        get
+        {
+            lock (output)
+                return output.ToString();
+        }
+    }
+
+    /// <summary>Sends a signal to a process.</summary>
+    /// <param name="signal">E.g. SIGTERM.</param>
+    /// <param name="times">How often, without a pause.</param>
+    public static void Signal(int process, string signal, int times = 1)
+    {
+        string command = $"kill -{signal["SIG".Length..]} {process}";
+        ToEnd(TimeSpan.FromSeconds(30), "sh", ["-c", string.Join("; ", Enumerable.Repeat(command, times))]).AssertSuccess();
+    }
+
+    /// <summary>Whether a process runs; one that has ended and is not yet waited for does not.</summary>
+    public static bool Runs(int process) => Words($"{process}", "cmdline") is not [""];
+
+    /// <summary>The process of a rank, among all of this machine.</summary>
+    /// <param name="word">What its command line has and no other job's.</param>
+    /// <exception cref="InvalidOperationException">There is none, or more than one.</exception>
+    public static int FindRank(string program, string word, int rank)
+    {
+        IEnumerable<string> processes = Directory.EnumerateDirectories("/proc").Select(folder => Path.GetFileName(folder)).Where(name => name.All(char.IsAsciiDigit));
+        return int.Parse(processes.Single(IsIt), CultureInfo.InvariantCulture);
+
+        bool IsIt(string process) => Words(process, "cmdline") is var command && command[0] == program && command.Contains(word)
+            && Words(process, "environ").Any(variable => variable == $"OMPI_COMM_WORLD_RANK={rank}" || variable == $"PMI_RANK={rank}");
+    }
+
     /// <summary>Runs a program to its end.</summary>
     public static ProgramResult ToEnd(
         TimeSpan limit, string file, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
@@ -97,6 +135,19 @@ public sealed class ProgramRun : IDisposable
         if (!process.HasExited)
             Kill();
         process.Dispose();
+    }
+
+    // An empty one where the process has ended.
+    private static string[] Words(string process, string file)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{process}/{file}").Split('\0');
+        }
+        catch (Exception gone) when (gone is IOException or UnauthorizedAccessException)
+        {
+            return [""];
+        }
     }
 
     private static bool IsOfLauncher(string variable) =>

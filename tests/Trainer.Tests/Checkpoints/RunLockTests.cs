@@ -112,15 +112,20 @@ public sealed class RunLockTests : IDisposable
     }
 
     [Fact]
-    public void Hold_WhileAProcessItStartedLivesOn_EndsWithItsOwner()
+    public void Lock_WhereAProcessStartedMeanwhileLivesOn_EndsWithItsOwner()
     {
-        var run = new RunDirectory(Run);
+        folder.Write("run/.lock", "");
         ProgramRun child;
-        using (run.Hold())
-            child = new ProgramRun("sleep", ["60"]);
-        using (child)
+        using (LockFile file = LockFile.Open(LockPath)!)
         {
-            run.Hold().Dispose();
+            Assert.Equal(0, file.Lock());
+            child = new ProgramRun("sleep", ["60"]);
+        }
+
+        using (child)
+        using (LockFile again = LockFile.Open(LockPath)!)
+        {
+            Assert.Equal(0, again.Lock());
             Assert.False(child.HasExited);
         }
     }
@@ -173,12 +178,19 @@ public sealed class RunLockTests : IDisposable
     {
         RunLockHolder self = RunLockHolder.OfThisProcess();
         Assert.False(self.HasEnded());
-        // The shell's child ends, and what the shell has become does not ask for its exit code.
-        var start = new ProcessStartInfo("sh", ["-c", "true & echo $!; exec sleep 60"]) { RedirectStandardOutput = true };
+        // The shell's child ends when the shell has become a program that does not ask for its exit code.
+        var start = new ProcessStartInfo("sh", ["-c", "exec 3<&0; { read -r line <&3; } & echo $!; exec sleep 60"])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+        };
         using Process parent = Process.Start(start)!;
         try
         {
             int child = int.Parse(parent.StandardOutput.ReadLine()!, CultureInfo.InvariantCulture);
+            Assert.True(SpinWait.SpinUntil(() => File.ReadAllText($"/proc/{parent.Id}/comm") == "sleep\n", Limit));
+            parent.StandardInput.WriteLine();
+            parent.StandardInput.Flush();
             string Status() => File.ReadAllText($"/proc/{child}/stat").Split(") ")[^1];
             Assert.True(SpinWait.SpinUntil(() => Status().StartsWith('Z'), Limit));
             Assert.True((self with { Process = child, ProcessStart = long.Parse(Status().Split(' ')[19], CultureInfo.InvariantCulture) }).HasEnded());
@@ -227,12 +239,7 @@ public sealed class RunLockTests : IDisposable
     [Fact]
     public void Hold_HeartbeatOfAnotherHostThatMoves_IsRefused()
     {
-        RunLockHolder other = RunLockHolder.OfThisProcess() with
-        {
-            Host = "node2",
-            Process = 4711,
-            Started = new DateTime(2026, 1, 2, 3, 4, 5, DateTimeKind.Utc),
-        };
+        RunLockHolder other = OfAnotherHost();
         Leave(other);
         using LockFile file = LockFile.Open(LockPath)!;
         using var beats = new Timer(_ => file.Write((other = other with { Heartbeat = other.Heartbeat + 1 }).ToText()), null, LiveBeat, LiveBeat);
@@ -244,12 +251,7 @@ public sealed class RunLockTests : IDisposable
     [Fact]
     public async Task Hold_HolderThatBeatsLate_GetsItsLockBack()
     {
-        RunLockHolder other = RunLockHolder.OfThisProcess() with
-        {
-            Host = "node2",
-            Process = 4711,
-            Started = new DateTime(2026, 1, 2, 3, 4, 5, DateTimeKind.Utc),
-        };
+        RunLockHolder other = OfAnotherHost();
         Leave(other);
         using LockFile file = LockFile.Open(LockPath)!;
         Task<string> refusal = Task.Run(() => Refusal(LiveBeat));
@@ -305,7 +307,29 @@ public sealed class RunLockTests : IDisposable
         $"The run directory {Run} cannot be written: {LockPath}: Input/output error. Choose another with --output.",
         Refusal(QuickBeat, _ => 5));
 
-    // Between opening a file and locking it, its holder may remove it: two would hold two files of the same name.
+    // Two would hold two files of the same name.
+    [Fact]
+    public void Hold_FileReplacedBeforeItIsLocked_HoldsTheOneThatIsThere()
+    {
+        RunLockHolder gone = RunLockHolder.OfThisProcess();
+        gone = gone with { ProcessStart = gone.ProcessStart - 1 };
+        Leave(gone);
+        int times = 0;
+        using RunLock held = RunLock.Acquire(Run, locks: opened =>
+        {
+            if (times++ == 0)
+            {
+                File.Delete(LockPath);
+                Leave(gone);
+            }
+
+            return opened.Lock();
+        });
+        Assert.Equal(2, times);
+        RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
+        Assert.Equal(InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"), Refusal(QuickBeat));
+    }
+
     [Fact]
     public void Hold_TakenAndReleasedByMany_IsNeverHeldByTwo()
     {
@@ -352,7 +376,7 @@ public sealed class RunLockTests : IDisposable
     {
         for (int round = 0; round < 3; round++)
         {
-            Leave(RunLockHolder.OfThisProcess() with { Host = "node2", Process = 4711 });
+            Leave(OfAnotherHost());
             Assert.Equal(1, Winners(4, LiveBeat, WithoutLocks));
         }
     }
@@ -408,6 +432,9 @@ public sealed class RunLockTests : IDisposable
     }
 
     private static int WithoutLocks(LockFile file) => NotSupported;
+
+    private static RunLockHolder OfAnotherHost() =>
+        RunLockHolder.OfThisProcess() with { Host = "node2", Process = 4711, Started = new DateTime(2026, 1, 2, 3, 4, 5, DateTimeKind.Utc) };
 
     private static string Since(RunLockHolder holder) => holder.Started.ToString("yyyy-MM-dd HH:mm:ss 'UTC'", CultureInfo.InvariantCulture);
 

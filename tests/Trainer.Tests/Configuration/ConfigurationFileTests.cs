@@ -116,6 +116,7 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_max_distance: 16", "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 buckets tell apart one by one: raise it, or take fewer buckets.")]
     [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
     [InlineData("path: text", "path: text\n  tokenizer: bpe", "FILE, line 10: data.tokenizer is \"bpe\", but must be byte.")]
+    [InlineData("steps: 20", "steps: 20\n  time_limit_minutes: 0", "training.time_limit_minutes is 0, but must be above 0 and at most 100000000, or auto for no limit.")]
     [InlineData("lr: 1e-3", "lr: 1e-3\n  betas: 0.9", "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].")]
     public void Load_OneMistake_IsNamedWithWhatWouldWork(string correct, string mistaken, string message)
     {

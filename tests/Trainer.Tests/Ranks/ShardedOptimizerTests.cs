@@ -173,7 +173,7 @@ public sealed class ShardedOptimizerTests : IDisposable
             "parallel.shard_optimizer is on.\n",
             Told(result));
         Assert.Equal(2, result.ExitCode);
-        Assert.Empty(Directory.GetFileSystemEntries(folder["0/run"]));
+        Assert.Empty(Directory.GetFileSystemEntries(folder["0"]));
     }
 
     // Every rank in the folder of its number, with a run directory relative to that.
