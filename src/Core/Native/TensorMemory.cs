@@ -138,6 +138,24 @@ public static unsafe partial class TensorMemory
         GC.KeepAlive(destination);
     }
 
+    /// <summary>Whether two tensors have the same bytes; not whether their numbers are equal, as 0 and −0 are.</summary>
+    /// <param name="first">Contiguous, on the CPU.</param>
+    /// <param name="second">Likewise.</param>
+    public static bool SameBytes(Tensor first, Tensor second)
+    {
+        var length = ByteLength(first);
+        var same = length == ByteLength(second);
+        for (long offset = 0; same && offset < length; offset += DefaultChunkBytes)
+        {
+            var count = (int)Math.Min(DefaultChunkBytes, length - offset);
+            same = new ReadOnlySpan<byte>((byte*)Address(first) + offset, count).SequenceEqual(new ReadOnlySpan<byte>((byte*)Address(second) + offset, count));
+        }
+
+        GC.KeepAlive(first);
+        GC.KeepAlive(second);
+        return same;
+    }
+
     [LibraryImport("LibTorchSharp")]
     private static partial nint THSTensor_data(nint tensor);
 }

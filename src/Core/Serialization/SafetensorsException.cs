@@ -11,6 +11,7 @@ public sealed class SafetensorsException : UserException
     {
         Path = path;
         TensorName = tensorName;
+        Problem = message;
     }
 
     /// <summary>The file.</summary>
@@ -19,11 +20,17 @@ public sealed class SafetensorsException : UserException
     /// <summary>The tensor at fault, or null where the file as a whole is.</summary>
     public string? TensorName { get; }
 
+    /// <summary>What is wrong: of a file that is not valid, without its name and without what to do.</summary>
+    public string Problem { get; private init; }
+
     internal static SafetensorsException Invalid(string path, string problem, Exception? innerException = null) =>
-        new(path, null, $"{path} is not a valid safetensors file: {problem}. Copy it again from its source, or give another file.", innerException);
+        new(path, null, $"{path} is not a valid safetensors file: {problem}. Copy it again from its source, or give another file.", innerException) { Problem = problem };
 
     internal static SafetensorsException InvalidTensor(string path, string name, string problem) =>
-        new(path, name, $"{path} is not a valid safetensors file: tensor {Quote(name)} {problem}. Copy it again from its source, or give another file.");
+        new(path, name, $"{path} is not a valid safetensors file: tensor {Quote(name)} {problem}. Copy it again from its source, or give another file.")
+        {
+            Problem = $"tensor {Quote(name)} {problem}",
+        };
 
     /// <summary>A name as messages show it: no longer than a line, without control characters.</summary>
     internal static string Quote(string name)

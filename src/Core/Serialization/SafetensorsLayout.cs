@@ -14,27 +14,37 @@ namespace LongNet.Core.Serialization;
 public sealed class SafetensorsLayout
 {
     private readonly byte[] header;
-    private readonly List<Tensor> stored;
+    private readonly List<SafetensorsEntry> stored;
 
-    private SafetensorsLayout(byte[] header, List<Tensor> stored)
+    private SafetensorsLayout(byte[] header, List<SafetensorsEntry> stored)
     {
         this.header = header;
         this.stored = stored;
-        FileLength = header.Length + stored.Sum(TensorMemory.ByteLength);
+        FileLength = header.Length + stored.Sum(entry => entry.Bytes);
     }
 
     /// <summary>Size of the file in bytes.</summary>
     public long FileLength { get; }
 
     /// <summary>Lays tensors out.</summary>
-    /// <param name="tensors">As for <see cref="SafetensorsWriter.Write"/>. Not owned; not changed until they are written.</param>
+    /// <param name="tensors">As for <see cref="SafetensorsWriter"/>. Not owned; not changed until they are written.</param>
     /// <param name="metadata">Text to keep with the tensors.</param>
     /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the format.</exception>
     public static SafetensorsLayout Of(IReadOnlyList<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
+        return Of([.. tensors.Select(entry => SafetensorsEntry.Of(entry.Key, entry.Value))], metadata);
+    }
+
+    /// <summary>Lays out tensors that may not exist yet.</summary>
+    /// <param name="tensors">In the order the header lists them.</param>
+    /// <param name="metadata">Text to keep with the tensors.</param>
+    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the format.</exception>
+    public static SafetensorsLayout Of(IReadOnlyList<SafetensorsEntry> tensors, IReadOnlyDictionary<string, string>? metadata = null)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
         var names = new HashSet<string>(StringComparer.Ordinal);
-        foreach (var (name, tensor) in tensors)
+        foreach (var (name, type, _, _) in tensors)
         {
             if (name == SafetensorsFormat.MetadataKey)
             {
@@ -46,26 +56,26 @@ public sealed class SafetensorsLayout
                 throw new ArgumentException($"Two tensors are called {SafetensorsException.Quote(name)}; names must differ.", nameof(tensors));
             }
 
-            if (SafetensorsFormat.NameOf(tensor.dtype) is null)
+            if (SafetensorsFormat.NameOf(type) is null)
             {
                 throw new ArgumentException(
-                    $"Tensor {SafetensorsException.Quote(name)} is of dtype {tensor.dtype}, which safetensors files cannot hold; convert it to one of {SafetensorsFormat.TypeNames}.",
+                    $"Tensor {SafetensorsException.Quote(name)} is of dtype {type}, which safetensors files cannot hold; convert it to one of {SafetensorsFormat.TypeNames}.",
                     nameof(tensors));
             }
         }
 
         var order = Enumerable.Range(0, tensors.Count)
-            .OrderByDescending(index => SafetensorsFormat.ElementBytes(tensors[index].Value.dtype))
+            .OrderByDescending(index => SafetensorsFormat.ElementBytes(tensors[index].Type))
             .ToList();
         var starts = new long[tensors.Count];
         long end = 0;
         foreach (var index in order)
         {
             starts[index] = end;
-            end = checked(end + TensorMemory.ByteLength(tensors[index].Value));
+            end = checked(end + tensors[index].Bytes);
         }
 
-        return new SafetensorsLayout(Header(tensors, starts, metadata), order.ConvertAll(index => tensors[index].Value));
+        return new SafetensorsLayout(Header(tensors, starts, metadata), order.ConvertAll(index => tensors[index]));
     }
 
     /// <summary>Writes the file's bytes, from first to last.</summary>
@@ -77,14 +87,14 @@ public sealed class SafetensorsLayout
         ArgumentNullException.ThrowIfNull(output);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(chunkBytes);
         output.Write(header);
-        foreach (var tensor in stored)
+        foreach (var entry in stored)
         {
-            WriteTensor(output, tensor, chunkBytes);
+            WriteTensor(output, entry, chunkBytes);
         }
     }
 
     private static byte[] Header(
-        IReadOnlyList<KeyValuePair<string, Tensor>> tensors, long[] starts, IReadOnlyDictionary<string, string>? metadata)
+        IReadOnlyList<SafetensorsEntry> tensors, long[] starts, IReadOnlyDictionary<string, string>? metadata)
     {
         var buffer = new ArrayBufferWriter<byte>();
         buffer.GetSpan(SafetensorsFormat.LengthBytes);
@@ -105,11 +115,11 @@ public sealed class SafetensorsLayout
 
             for (var index = 0; index < tensors.Count; index++)
             {
-                var (name, tensor) = tensors[index];
-                json.WriteStartObject(name);
-                json.WriteString("dtype", SafetensorsFormat.NameOf(tensor.dtype));
+                var entry = tensors[index];
+                json.WriteStartObject(entry.Name);
+                json.WriteString("dtype", SafetensorsFormat.NameOf(entry.Type));
                 json.WriteStartArray("shape");
-                foreach (var size in tensor.shape)
+                foreach (var size in entry.Shape)
                 {
                     json.WriteNumberValue(size);
                 }
@@ -117,7 +127,7 @@ public sealed class SafetensorsLayout
                 json.WriteEndArray();
                 json.WriteStartArray("data_offsets");
                 json.WriteNumberValue(starts[index]);
-                json.WriteNumberValue(starts[index] + TensorMemory.ByteLength(tensor));
+                json.WriteNumberValue(starts[index] + entry.Bytes);
                 json.WriteEndArray();
                 json.WriteEndObject();
             }
@@ -133,17 +143,12 @@ public sealed class SafetensorsLayout
         return header;
     }
 
-    private static void WriteTensor(Stream output, Tensor tensor, int chunkBytes)
+    private static void WriteTensor(Stream output, SafetensorsEntry entry, int chunkBytes)
     {
-        if (TensorMemory.IsDirect(tensor))
-        {
-            TensorMemory.Read(tensor, (bytes, _) => output.Write(bytes), chunkBytes);
-            return;
-        }
-
-        // The copy must not join the caller's scope: it would live until that scope ends, and all copies at once.
+        // What is made here must not join the caller's scope: it would live until that scope ends, and all tensors at once.
         using var scope = NewDisposeScope();
         using var withoutGradient = no_grad();
-        TensorMemory.Read(tensor.cpu().contiguous(), (bytes, _) => output.Write(bytes), chunkBytes);
+        var tensor = entry.Make();
+        TensorMemory.Read(TensorMemory.IsDirect(tensor) ? tensor : tensor.cpu().contiguous(), (bytes, _) => output.Write(bytes), chunkBytes);
     }
 }

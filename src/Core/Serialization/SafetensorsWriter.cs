@@ -24,10 +24,17 @@ public static class SafetensorsWriter
         string path,
         IReadOnlyList<KeyValuePair<string, Tensor>> tensors,
         IReadOnlyDictionary<string, string>? metadata = null,
-        int chunkBytes = TensorMemory.DefaultChunkBytes)
+        int chunkBytes = TensorMemory.DefaultChunkBytes) => Write(path, SafetensorsLayout.Of(tensors, metadata), chunkBytes);
+
+    /// <summary>Likewise, of tensors that are made when it is their turn.</summary>
+    /// <param name="path">File to write; its folder must exist.</param>
+    /// <param name="layout">The tensors.</param>
+    /// <param name="chunkBytes">Most bytes handed to the system at once.</param>
+    /// <exception cref="SafetensorsException">The file cannot be written: no such folder, no permission, a full disk.</exception>
+    public static void Write(string path, SafetensorsLayout layout, int chunkBytes = TensorMemory.DefaultChunkBytes)
     {
+        ArgumentNullException.ThrowIfNull(layout);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(chunkBytes);
-        var layout = SafetensorsLayout.Of(tensors, metadata);
         var partial = path + ".partial";
         try
         {

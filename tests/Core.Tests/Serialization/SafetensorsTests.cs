@@ -57,6 +57,34 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
+    public void Write_TensorsMadeInTurn_AreGoneWhenTheNextIsMade()
+    {
+        var made = new List<Tensor>();
+        Tensor kept = full(4, 7f);
+        Func<Tensor> Make(float value) => () =>
+        {
+            Assert.All(made, tensor => Assert.True(tensor.IsInvalid));
+            made.Add(full(3, value));
+            return made[^1];
+        };
+        SafetensorsEntry[] entries =
+            [new("first", ScalarType.Float32, [3], Make(1)), SafetensorsEntry.Of("kept", kept), new("last", ScalarType.Float32, [3], Make(2))];
+        SafetensorsWriter.Write(File, SafetensorsLayout.Of(entries));
+        Assert.Equal(2, made.Count);
+        Assert.False(kept.IsInvalid);
+        byte[] lazy = System.IO.File.ReadAllBytes(File);
+        SafetensorsWriter.Write(File, [new("first", full(3, 1f)), new("kept", kept), new("last", full(3, 2f))]);
+        Assert.Equal(System.IO.File.ReadAllBytes(File), lazy);
+
+        // All that follow would lie elsewhere than the header says.
+        entries[0] = new("first", ScalarType.Float32, [3], () => ones(4));
+        Assert.Equal(
+            "Tensor 'first' was announced as F32 [3] and is F32 [4].",
+            Assert.Throws<InvalidOperationException>(() => SafetensorsWriter.Write(folder["x"], SafetensorsLayout.Of(entries))).Message);
+        Assert.False(System.IO.File.Exists(folder["x"]));
+    }
+
+    [Fact]
     public void Write_Layout_IsTheFormats()
     {
         SafetensorsWriter.Write(File, [new("a", tensor(new[] { 1f, 2f })), new("b", tensor(new byte[] { 9 }))]);

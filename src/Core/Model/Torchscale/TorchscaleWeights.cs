@@ -83,7 +83,7 @@ public static class TorchscaleWeights
             tensors.Add(KeyValuePair.Create(OutputProjection, tensors.Single(entry => entry.Key == Embedding).Value));
         for (long layer = 0; config.Positions == PositionEncoding.XPos && layer < config.Layers; layer++)
             tensors.Add(KeyValuePair.Create($"layers.{layer}.self_attn.xpos.scale", DecayOfPairs(config.DModel / config.Heads)));
-        SafetensorsWriter.Write(path, tensors, Metadata(config.Heads, config.HeadOffsets, config.Positions, config.RelativePositionBias));
+        SafetensorsWriter.Write(path, tensors, Metadata(config));
     }
 
     /// <summary>Writes every parameter of an attention that stands alone, and xPos's buffer where it has xPos.</summary>
@@ -173,6 +173,10 @@ public static class TorchscaleWeights
             notes.Add($"{reader.Path} holds {names.SecondBranch.Count} tensors of second Multiway branches, such as {names.SecondBranch[0]}, which are left out.");
         return notes;
     }
+
+    /// <summary>What names and shapes of a model's weights do not tell, for a file that holds them.</summary>
+    internal static Dictionary<string, string> Metadata(LongNetConfig config) =>
+        Metadata(config.Heads, config.HeadOffsets, config.Positions, config.RelativePositionBias);
 
     private static Dictionary<string, string> Metadata(long heads, HeadOffsets offsets, PositionEncoding positions, RelativePositionBuckets? buckets)
     {
