@@ -70,6 +70,21 @@ internal static class RankProgram
         }
     }
 
+    /// <summary>Runs a command that only looks at files: rank 0 alone does, the others end at once, and MPI is not loaded.</summary>
+    /// <param name="command">Returns the exit code.</param>
+    public static int RunOnRoot(Func<int> command)
+    {
+        try
+        {
+            return RankEnvironment.FromProcess().IsRoot ? command() : 0;
+        }
+        catch (Exception mistake) when (mistake is UserException or IOException or UnauthorizedAccessException)
+        {
+            Tell(mistake.Message);
+            return UserError;
+        }
+    }
+
     // In the filter, before anything is disposed: that is collective, and the other ranks do not come.
     private static bool EndsTheJob(DistributedRuntime runtime, UserException mistake)
     {

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Security.Cryptography;
 using LongNet.Core;
 using LongNet.Core.Serialization;
 using static TorchSharp.torch;
@@ -40,11 +39,21 @@ public sealed class CheckpointStore(string folder)
     public static string? Find(string path)
     {
         ArgumentNullException.ThrowIfNull(path);
-        if (File.Exists(Path.Combine(path, CheckpointManifest.FileName)) || StepOf(Path.GetFileName(Path.TrimEndingDirectorySeparator(path))) is not null)
+        if (IsFolderOfOne(path))
             return Directory.Exists(path) ? Path.TrimEndingDirectorySeparator(path) : null;
-        if (Path.GetFileName(path) is LatestFile or BestFile)
+        if (IsPointer(path))
             return new CheckpointStore(Path.GetDirectoryName(path) is { Length: > 0 } parent ? parent : ".").Named(Path.GetFileName(path));
         return new RunDirectory(path).Checkpoints.Latest() ?? new CheckpointStore(path).Latest();
+    }
+
+    /// <summary>Finds the checkpoints of the run that a person means.</summary>
+    /// <param name="path">A run's folder, or the checkpoints folder in it.</param>
+    /// <returns>Null where there are none, or where the path is that of one checkpoint.</returns>
+    public static CheckpointStore? FindAll(string path)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        return IsFolderOfOne(path) || IsPointer(path) ? null
+            : new[] { new RunDirectory(path).Checkpoints, new CheckpointStore(path) }.FirstOrDefault(store => store.Steps().Count > 0);
     }
 
     public string PathOf(long step) => Path.Combine(folder, NameOf(step));
@@ -82,17 +91,9 @@ public sealed class CheckpointStore(string folder)
     /// <exception cref="UserException">It is not a checkpoint, or of another version of the program.</exception>
     public static CheckpointManifest Verify(string checkpoint)
     {
-        CheckpointManifest manifest = CheckpointManifest.Read(checkpoint);
-        foreach (string required in OptimizerFiles(manifest).Prepend(ModelFile))
-        {
-            if (manifest.Files.All(file => file.Name != required))
-                throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it does not list {required}");
-        }
-
-        string?[] problems = new string?[manifest.Files.Count];
-        Parallel.For(0, problems.Length, f => problems[f] = ProblemOf(checkpoint, manifest.Files[f]));
-        int first = Array.FindIndex(problems, problem => problem is not null);
-        return first < 0 ? manifest : throw new DamagedCheckpointException(checkpoint, manifest.Files[first].Name, problems[first]!);
+        CheckpointManifest manifest = CheckpointVerification.ReadManifest(checkpoint);
+        CheckpointVerification.ThrowIfDamaged(checkpoint, CheckpointVerification.Of(checkpoint, manifest));
+        return manifest;
     }
 
     /// <summary>The names of the files that hold a checkpoint's optimizer state.</summary>
@@ -166,24 +167,10 @@ public sealed class CheckpointStore(string folder)
             names.Length == 0 ? "" : $"{what} {names[0]}" + (names.Length == 1 ? "" : $" and {names.Length - 1} more");
     }
 
-    // Null where the file is what was written.
-    private static string? ProblemOf(string checkpoint, CheckpointFile file)
-    {
-        string path = Path.Combine(checkpoint, file.Name);
-        try
-        {
-            if (!File.Exists(path))
-                return "it is missing";
-            using var content = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1 << 20, FileOptions.SequentialScan);
-            if (content.Length != file.Bytes)
-                return $"it has {content.Length} bytes, and {file.Bytes} were written";
-            return Convert.ToHexStringLower(SHA256.HashData(content)) == file.Sha256 ? null : "its content is not what was written (SHA-256 differs)";
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            return $"it cannot be read: {error.Message}";
-        }
-    }
+    private static bool IsFolderOfOne(string path) =>
+        File.Exists(Path.Combine(path, CheckpointManifest.FileName)) || StepOf(Path.GetFileName(Path.TrimEndingDirectorySeparator(path))) is not null;
+
+    private static bool IsPointer(string path) => Path.GetFileName(path) is LatestFile or BestFile;
 
     // What LATEST or BEST names; null where the file is missing.
     private string? Named(string pointer)

@@ -24,24 +24,34 @@ public sealed class OptimizerReader : IDisposable
     /// <exception cref="UserException">A file cannot be read, or its tensors are another model's.</exception>
     public static OptimizerReader Open(string checkpoint, CheckpointManifest manifest, IReadOnlyList<(string Name, long[] Shape)> expected)
     {
-        ArgumentNullException.ThrowIfNull(manifest);
         ArgumentNullException.ThrowIfNull(expected);
-        var reader = new OptimizerReader();
-        try
-        {
-            foreach (string file in CheckpointStore.OptimizerFiles(manifest))
-                reader.files.Add(SafetensorsReader.Open(Path.Combine(checkpoint, file)));
-            foreach (SafetensorsReader file in reader.files)
-                reader.Add(file);
-            reader.RequireWhole(checkpoint, expected);
-            return reader;
-        }
-        catch
-        {
-            reader.Dispose();
-            throw;
-        }
+        return Open(checkpoint, manifest, reader => reader.RequireModel(checkpoint, expected));
     }
+
+    /// <summary>Opens the files, whatever the model, and sees that their slices make up whole tensors.</summary>
+    /// <param name="checkpoint">Its folder.</param>
+    /// <param name="manifest">Verified.</param>
+    /// <exception cref="UserException">A file cannot be read, or a part of a tensor is missing.</exception>
+    public static OptimizerReader Open(string checkpoint, CheckpointManifest manifest) => Open(checkpoint, manifest, reader =>
+    {
+        foreach (string name in reader.slices.Keys)
+        {
+            if (reader.WholeLength(name) is null || reader.slices[name].Select(slice => slice.File.Type(name)).Distinct().Count() > 1)
+                throw new UserException($"The optimizer state of {checkpoint} is not whole: its shards do not make up {name}. Take another checkpoint.");
+        }
+    });
+
+    /// <summary>Names of the tensors, in the files' order.</summary>
+    public IReadOnlyCollection<string> Names => slices.Keys;
+
+    /// <summary>Elements of a whole tensor.</summary>
+    public long Elements(string name) => slices[name].Sum(slice => slice.Length);
+
+    public ScalarType Type(string name) => slices[name][0].File.Type(name);
+
+    /// <summary>The whole tensor's shape; null where files hold parts of it, which do not tell.</summary>
+    public IReadOnlyList<long>? Shape(string name) =>
+        slices[name] is [var (file, _, _)] && OptimizerShard.Start(file.Metadata, name) is null ? file.Shape(name) : null;
 
     /// <summary>Reads a whole tensor into one that exists.</summary>
     /// <param name="destination">Contiguous, of as many elements. Not disposed.</param>
@@ -68,28 +78,59 @@ public sealed class OptimizerReader : IDisposable
             if (!slices.TryGetValue(name, out var known))
                 slices[name] = known = [];
             // What is not cut has no start.
-            known.Add((file, OptimizerShard.Start(file.Metadata, name) ?? 0, Elements(file.Shape(name))));
+            known.Add((file, OptimizerShard.Start(file.Metadata, name) ?? 0, Product(file.Shape(name))));
         }
     }
 
-    private void RequireWhole(string checkpoint, IReadOnlyList<(string Name, long[] Shape)> expected)
+    private static OptimizerReader Open(string checkpoint, CheckpointManifest manifest, Action<OptimizerReader> check)
+    {
+        ArgumentNullException.ThrowIfNull(manifest);
+        var reader = new OptimizerReader();
+        try
+        {
+            foreach (string file in CheckpointStore.OptimizerFiles(manifest))
+                reader.files.Add(SafetensorsReader.Open(Path.Combine(checkpoint, file)));
+            foreach (SafetensorsReader file in reader.files)
+                reader.Add(file);
+            check(reader);
+            return reader;
+        }
+        catch
+        {
+            reader.Dispose();
+            throw;
+        }
+    }
+
+    private void RequireModel(string checkpoint, IReadOnlyList<(string Name, long[] Shape)> expected)
     {
         CheckpointStore.RequireNames($"The optimizer state of {checkpoint}", [.. slices.Keys], [.. expected.Select(entry => entry.Name)]);
         foreach (var (name, shape) in expected)
         {
-            if (slices[name] is [var (file, _, _)] && OptimizerShard.Start(file.Metadata, name) is null)
-                CheckpointStore.RequireShape(file, name, shape);
-            long end = 0;
-            foreach (var (_, start, length) in slices[name].OrderBy(slice => slice.Start))
-                end = start == end ? end + length : -1;
-            if (end != Elements(shape))
+            if (Shape(name) is not null)
+                CheckpointStore.RequireShape(slices[name][0].File, name, shape);
+            if (WholeLength(name) != Product(shape))
             {
                 throw new UserException(
-                    $"The optimizer state of {checkpoint} belongs to another model: its shards do not make up the {Elements(shape)} elements of this model's {name}. " +
+                    $"The optimizer state of {checkpoint} belongs to another model: its shards do not make up the {Product(shape)} elements of this model's {name}. " +
                     CheckpointStore.GiveItsModelKeys);
             }
         }
     }
 
-    private static long Elements(IEnumerable<long> shape) => shape.Aggregate(1L, (product, size) => product * size);
+    // Null where slices leave a hole or overlap.
+    private long? WholeLength(string name)
+    {
+        long end = 0;
+        foreach (var (_, start, length) in slices[name].OrderBy(slice => slice.Start).ThenBy(slice => slice.Length))
+        {
+            if (start != end)
+                return null;
+            end += length;
+        }
+
+        return end;
+    }
+
+    private static long Product(IEnumerable<long> shape) => shape.Aggregate(1L, (product, size) => product * size);
 }

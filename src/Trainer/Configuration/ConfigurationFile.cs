@@ -4,6 +4,7 @@ using System.Globalization;
 using System.Reflection;
 using System.Text.Json;
 using LongNet.Core;
+using LongNet.Core.Model;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
@@ -73,9 +74,7 @@ public static class ConfigurationFile
     public static string ToYaml(RunConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
-        using var text = new StringWriter(CultureInfo.InvariantCulture);
-        new YamlStream(new YamlDocument(Node(config))).Save(text, assignAnchors: false);
-        return text.ToString().Replace("...\n", "", StringComparison.Ordinal);
+        return Text(Node(config));
     }
 
     /// <summary>The same as a JSON object, which is YAML too. Numbers and truth values are JSON's, "auto" and all else is text.</summary>
@@ -161,6 +160,34 @@ public static class ConfigurationFile
                 values[path] = node is YamlSequenceNode sequence ? $"[{string.Join(", ", sequence.Children)}]" : $"{node}";
             }
         }
+    }
+
+    /// <summary>A configuration that was kept as JSON, as YAML: key by key as it is, so that one of another version of the program can be read too.</summary>
+    public static string YamlOf(JsonElement config) => Text(Node(config));
+
+    /// <summary>The model of a configuration that was kept as JSON; null where it is not one of this version of the program.</summary>
+    public static LongNetConfig? ModelOf(JsonElement config)
+    {
+        if (config.ValueKind != JsonValueKind.Object || !config.TryGetProperty("model", out JsonElement model))
+            return null;
+        try
+        {
+            var problems = new ConfigurationProblems();
+            var bound = (ModelConfig?)new YamlBinder(problems, "", _ => "").Section(typeof(ModelConfig), Node(model), "model.");
+            problems.ThrowIfAny();
+            return bound?.ToModel();
+        }
+        catch (Exception error) when (error is UserException or ArgumentException)
+        {
+            return null;
+        }
+    }
+
+    private static string Text(YamlNode node)
+    {
+        using var text = new StringWriter(CultureInfo.InvariantCulture);
+        new YamlStream(new YamlDocument(node)).Save(text, assignAnchors: false);
+        return text.ToString().Replace("...\n", "", StringComparison.Ordinal);
     }
 
     // Fills in what depends on other keys or on where the file lies.
@@ -297,5 +324,27 @@ public static class ConfigurationFile
         }
 
         return mapping;
+    }
+
+    private static YamlNode Node(JsonElement value)
+    {
+        switch (value.ValueKind)
+        {
+            case JsonValueKind.Object:
+                var mapping = new YamlMappingNode();
+                foreach (JsonProperty property in value.EnumerateObject())
+                    mapping.Children[new YamlScalarNode(property.Name)] = Node(property.Value);
+                return mapping;
+            case JsonValueKind.Array:
+                return new YamlSequenceNode(value.EnumerateArray().Select(Node)) { Style = YamlDotNet.Core.Events.SequenceStyle.Flow };
+            case JsonValueKind.String:
+                return new YamlScalarNode(value.GetString()) { Style = IsWord(value.GetString()!) ? ScalarStyle.Plain : ScalarStyle.DoubleQuoted };
+            default:
+                return new YamlScalarNode(value.GetRawText());
+        }
+
+        // Such as the name of a choice. Other text keeps its quotes, as YAML might take it for something else.
+        static bool IsWord(string text) =>
+            text.Length > 0 && text.All(char.IsAsciiLetterLower) && text is not ("null" or "true" or "false" or "yes" or "no" or "on" or "off" or "y" or "n");
     }
 }

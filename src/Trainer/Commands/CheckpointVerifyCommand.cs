@@ -1,0 +1,101 @@
+using System.CommandLine;
+using System.Globalization;
+using LongNet.Core;
+using LongNet.Trainer.Checkpoints;
+
+namespace LongNet.Trainer.Commands;
+
+/// <summary>longnet checkpoint verify: whether files are what was written.</summary>
+internal static class CheckpointVerifyCommand
+{
+    public static Command Create()
+    {
+        Argument<string> path = CheckpointCommand.Path();
+        var command = new Command("verify", "Checks size, SHA-256 and header of every file: of one checkpoint, or of all that a run has. Exit code 2 where one is damaged") { path };
+        command.SetAction(parsed => RankProgram.RunOnRoot(() =>
+        {
+            string given = parsed.GetRequiredValue(path);
+            if (CheckpointStore.FindAll(given) is { } store)
+                VerifyAll(store);
+            else
+                Verify(CheckpointCommand.Find(given));
+            return 0;
+        }));
+        return command;
+    }
+
+    private static void Verify(string checkpoint)
+    {
+        CheckpointManifest manifest = Manifest(checkpoint);
+        VerifiedFile[] files = Files(checkpoint, manifest);
+        int name = files.Max(file => file.Name.Length), bytes = files.Max(file => $"{file.Bytes}".Length);
+        foreach (VerifiedFile file in files)
+            Console.WriteLine($"{file.Name.PadRight(name)}  {$"{file.Bytes}".PadLeft(bytes)} bytes  {file.Problem ?? "ok"}");
+        CheckpointVerification.ThrowIfDamaged(checkpoint, files);
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"whole: step {manifest.Step}, {Size(files)}"));
+    }
+
+    private static void VerifyAll(CheckpointStore store)
+    {
+        var notWhole = new List<string>();
+        int whole = 0;
+        foreach (long step in store.Steps())
+        {
+            string checkpoint = store.PathOf(step), name = CheckpointStore.NameOf(step);
+            string finding = Finding(checkpoint, out bool isWhole);
+            // A run that goes on may have removed it.
+            if (!isWhole && !Directory.Exists(checkpoint))
+                continue;
+            Console.WriteLine($"{name}  {finding}");
+            if (isWhole)
+                whole++;
+            else
+                notWhole.Add(name);
+        }
+
+        if (notWhole.Count > 0)
+            throw new UserException($"Of {whole + notWhole.Count} checkpoints in {store.Folder}, {notWhole.Count} cannot be used: {string.Join(", ", notWhole)}.");
+        // They must name one that is there.
+        foreach (string pointer in new[] { CheckpointStore.LatestFile, CheckpointStore.BestFile })
+            _ = CheckpointStore.Find(Path.Combine(store.Folder, pointer));
+        Console.WriteLine($"checkpoints that are whole: {whole} of {whole}");
+    }
+
+    private static string Finding(string checkpoint, out bool isWhole)
+    {
+        isWhole = false;
+        try
+        {
+            VerifiedFile[] files = Files(checkpoint, Manifest(checkpoint));
+            CheckpointVerification.ThrowIfDamaged(checkpoint, files);
+            isWhole = true;
+            return $"whole: {Size(files)}";
+        }
+        catch (DamagedCheckpointException error)
+        {
+            return $"damaged: {error.File}: {error.Problem}";
+        }
+        catch (Exception error) when (error is UserException or IOException or UnauthorizedAccessException)
+        {
+            return error.Message;
+        }
+    }
+
+    private static CheckpointManifest Manifest(string checkpoint)
+    {
+        CheckpointManifest manifest = CheckpointVerification.ReadManifest(checkpoint);
+        // A folder of another name is a copy that somebody has named.
+        return CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is { } named && named != manifest.Step
+            ? throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it is of step {manifest.Step}")
+            : manifest;
+    }
+
+    // Those that state.json names, after itself.
+    private static VerifiedFile[] Files(string checkpoint, CheckpointManifest manifest) =>
+    [
+        new VerifiedFile(CheckpointManifest.FileName, new FileInfo(Path.Combine(checkpoint, CheckpointManifest.FileName)).Length, null),
+        .. CheckpointVerification.Of(checkpoint, manifest),
+    ];
+
+    private static string Size(VerifiedFile[] files) => $"{files.Length} files, {CheckpointSummary.Megabytes(files.Sum(file => file.Bytes))} MB";
+}
