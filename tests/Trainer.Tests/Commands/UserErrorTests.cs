@@ -121,8 +121,8 @@ public sealed class UserErrorTests : IDisposable
         File.WriteAllBytes(folder["run/checkpoints/step-00000002/model.safetensors"], before[..^1]);
         ProgramResult damaged = RunAlone([.. arguments, "--resume", "auto"]);
         Assert.Equal(
-            $"longnet: The checkpoint {folder["run"]}/checkpoints/step-00000002 is damaged: model.safetensors: it has {before.Length - 1} bytes, " +
-            $"and {before.Length} were written. Resume from another one with --resume PATH.\n",
+            $"longnet: No checkpoint in {folder["run"]}/checkpoints is whole: step-00000002: model.safetensors: it has {before.Length - 1} bytes, " +
+            $"and {before.Length} were written. Start from another run's with --resume PATH, or start anew with another --output.\n",
             damaged.Error);
         Assert.Equal(2, damaged.ExitCode);
     }
