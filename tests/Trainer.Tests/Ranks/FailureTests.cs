@@ -21,6 +21,8 @@ public partial class FailureTests
 
     private static readonly string[] Settings =
     [
+        // Whole when the step after it begins, so that it is known which one a run goes on from.
+        "--set", "checkpoint.asynchronous=false",
         "--set", $"training.steps={Steps}", "--set", "checkpoint.every_steps=2", "--set", "evaluation.every_steps=0",
         "--set", $"parallel.timeout_seconds={TimeoutSeconds}",
     ];
