@@ -46,8 +46,9 @@ public sealed class SafetensorsReader : IDisposable
             file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read);
             return new SafetensorsReader(path, file, ReadHeader(path, file), chunkBytes);
         }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or NotSupportedException)
         {
+            // NotSupportedException: a pipe has no length.
             file?.Dispose();
             throw CannotRead(path, null, exception);
         }

@@ -71,7 +71,7 @@ public sealed record CheckpointComparison(
         }
 
         return new CheckpointComparison(
-            Differences(StateOf(a), StateOf(b)),
+            [.. Differences(StateOf(a), StateOf(b)).Where(entry => entry.Key != CheckpointManifest.DigestKey)],
             [.. Differences(a.Config, b.Config).Where(entry => entry.Key != "output")],
             onlyFirst,
             onlySecond,

@@ -1,6 +1,10 @@
 using System.Reflection;
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using System.Text.Unicode;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
@@ -37,6 +41,12 @@ public sealed record CheckpointManifest
     /// <summary>Raised when older programs can no longer read what is written.</summary>
     public const int CurrentVersion = 3;
 
+    /// <summary>Most bytes of a state.json that is read: the files of a hundred thousand ranks.</summary>
+    public const int MaxBytes = 16 << 20;
+
+    /// <summary>The last key of the file: the digest of all before it.</summary>
+    internal const string DigestKey = "sha256";
+
     // What formats 1 and 2, which were never released, had in its place.
     private const string OldFileName = "manifest.json";
 
@@ -44,10 +54,14 @@ public sealed record CheckpointManifest
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         WriteIndented = true,
+        NewLine = "\n",
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
         RespectNullableAnnotations = true,
         RespectRequiredConstructorParameters = true,
+        AllowDuplicateProperties = false,
     };
+
+    private static readonly JsonDocumentOptions Strict = new() { AllowDuplicateProperties = false };
 
     public string Format { get; init; } = ExpectedFormat;
 
@@ -98,8 +112,15 @@ public sealed record CheckpointManifest
     /// <summary>Every file of the checkpoint but this one.</summary>
     public required IReadOnlyList<CheckpointFile> Files { get; init; }
 
-    /// <summary>The text of the file. A validation loss that is no number is left out, as JSON has none.</summary>
-    public string ToJson() => JsonSerializer.Serialize(this with { ValidationLoss = ValidationLoss is double loss && double.IsFinite(loss) ? loss : null }, Json) + "\n";
+    /// <summary>
+    /// The text of the file, whose last key is the digest of all before it. A validation loss that is no number is left out, as JSON has none.
+    /// </summary>
+    public string ToJson()
+    {
+        string text = JsonSerializer.Serialize(this with { ValidationLoss = ValidationLoss is double loss && double.IsFinite(loss) ? loss : null }, Json);
+        string content = text[..^"\n}".Length];
+        return content + Seal(Encoding.UTF8.GetBytes(content));
+    }
 
     /// <exception cref="DamagedCheckpointException">The file is missing or damaged.</exception>
     /// <exception cref="UserException">It is another program's, or newer than this program.</exception>
@@ -115,16 +136,23 @@ public sealed record CheckpointManifest
                 : new UserException($"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as runs/NAME/checkpoints/step-00000100.");
         }
 
+        if (PlainFile.ProblemOf(path) is { } problem)
+            throw new DamagedCheckpointException(checkpoint, FileName, problem);
         try
         {
+            long length = new FileInfo(path).Length;
+            if (length > MaxBytes)
+                throw new DamagedCheckpointException(checkpoint, FileName, $"it has {length} bytes, and at most {MaxBytes} are ever written");
             byte[] text = File.ReadAllBytes(path);
-            using JsonDocument document = JsonDocument.Parse(text);
+            using JsonDocument document = JsonDocument.Parse(text, Strict);
             // The version is looked at before anything else: a newer one may have other keys.
             string? format = document.RootElement.ValueKind == JsonValueKind.Object && document.RootElement.TryGetProperty("format", out JsonElement name) && name.ValueKind == JsonValueKind.String
                 ? name.GetString() : null;
             if (format != ExpectedFormat)
                 throw new DamagedCheckpointException(checkpoint, FileName, $"its \"format\" is not \"{ExpectedFormat}\"");
-            if (document.RootElement.TryGetProperty("format_version", out JsonElement version) && version.ValueKind == JsonValueKind.Number && version.TryGetInt32(out int number) && number != CurrentVersion)
+            if (!document.RootElement.TryGetProperty("format_version", out JsonElement version) || version.ValueKind != JsonValueKind.Number || !version.TryGetInt32(out int number))
+                throw new DamagedCheckpointException(checkpoint, FileName, "its \"format_version\" is no whole number");
+            if (number != CurrentVersion)
             {
                 throw new UserException(
                     $"{path} has format version {number}, and this program reads {CurrentVersion}: use the {(number > CurrentVersion ? "newer " : "")}longnet that wrote it.");
@@ -132,11 +160,12 @@ public sealed record CheckpointManifest
 
             CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
             manifest.Check();
-            return manifest;
+            // Last, as it cannot say what it is that differs.
+            return IsSealed(text) ? manifest : throw new DamagedCheckpointException(checkpoint, FileName, "its content is not what was written (SHA-256 differs)");
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
-            throw new DamagedCheckpointException(checkpoint, FileName, $"it is not what was written ({error.Message.Split('.')[0]})");
+            throw new DamagedCheckpointException(checkpoint, FileName, $"it is not what was written ({CheckpointStore.Shown(error.Message.Split('.')[0])})");
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
@@ -144,12 +173,25 @@ public sealed record CheckpointManifest
         }
     }
 
+    /// <summary>How the file ends: no byte before the digest, and none after it, can change unnoticed.</summary>
+    /// <param name="content">All before it.</param>
+    internal static string Seal(ReadOnlySpan<byte> content) => $",\n  \"{DigestKey}\": \"{Convert.ToHexStringLower(SHA256.HashData(content))}\"\n}}\n";
+
+    private static bool IsSealed(ReadOnlySpan<byte> text)
+    {
+        int end = text.Length - Seal([]).Length;
+        return end > 0 && text[end..].SequenceEqual(Encoding.UTF8.GetBytes(Seal(text[..end])));
+    }
+
     // What its types do not say.
     private void Check()
     {
         Require(Step >= 0 && SequencesConsumed >= 0 && TokensConsumed >= 0, "a count is below zero");
         Require(Mesh is { Data: >= 1, Sequence: >= 1 }, "its mesh has no ranks");
+        Require(double.IsFinite(ValidationLoss ?? 0) && double.IsFinite(LearningRateSchedule.Lr) && double.IsFinite(LearningRateSchedule.MinLr), "a number is out of range");
         Require(Config.ValueKind == JsonValueKind.Object, "its config is no object");
+        Require(Utf8.IsValid(JsonMarshal.GetRawUtf8Value(Config)), "its config is no UTF-8");
+        ReadTexts(Config);
         Require(Files.All(file => file is { Bytes: >= 0, Sha256: not null } && IsPlainName(file.Name)), "a file has no plain name or a size below zero");
         Require(Files.Select(file => file.Name).Distinct(StringComparer.Ordinal).Count() == Files.Count, "a file is listed twice");
         Require(OptimizerShards >= 1 && OptimizerShards <= Files.Count, "it lists fewer files than optimizer shards");
@@ -158,6 +200,29 @@ public sealed record CheckpointManifest
         {
             if (!holds)
                 throw new JsonException(otherwise);
+        }
+    }
+
+    // What is kept as it was read has not been looked at yet: half a character, as in "\ud800", throws where it is asked for.
+    private static void ReadTexts(JsonElement value)
+    {
+        switch (value.ValueKind)
+        {
+            case JsonValueKind.Object:
+                foreach (JsonProperty member in value.EnumerateObject())
+                {
+                    _ = member.Name;
+                    ReadTexts(member.Value);
+                }
+
+                break;
+            case JsonValueKind.Array:
+                foreach (JsonElement item in value.EnumerateArray())
+                    ReadTexts(item);
+                break;
+            case JsonValueKind.String:
+                _ = value.GetString();
+                break;
         }
     }
 

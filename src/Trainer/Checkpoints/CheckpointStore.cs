@@ -113,7 +113,7 @@ public sealed class CheckpointStore(string folder)
         using SafetensorsReader reader = SafetensorsReader.Open(path);
         RequireNames(reader.Path, [.. reader.Names], [.. destinations.Select(entry => entry.Name)]);
         foreach (var (name, value) in destinations)
-            RequireShape(reader, name, value.shape);
+            RequireShape(reader, name, value.shape, value.dtype);
         foreach (var (name, value) in destinations)
             reader.ReadInto(name, value);
     }
@@ -122,10 +122,27 @@ public sealed class CheckpointStore(string folder)
     /// <returns>Whether there was anything.</returns>
     public bool RemoveLeftovers()
     {
-        string[] leftovers = Directory.Exists(folder) ? Directory.GetDirectories(folder, "." + Prefix + "*") : [];
+        if (!Directory.Exists(folder))
+            return false;
+        string[] leftovers = Directory.GetDirectories(folder, "." + Prefix + "*");
         foreach (string path in leftovers)
             FileOperations.Real.DeleteFolder(path);
+        foreach (string pointer in new[] { LatestFile, BestFile })
+            FileOperations.Real.DeleteFile(DurableFile.PartialOf(Path.Combine(folder, pointer)));
         return leftovers.Length > 0;
+    }
+
+    /// <summary>Whether LATEST or BEST names the checkpoint of a step.</summary>
+    internal bool Points(string pointer, long step)
+    {
+        try
+        {
+            return TextOf(Path.Combine(folder, pointer)) == NameOf(step);
+        }
+        catch (UserException)
+        {
+            return false;
+        }
     }
 
     /// <summary>Gives a checkpoint that is damaged another name, so that its step can be written again.</summary>
@@ -140,14 +157,29 @@ public sealed class CheckpointStore(string folder)
         return name;
     }
 
-    /// <exception cref="UserException">The shape is not that expected.</exception>
-    internal static void RequireShape(SafetensorsReader reader, string name, IReadOnlyList<long> shape)
+    /// <summary>What a file says, as messages show it: no longer than a line, without control characters.</summary>
+    internal static string Shown(string text) =>
+        string.Concat((text.Length > 80 ? text[..80] + "…" : text).Select(character => char.IsControl(character) ? '?' : character));
+
+    /// <exception cref="UserException">The tensor is not of the shape or the type expected.</exception>
+    internal static void RequireShape(SafetensorsReader reader, string name, IReadOnlyList<long> shape, ScalarType type)
     {
+        RequireType(reader, name, type);
         if (!reader.Shape(name).SequenceEqual(shape))
         {
             throw new UserException(
                 $"{reader.Path} belongs to another model: its {name} is [{string.Join(", ", reader.Shape(name))}], and this model's is [{string.Join(", ", shape)}]. " +
                 GiveItsModelKeys);
+        }
+    }
+
+    /// <exception cref="UserException">The tensor is not of the type expected.</exception>
+    internal static void RequireType(SafetensorsReader reader, string name, ScalarType type)
+    {
+        if (reader.Type(name) != type)
+        {
+            throw new UserException(
+                $"{reader.Path} belongs to another model: its {name} is of type {reader.Type(name)}, and this model's of type {type}. " + GiveItsModelKeys);
         }
     }
 
@@ -164,7 +196,7 @@ public sealed class CheckpointStore(string folder)
         }
 
         static string Few(string what, string[] names) =>
-            names.Length == 0 ? "" : $"{what} {names[0]}" + (names.Length == 1 ? "" : $" and {names.Length - 1} more");
+            names.Length == 0 ? "" : $"{what} {Shown(names[0])}" + (names.Length == 1 ? "" : $" and {names.Length - 1} more");
     }
 
     private static bool IsFolderOfOne(string path) =>
@@ -172,30 +204,36 @@ public sealed class CheckpointStore(string folder)
 
     private static bool IsPointer(string path) => Path.GetFileName(path) is LatestFile or BestFile;
 
+    // What LATEST or BEST holds.
+    private static string TextOf(string path)
+    {
+        try
+        {
+            if (PlainFile.ProblemOf(path) is { } problem)
+                throw new UserException($"{path} cannot be read: {problem}.");
+            using var reader = new StreamReader(path);
+            // A name is short, whatever lies there.
+            var text = new char[256];
+            return new string(text, 0, reader.ReadBlock(text)).Trim();
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new UserException($"{path} cannot be read: {error.Message}");
+        }
+    }
+
     // What LATEST or BEST names; null where the file is missing.
     private string? Named(string pointer)
     {
         string path = Path.Combine(folder, pointer);
         if (!File.Exists(path))
             return null;
-        string name;
-        try
-        {
-            using var reader = new StreamReader(path);
-            // A name is short, whatever lies there.
-            var text = new char[256];
-            name = new string(text, 0, reader.ReadBlock(text)).Trim();
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            throw new UserException($"{path} cannot be read: {error.Message}");
-        }
-
+        string name = TextOf(path);
         if (StepOf(name) is not null && Directory.Exists(Path.Combine(folder, name)))
             return Path.Combine(folder, name);
         IReadOnlyList<long> steps = Steps();
         throw new UserException(
-            $"{path} names \"{name}\", which is no checkpoint there. " + (steps.Count == 0
+            $"{path} names \"{Shown(name)}\", which is no checkpoint there. " + (steps.Count == 0
                 ? "Remove the file to start anew."
                 : $"Name the folder of one that is: {string.Join(", ", steps.Select(NameOf))}."));
     }

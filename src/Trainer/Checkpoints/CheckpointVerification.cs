@@ -20,9 +20,11 @@ public static class CheckpointVerification
     public static CheckpointManifest ReadManifest(string checkpoint)
     {
         CheckpointManifest manifest = CheckpointManifest.Read(checkpoint);
+        // There may be as many as ranks.
+        HashSet<string> listed = [.. manifest.Files.Select(file => file.Name)];
         foreach (string required in CheckpointStore.OptimizerFiles(manifest).Prepend(CheckpointStore.ModelFile))
         {
-            if (manifest.Files.All(file => file.Name != required))
+            if (!listed.Contains(required))
                 throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it does not list {required}");
         }
 
@@ -57,8 +59,8 @@ public static class CheckpointVerification
     {
         try
         {
-            if (!File.Exists(path))
-                return "it is missing";
+            if (PlainFile.ProblemOf(path) is { } problem)
+                return problem;
             using (var content = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1 << 20, FileOptions.SequentialScan))
             {
                 if (content.Length != file.Bytes)

@@ -68,7 +68,8 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         string path = partial.Complete(part.Manifest with { Files = parts });
         DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.LatestFile), CheckpointStore.NameOf(part.Manifest.Step) + "\n", files);
         long? best = store.Best();
-        if (best == part.Manifest.Step)
+        // Whichever it is: an earlier save may have ended between making one the best and saying so.
+        if (best is not null && !store.Points(CheckpointStore.BestFile, best.Value))
             DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.BestFile), CheckpointStore.NameOf(best.Value) + "\n", files);
         double seconds = clock.Elapsed.TotalSeconds;
         return new CommittedCheckpoint(path, seconds, RemoveExpired(best));
@@ -77,7 +78,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     /// <summary>Removes a part that came to nothing.</summary>
     public void Abandon(CheckpointPart part) => PartialOf(part).Abandon();
 
-    // One that is half deleted must not have a checkpoint's name.
+    // One that is half deleted must not have a checkpoint's name, whatever of it a power cut leaves.
     private string? RemoveExpired(long? best)
     {
         foreach (long step in retention.Expired(store.Steps(), best))
@@ -86,6 +87,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
             {
                 string expired = Path.Combine(store.Folder, "." + CheckpointStore.NameOf(step) + ExpiredSuffix);
                 files.Rename(store.PathOf(step), expired);
+                files.SyncFolder(store.Folder);
                 files.DeleteFolder(expired);
             }
             catch (Exception error) when (error is IOException or UnauthorizedAccessException)

@@ -5,17 +5,27 @@ namespace LongNet.Trainer.Checkpoints;
 /// <summary>Writes that survive a power cut: the bytes reach the disk, and then the name does.</summary>
 internal static class DurableFile
 {
-    private const string PartialSuffix = ".partial";
-
     /// <summary>Replaces a small file as a whole: readers see the old text or the new, never a part.</summary>
     public static void Write(string path, string text, FileOperations? operations = null)
     {
         FileOperations files = operations ?? FileOperations.Real;
-        string partial = path + PartialSuffix;
-        WriteInPlace(partial, Encoding.UTF8.GetBytes(text), files);
-        files.Rename(partial, path);
+        string partial = PartialOf(path);
+        try
+        {
+            WriteInPlace(partial, Encoding.UTF8.GetBytes(text), files);
+            files.Rename(partial, path);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            DeleteQuietly(partial, files);
+            throw;
+        }
+
         files.SyncFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
     }
+
+    /// <summary>Where a file is written before it takes its name.</summary>
+    public static string PartialOf(string path) => path + ".partial";
 
     /// <summary>Writes a file under its own name and syncs it. Nobody may look for it there yet.</summary>
     /// <returns>SHA-256 of the bytes, lower-case hexadecimal.</returns>
@@ -41,5 +51,17 @@ internal static class DurableFile
         }
 
         return [.. missing.Select(folder => folder.FullName)];
+    }
+
+    private static void DeleteQuietly(string path, FileOperations files)
+    {
+        try
+        {
+            files.DeleteFile(path);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // The failure that led here is the one to tell.
+        }
     }
 }

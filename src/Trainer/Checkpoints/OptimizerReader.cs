@@ -107,8 +107,10 @@ public sealed class OptimizerReader : IDisposable
         CheckpointStore.RequireNames($"The optimizer state of {checkpoint}", [.. slices.Keys], [.. expected.Select(entry => entry.Name)]);
         foreach (var (name, shape) in expected)
         {
+            foreach (var (part, _, _) in slices[name])
+                CheckpointStore.RequireType(part, name, ScalarType.Float32);
             if (Shape(name) is not null)
-                CheckpointStore.RequireShape(slices[name][0].File, name, shape);
+                CheckpointStore.RequireShape(slices[name][0].File, name, shape, ScalarType.Float32);
             if (WholeLength(name) != Product(shape))
             {
                 throw new UserException(
@@ -118,7 +120,7 @@ public sealed class OptimizerReader : IDisposable
         }
     }
 
-    // Null where slices leave a hole or overlap.
+    // Null where slices leave a hole or overlap. An empty one may lie where another begins or ends.
     private long? WholeLength(string name)
     {
         long end = 0;

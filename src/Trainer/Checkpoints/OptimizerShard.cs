@@ -22,7 +22,7 @@ internal static class OptimizerShard
     public static IReadOnlyDictionary<string, string> Metadata(IEnumerable<StateSlice> slices) =>
         slices.Where(slice => slice.Start is not null).ToDictionary(slice => slice.Name, slice => slice.Start!.Value.ToString(CultureInfo.InvariantCulture));
 
-    /// <summary>Where a slice begins; null where the file holds the whole.</summary>
+    /// <summary>Where a slice begins; null where the file holds the whole, -1 where it tells no place.</summary>
     public static long? Start(IReadOnlyDictionary<string, string> metadata, string name) =>
-        metadata.TryGetValue(name, out string? text) && long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long start) ? start : null;
+        !metadata.TryGetValue(name, out string? text) ? null : long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long start) ? start : -1;
 }

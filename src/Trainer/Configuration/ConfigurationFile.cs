@@ -127,24 +127,23 @@ public static class ConfigurationFile
         static bool IsJsonNumber(string text) => text is [(>= '0' and <= '9') or '-', ..] && double.TryParse(text, CultureInfo.InvariantCulture, out double value) && double.IsFinite(value);
     }
 
-    /// <summary>The keys that change what is computed and whose values differ between two texts of <see cref="ToYaml"/> or <see cref="ToJson"/>.</summary>
+    /// <summary>The keys that change what is computed and whose values differ.</summary>
+    /// <param name="before">Kept as JSON; of another version of the program, it may have other keys.</param>
+    /// <param name="after">What is to go on.</param>
     /// <returns>"key: before → after" each.</returns>
-    public static string[] ChangedKeys(string before, string after)
+    public static string[] ChangedKeys(JsonElement before, RunConfig after)
     {
         string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "training.steps", "training.micro_batch_size", "training.time_limit_minutes"];
         string[] irrelevantGroups = ["parallel.", "evaluation.", "checkpoint.", "logging.", "runtime."];
-        Dictionary<string, string> old = Flat(before), now = Flat(after);
+        Dictionary<string, string> old = Flat(Node(before)), now = Flat(Node(ToJson(after)));
         return [.. now.Where(entry => !irrelevant.Contains(entry.Key) && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal)))
             .Where(entry => !old.TryGetValue(entry.Key, out string? value) || value != entry.Value)
             .Select(entry => $"{entry.Key}: {old.GetValueOrDefault(entry.Key, "none")} → {entry.Value}")];
 
-        static Dictionary<string, string> Flat(string text)
+        static Dictionary<string, string> Flat(YamlNode root)
         {
             var values = new Dictionary<string, string>();
-            var stream = new YamlStream();
-            stream.Load(new StringReader(text));
-            if (stream.Documents.Count > 0)
-                Walk(stream.Documents[0].RootNode, "", values);
+            Walk(root, "", values);
             return values;
         }
 

@@ -188,7 +188,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         if (manifest.Corpus != plan.Corpus.Fingerprint)
             reporter.Say($"warning: the corpus is not the one trained on so far ({plan.Corpus.Fingerprint}; it was {manifest.Corpus}), so samples differ from here on.");
-        string[] changed = ConfigurationFile.ChangedKeys(manifest.Config.GetRawText(), ConfigurationFile.ToYaml(plan.Config));
+        string[] changed = ConfigurationFile.ChangedKeys(manifest.Config, plan.Config);
         if (changed.Length > 0)
             reporter.Say($"warning: since the checkpoint these keys have changed: {string.Join("; ", changed)}");
     }

@@ -86,7 +86,7 @@ public sealed class MetricsWriter : IDisposable
             // Without the gate: lines are written meanwhile.
             RandomAccess.FlushToDisk(file.SafeFileHandle);
         }
-        catch (IOException error)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             throw new UserException($"{file.Name} cannot be written: {error.Message}");
         }
@@ -134,7 +134,7 @@ public sealed class MetricsWriter : IDisposable
             waiting.ResetWrittenCount();
             Problem = null;
         }
-        catch (IOException error)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             Problem = error.Message;
         }

@@ -206,11 +206,15 @@ public sealed class CheckpointStoreTests : IDisposable
     [InlineData("\"optimizer_shards\": 1", "\"optimizer_shards\": 2", "it does not list optimizer-00000-of-00002.safetensors")]
     [InlineData("\"optimizer_shards\": 1", "\"optimizer_shards\": 2000000000", "it is not what was written (it lists fewer files than optimizer shards)")]
     [InlineData("\"sequence\": 2", "\"sequence\": 0", "it is not what was written (its mesh has no ranks)")]
+    [InlineData("\"lr\": 0.001", "\"lr\": 1e400", "it is not what was written (a number is out of range)")]
+    [InlineData("\"format_version\": 3", "\"format_version\": 3e0", "its \"format_version\" is no whole number")]
+    [InlineData("\"format_version\": 3", "\"format_versions\": 3", "its \"format_version\" is no whole number")]
+    [InlineData("\"seed\": 1,", "\"seed\": 1, \"seed\": 1,", "it is not what was written (Duplicate property 'seed' encountered during deserialization)")]
     public void Verify_StateThatLies_SaysHow(string text, string lie, string problem)
     {
-        string saved = Save(10), path = Path.Combine(saved, "state.json"), state = File.ReadAllText(path);
-        Assert.Contains(text, state, StringComparison.Ordinal);
-        File.WriteAllText(path, state.Replace(text, lie, StringComparison.Ordinal));
+        string saved = Save(10), path = Path.Combine(saved, "state.json");
+        Assert.Contains(text, File.ReadAllText(path), StringComparison.Ordinal);
+        SavedCheckpoint.Rewrite(path, state => state.Replace(text, lie, StringComparison.Ordinal));
         Assert.Equal(
             $"The checkpoint {saved} is damaged: state.json: {problem}. Resume from another one: --resume auto takes the newest that is whole.",
             Assert.Throws<DamagedCheckpointException>(() => CheckpointStore.Verify(saved)).Message);

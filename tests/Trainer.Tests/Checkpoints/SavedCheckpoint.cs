@@ -1,3 +1,4 @@
+using System.Text;
 using System.Text.Json;
 using LongNet.Distributed;
 using LongNet.Trainer.Checkpoints;
@@ -34,6 +35,14 @@ internal static class SavedCheckpoint
         [new StateSlice("step", null, tensor((float)step)), new StateSlice("exp_avg.weight", null, full([2, 3], 2 * step, dtype: ScalarType.Float32))],
         Shard: 0,
         TotalBytes: 52);
+
+    /// <summary>Changes the text of a state.json, and its digest to that of the new text.</summary>
+    public static void Rewrite(string path, Func<string, string> change)
+    {
+        int end = CheckpointManifest.Seal([]).Length;
+        string content = change(File.ReadAllText(path)[..^end]);
+        File.WriteAllText(path, content + CheckpointManifest.Seal(Encoding.UTF8.GetBytes(content)));
+    }
 
     /// <summary>Saves on one rank and returns when the checkpoint is whole, or has failed.</summary>
     /// <returns>Its folder; null where it could not be written.</returns>
