@@ -15,6 +15,9 @@ namespace LongNet.Trainer.Checkpoints;
 internal sealed record RunLockHolder(
     string Host, int Process, long ProcessStart, string ProcessNamespace, string BootId, DateTime Started, Guid Token, long Heartbeat)
 {
+    // More than the longest names, numbers and times come to.
+    private const int TextBytes = 1024;
+
     private static readonly JsonSerializerOptions Json = new()
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
@@ -56,7 +59,19 @@ internal sealed record RunLockHolder(
         }
     }
 
-    public byte[] ToText() => [.. JsonSerializer.SerializeToUtf8Bytes(this, Json), (byte)'\n'];
+    /// <summary>
+    /// What a lock says, equally long for all holders: where several write at once, each writes over all of what the others have written, and
+    /// nobody's setting of the file's size changes another's text.
+    /// </summary>
+    public byte[] ToText()
+    {
+        byte[] json = JsonSerializer.SerializeToUtf8Bytes(this, Json);
+        var text = new byte[Math.Max(TextBytes, json.Length + 1)];
+        text.AsSpan().Fill((byte)' ');
+        json.CopyTo(text, 0);
+        text[^1] = (byte)'\n';
+        return text;
+    }
 
     public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"process {Process} on {Host}");
 

@@ -67,7 +67,7 @@ public sealed class RunLockTests : IDisposable
               "started": "[0-9T:.-]+Z",
               "token": "[0-9a-f-]{36}",
               "heartbeat": 0
-            \}
+            \} *
             $
             """,
             read.Output);
@@ -369,6 +369,22 @@ public sealed class RunLockTests : IDisposable
             Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
             Assert.Equal(1, Winners(8, LiveBeat, file => file.Lock()));
         }
+    }
+
+    // A longer text than another's, written just before it, would otherwise end in the other's text when its size is set.
+    [Fact]
+    public void Text_OfAnyHolder_IsEquallyLong()
+    {
+        RunLockHolder holder = RunLockHolder.OfThisProcess();
+        var second = new DateTime(2030, 1, 1, 0, 0, 0, DateTimeKind.Utc);
+        RunLockHolder[] holders =
+        [
+            holder with { Started = second },
+            holder with { Started = second.AddTicks(1), Process = int.MaxValue, ProcessStart = long.MaxValue, Heartbeat = long.MaxValue },
+            holder with { Host = new string('n', 64) },
+        ];
+        Assert.Single(holders.Select(each => each.ToText().Length).Distinct());
+        Assert.All(holders, each => Assert.Equal(each, RunLockHolder.Parse(each.ToText())));
     }
 
     [Fact]
