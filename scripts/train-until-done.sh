@@ -30,8 +30,15 @@ for name in TERM INT HUP USR1 USR2; do
   trap "pending=$name signalled=$name interrupted=1; hand_on" "$name"
 done
 
-# Checkpoints that are not whole have other names.
-newest() { local all=("$run"/checkpoints/step-*); printf '%s' "${all[-1]##*/}"; }
+# The newest checkpoint's step; 0 for none. Those that are not whole, or damaged, have other names.
+newest() {
+  local each best=0
+  for each in "$run"/checkpoints/step-*; do
+    each=${each##*/step-}
+    if [[ $each =~ ^[0-9]{8,18}$ ]] && [ "$((10#$each))" -gt "$best" ]; then best=$((10#$each)); fi
+  done
+  printf '%d' "$best"
+}
 
 failures=0
 while true; do
@@ -52,9 +59,9 @@ while true; do
   if [ "$code" = 75 ]; then
     failures=0
     say "it stopped early; starting it again."
-  elif [ -n "$run" ] && [ "$(newest)" != "$before" ]; then
+  elif [ -n "$run" ] && [ "$(newest)" -gt "$before" ]; then
     failures=0
-    say "it ended with code $code after it had saved $(newest); starting it again."
+    say "it ended with code $code after it had saved the checkpoint of step $(newest); starting it again."
   else
     failures=$((failures + 1))
     if [ "$failures" -ge "$most" ]; then

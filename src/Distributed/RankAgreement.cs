@@ -39,6 +39,37 @@ public static class RankAgreement
         return Run(group, () => group.Rank == 0 ? function() : default, namesRank: false);
     }
 
+    /// <summary>
+    /// The same for what may take longer than ranks wait for each other, such as reading a whole checkpoint: others hear from rank 0 meanwhile.
+    /// The function runs on a thread of its own. Collective.
+    /// </summary>
+    /// <inheritdoc cref="RunOnRoot{T}"/>
+    public static T? RunLongOnRoot<T>(ProcessGroup group, Func<T> function)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        ArgumentNullException.ThrowIfNull(function);
+        if (group.Size == 1)
+            return RunOnRoot(group, function);
+        Task<T>? work = group.Rank == 0
+            ? Task.Factory.StartNew(function, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)
+            : null;
+        bool done;
+        do
+        {
+            work?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(Patience(group));
+            done = Broadcast(group, [work?.IsCompleted == true ? (byte)1 : (byte)0], 0) is [1];
+        }
+        while (!done);
+        return RunOnRoot(group, () => work!.GetAwaiter().GetResult());
+    }
+
+    /// <summary>How long a rank may be silent while others wait for it in a collective.</summary>
+    public static TimeSpan Patience(ProcessGroup group)
+    {
+        ArgumentNullException.ThrowIfNull(group);
+        return group.Monitor.Timeout / 4;
+    }
+
     private static T Run<T>(ProcessGroup group, Func<T> function, bool namesRank)
     {
         ArgumentNullException.ThrowIfNull(group);

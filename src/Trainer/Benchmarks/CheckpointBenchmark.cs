@@ -30,7 +30,7 @@ internal static class CheckpointBenchmark
         step.Run();
         double alone = Median(Save(asynchronous: false).Select(save => save.Seconds));
         (double Seconds, double Stall)[] behind = [.. Save(asynchronous: true)];
-        return new SaveTimes(state.Part(null).TotalBytes, alone, Median(behind.Select(save => save.Seconds)), Median(behind.Select(save => save.Stall)));
+        return new SaveTimes(state.Part(null).Bytes, alone, Median(behind.Select(save => save.Seconds)), Median(behind.Select(save => save.Stall)));
 
         IEnumerable<(double Seconds, double Stall)> Save(bool asynchronous)
         {

@@ -156,7 +156,7 @@ public sealed record CheckpointComparison(
 
         public Source(string checkpoint, CheckpointManifest manifest)
         {
-            model = SafetensorsReader.Open(Path.Combine(checkpoint, CheckpointStore.ModelFile));
+            model = CheckpointStore.OpenTensors(checkpoint, CheckpointStore.ModelFile);
             try
             {
                 optimizer = OptimizerReader.Open(checkpoint, manifest);

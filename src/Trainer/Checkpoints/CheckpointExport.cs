@@ -41,7 +41,7 @@ public static class CheckpointExport
         CheckpointManifest manifest = CheckpointVerification.ReadManifest(checkpoint);
         CheckpointVerification.ThrowIfDamaged(
             checkpoint, [CheckpointVerification.Of(checkpoint, manifest.Files.Single(file => file.Name == CheckpointStore.ModelFile))]);
-        using SafetensorsReader reader = SafetensorsReader.Open(Path.Combine(checkpoint, CheckpointStore.ModelFile));
+        using SafetensorsReader reader = CheckpointStore.OpenTensors(checkpoint, CheckpointStore.ModelFile);
         var notes = new List<string>();
         var overflows = new Dictionary<string, long>();
         SafetensorsLayout layout = SafetensorsLayout.Of(

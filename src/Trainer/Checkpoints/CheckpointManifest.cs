@@ -167,7 +167,11 @@ public sealed record CheckpointManifest
         {
             throw new DamagedCheckpointException(checkpoint, FileName, $"it is not what was written ({CheckpointStore.Shown(error.Message.Split('.')[0])})");
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (PlainFile.IsPassing(error))
+        {
+            throw PlainFile.Unreadable(path, error);
+        }
+        catch (Exception error) when (PlainFile.IsDamage(error))
         {
             throw new DamagedCheckpointException(checkpoint, FileName, $"it cannot be read: {error.Message}");
         }
@@ -192,6 +196,8 @@ public sealed record CheckpointManifest
         Require(Config.ValueKind == JsonValueKind.Object, "its config is no object");
         Require(Utf8.IsValid(JsonMarshal.GetRawUtf8Value(Config)), "its config is no UTF-8");
         ReadTexts(Config);
+        if (LossScaler is { } scaler)
+            ReadTexts(scaler);
         Require(Files.All(file => file is { Bytes: >= 0, Sha256: not null } && IsPlainName(file.Name)), "a file has no plain name or a size below zero");
         Require(Files.Select(file => file.Name).Distinct(StringComparer.Ordinal).Count() == Files.Count, "a file is listed twice");
         Require(OptimizerShards >= 1 && OptimizerShards <= Files.Count, "it lists fewer files than optimizer shards");

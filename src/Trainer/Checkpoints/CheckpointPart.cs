@@ -8,9 +8,8 @@ namespace LongNet.Trainer.Checkpoints;
 /// <param name="Model">Parameters by name on rank 0, which writes them; empty on others. Not owned.</param>
 /// <param name="Optimizer">This rank's shard of the optimizer state; empty where the rank writes none. Not owned.</param>
 /// <param name="Shard">The shard's number, below <see cref="CheckpointManifest.OptimizerShards"/>.</param>
-/// <param name="TotalBytes">What the checkpoint takes on the disk, the shards of all ranks together, but for names and numbers.</param>
 public sealed record CheckpointPart(
-    CheckpointManifest Manifest, IReadOnlyList<(string Name, Tensor Value)> Model, IReadOnlyList<StateSlice> Optimizer, int Shard, long TotalBytes)
+    CheckpointManifest Manifest, IReadOnlyList<(string Name, Tensor Value)> Model, IReadOnlyList<StateSlice> Optimizer, int Shard)
 {
     /// <summary>Whether this rank writes anything.</summary>
     public bool IsEmpty => Model.Count == 0 && Optimizer.Count == 0;

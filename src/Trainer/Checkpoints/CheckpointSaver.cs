@@ -167,12 +167,26 @@ public sealed class CheckpointSaver : IDisposable
         while (pending is not null)
         {
             stall.Start();
+            // Ranks that write nothing wait in the exchange, which has a deadline, and the disk has none.
             Task? own = committing ?? (Task?)writing;
-            if (own is not null)
-                _ = Task.WhenAny(own).Result;
+            own?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankAgreement.Patience(world));
             byte[] statuses = RankAgreement.AllGather(world, [Status]);
             stall.Stop();
             Advance(statuses);
+        }
+    }
+
+    /// <summary>The same at the end of a run that has failed: a save that fails too is told beside that. Collective.</summary>
+    public void EndWithoutFailing()
+    {
+        try
+        {
+            Finish();
+        }
+        catch (UnanimousException)
+        {
+            if (world.Rank == 0)
+                Failed?.Invoke(Failure!);
         }
     }
 

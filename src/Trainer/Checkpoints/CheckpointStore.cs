@@ -110,12 +110,24 @@ public sealed class CheckpointStore(string folder)
     public static void ReadInto(string path, IReadOnlyList<(string Name, Tensor Value)> destinations)
     {
         ArgumentNullException.ThrowIfNull(destinations);
-        using SafetensorsReader reader = SafetensorsReader.Open(path);
+        using SafetensorsReader reader = OpenTensors(Path.GetDirectoryName(path)!, Path.GetFileName(path));
         RequireNames(reader.Path, [.. reader.Names], [.. destinations.Select(entry => entry.Name)]);
         foreach (var (name, value) in destinations)
             RequireShape(reader, name, value.shape, value.dtype);
         foreach (var (name, value) in destinations)
             reader.ReadInto(name, value);
+    }
+
+    /// <summary>Opens a file of tensors, and nothing that only has its name: no link, no pipe.</summary>
+    /// <param name="checkpoint">The checkpoint's folder.</param>
+    /// <param name="file">File name within it.</param>
+    /// <returns>Owned by the caller.</returns>
+    /// <exception cref="DamagedCheckpointException">It is no plain file.</exception>
+    /// <exception cref="UserException">It cannot be read.</exception>
+    internal static SafetensorsReader OpenTensors(string checkpoint, string file)
+    {
+        string path = Path.Combine(checkpoint, file);
+        return PlainFile.ProblemOf(path) is { } problem ? throw new DamagedCheckpointException(checkpoint, file, problem) : SafetensorsReader.Open(path);
     }
 
     /// <summary>Removes what runs that were stopped while they wrote or deleted have left. Nobody may be writing.</summary>
@@ -130,6 +142,26 @@ public sealed class CheckpointStore(string folder)
         foreach (string pointer in new[] { LatestFile, BestFile })
             FileOperations.Real.DeleteFile(DurableFile.PartialOf(Path.Combine(folder, pointer)));
         return leftovers.Length > 0;
+    }
+
+    /// <summary>Makes LATEST and BEST name what they should of the checkpoints that there are.</summary>
+    /// <returns>Whether there is anything to name.</returns>
+    internal bool Repoint(FileOperations files)
+    {
+        long? latest = Steps() is [.., var newest] ? newest : null;
+        foreach (var (pointer, step) in new[] { (LatestFile, latest), (BestFile, Best()) })
+        {
+            string path = Path.Combine(folder, pointer);
+            if (step is not { } named)
+            {
+                if (File.Exists(path))
+                    files.DeleteFile(path);
+            }
+            else if (!Points(pointer, named))
+                DurableFile.Write(path, NameOf(named) + "\n", files);
+        }
+
+        return latest is not null;
     }
 
     /// <summary>Whether LATEST or BEST names the checkpoint of a step.</summary>

@@ -50,7 +50,7 @@ public sealed class CheckpointSummary
     public static CheckpointSummary Read(string checkpoint)
     {
         CheckpointManifest manifest = CheckpointVerification.ReadManifest(checkpoint);
-        using SafetensorsReader model = SafetensorsReader.Open(Path.Combine(checkpoint, CheckpointStore.ModelFile));
+        using SafetensorsReader model = CheckpointStore.OpenTensors(checkpoint, CheckpointStore.ModelFile);
         using OptimizerReader optimizer = OptimizerReader.Open(checkpoint, manifest);
         return new CheckpointSummary(
             checkpoint,
@@ -76,16 +76,16 @@ public sealed class CheckpointSummary
         Row("micro-batch", $"{state.MicroBatchSize}");
         Row("optimizer", state.OptimizerSharded ? $"sharded, {state.OptimizerShards} files" : (FormattableString)$"not sharded");
         Row("learning rate", $"{rate.Lr:R} after {rate.WarmupSteps} steps of warm-up, to {rate.MinLr:R} at step {rate.DecaySteps}");
-        Row("corpus", $"{state.Corpus}");
-        Row("written by", $"longnet {state.Versions.Longnet}, torch {state.Versions.Torch}, .NET {state.Versions.Dotnet}");
+        Row("corpus", $"{CheckpointStore.Shown(state.Corpus)}");
+        Row("written by", $"longnet {CheckpointStore.Shown(state.Versions.Longnet)}, torch {CheckpointStore.Shown(state.Versions.Torch)}, .NET {CheckpointStore.Shown(state.Versions.Dotnet)}");
 
         Table(["parameter", "type", "shape", "MB"], Parameters.Select(tensor => new[]
         {
-            tensor.Name, SafetensorsFormat.NameOf(tensor.Type)!, $"[{string.Join(", ", tensor.Shape)}]", Megabytes(tensor.Bytes),
+            CheckpointStore.Shown(tensor.Name), SafetensorsFormat.NameOf(tensor.Type)!, $"[{string.Join(", ", tensor.Shape)}]", Megabytes(tensor.Bytes),
         }));
         Table(["optimizer state", "tensors", "elements", "MB"], Optimizer.Select(kind => new[]
         {
-            kind.Kind, $"{kind.Tensors}", $"{kind.Elements}", Megabytes(kind.Bytes),
+            CheckpointStore.Shown(kind.Kind), $"{kind.Tensors}", $"{kind.Elements}", Megabytes(kind.Bytes),
         }));
         text.Append(CultureInfo.InvariantCulture, $"\n{Parameters.Count} tensors, {ParameterCount} parameters, {Megabytes(ModelBytes)} MB; optimizer state {Megabytes(OptimizerBytes)} MB; together {Megabytes(ModelBytes + OptimizerBytes)} MB\n");
         return text.ToString();

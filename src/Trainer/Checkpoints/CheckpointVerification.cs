@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using System.Security.Cryptography;
 using LongNet.Core.Serialization;
 
@@ -37,11 +38,20 @@ public static class CheckpointVerification
     {
         ArgumentNullException.ThrowIfNull(manifest);
         var files = new VerifiedFile[manifest.Files.Count];
-        Parallel.For(0, files.Length, f => files[f] = Of(checkpoint, manifest.Files[f]));
+        try
+        {
+            Parallel.For(0, files.Length, f => files[f] = Of(checkpoint, manifest.Files[f]));
+        }
+        catch (AggregateException several)
+        {
+            ExceptionDispatchInfo.Throw(several.InnerExceptions[0]);
+        }
+
         return files;
     }
 
     /// <summary>Checks one file likewise.</summary>
+    /// <exception cref="Core.UserException">It cannot be read here and now, which does not tell whether it is damaged.</exception>
     public static VerifiedFile Of(string checkpoint, CheckpointFile file)
     {
         ArgumentNullException.ThrowIfNull(file);
@@ -74,11 +84,15 @@ public static class CheckpointVerification
                 SafetensorsReader.Open(path).Dispose();
             return null;
         }
+        catch (Exception error) when (PlainFile.IsPassing(error))
+        {
+            throw PlainFile.Unreadable(path, error);
+        }
         catch (SafetensorsException error)
         {
             return $"it is not a valid safetensors file ({error.Problem})";
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (PlainFile.IsDamage(error))
         {
             return $"it cannot be read: {error.Message}";
         }

@@ -29,7 +29,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     public CheckpointFile[] WritePart(CheckpointPart part)
     {
         PartialCheckpoint partial = PartialOf(part);
-        partial.Create(part.TotalBytes);
+        partial.Create(part.Bytes);
         // At once: two digests take two processors.
         Task<CheckpointFile>[] writes =
         [
@@ -66,13 +66,21 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         }
 
         string path = partial.Complete(part.Manifest with { Files = parts });
-        DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.LatestFile), CheckpointStore.NameOf(part.Manifest.Step) + "\n", files);
-        long? best = store.Best();
-        // Whichever it is: an earlier save may have ended between making one the best and saying so.
-        if (best is not null && !store.Points(CheckpointStore.BestFile, best.Value))
-            DurableFile.Write(Path.Combine(store.Folder, CheckpointStore.BestFile), CheckpointStore.NameOf(best.Value) + "\n", files);
+        string? warning = null;
+        try
+        {
+            // Both, whichever they should be: an earlier save may have ended before it said so.
+            store.Repoint(files);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // The checkpoint is whole, and found without; the next save says it anew.
+            warning = $"LATEST and BEST do not tell of the checkpoint of step {part.Manifest.Step}, which is whole: {error.Message}";
+        }
+
         double seconds = clock.Elapsed.TotalSeconds;
-        return new CommittedCheckpoint(path, seconds, RemoveExpired(best));
+        // What they name must stay.
+        return new CommittedCheckpoint(path, seconds, warning ?? RemoveExpired(store.Best()));
     }
 
     /// <summary>Removes a part that came to nothing.</summary>
@@ -81,6 +89,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     // One that is half deleted must not have a checkpoint's name, whatever of it a power cut leaves.
     private string? RemoveExpired(long? best)
     {
+        string? problem = null;
         foreach (long step in retention.Expired(store.Steps(), best))
         {
             try
@@ -92,11 +101,12 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
             }
             catch (Exception error) when (error is IOException or UnauthorizedAccessException)
             {
-                return $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
+                // The next may go all the same.
+                problem ??= $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
             }
         }
 
-        return null;
+        return problem;
     }
 
     private PartialCheckpoint PartialOf(CheckpointPart part) => new(store.Folder, CheckpointStore.NameOf(part.Manifest.Step), files);

@@ -12,15 +12,20 @@ internal partial class FileOutput : IDisposable
     /// <summary>Addresses, places and lengths of writes past the cache are multiples of this.</summary>
     public const int Alignment = 4096;
 
+    private const int InvalidArgument = 22;
+
     private readonly string path;
-    private readonly SafeFileHandle file;
+    private SafeFileHandle file;
+    private bool isDirect;
 
     /// <param name="path">The file; one that is there is emptied.</param>
     /// <param name="length">Its size when it is whole.</param>
     public FileOutput(string path, long length)
     {
         this.path = path;
-        file = OpenDirect(path) ?? File.OpenHandle(path, FileMode.Create, FileAccess.Write);
+        SafeFileHandle? direct = OpenDirect(path);
+        isDirect = direct is not null;
+        file = direct ?? File.OpenHandle(path, FileMode.Create, FileAccess.Write);
         try
         {
             Reserve(length);
@@ -42,7 +47,21 @@ internal partial class FileOutput : IDisposable
     /// <summary>Writes bytes at a place.</summary>
     /// <param name="bytes">Aligned, as many as a multiple of <see cref="Alignment"/>.</param>
     /// <param name="position">Where in the file: a multiple of <see cref="Alignment"/>.</param>
-    public virtual void Write(ReadOnlySpan<byte> bytes, long position) => RandomAccess.Write(file, bytes, position);
+    public virtual void Write(ReadOnlySpan<byte> bytes, long position)
+    {
+        try
+        {
+            RandomAccess.Write(file, bytes, position);
+        }
+        catch (IOException refused) when (isDirect && refused.HResult == InvalidArgument)
+        {
+            // Some file systems open a file so and then do not write it.
+            file.Dispose();
+            file = File.OpenHandle(path, FileMode.Open, FileAccess.Write);
+            isDirect = false;
+            RandomAccess.Write(file, bytes, position);
+        }
+    }
 
     /// <summary>Sets the file's size.</summary>
     public virtual void SetLength(long length) => RandomAccess.SetLength(file, length);
@@ -78,11 +97,12 @@ internal partial class FileOutput : IDisposable
         if (!OperatingSystem.IsLinux() || length == 0)
             return;
         const int NoSpace = 28, TooLarge = 27, QuotaExceeded = 122;
-        int error = Allocate(file, 0, length);
+        // The system's call itself: where the file system has none, the C library writes a byte into every page instead.
+        int error = Allocate(file, 0, 0, length) == 0 ? 0 : Marshal.GetLastPInvokeError();
         if (error is NoSpace or TooLarge or QuotaExceeded)
             throw new IOException($"{Marshal.GetPInvokeErrorMessage(error)}: {path} needs {length} bytes.");
     }
 
-    [LibraryImport("libc", EntryPoint = "posix_fallocate")]
-    private static partial int Allocate(SafeFileHandle file, long offset, long length);
+    [LibraryImport("libc", EntryPoint = "fallocate", SetLastError = true)]
+    private static partial int Allocate(SafeFileHandle file, int mode, long offset, long length);
 }

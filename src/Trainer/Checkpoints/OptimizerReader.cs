@@ -89,7 +89,7 @@ public sealed class OptimizerReader : IDisposable
         try
         {
             foreach (string file in CheckpointStore.OptimizerFiles(manifest))
-                reader.files.Add(SafetensorsReader.Open(Path.Combine(checkpoint, file)));
+                reader.files.Add(CheckpointStore.OpenTensors(checkpoint, file));
             foreach (SafetensorsReader file in reader.files)
                 reader.Add(file);
             check(reader);

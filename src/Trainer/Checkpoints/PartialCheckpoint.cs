@@ -19,7 +19,7 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
     public string Path { get; } = System.IO.Path.Combine(folder, "." + name + ".partial");
 
     /// <summary>Makes the folder; every rank that writes may.</summary>
-    /// <param name="bytes">What the whole checkpoint needs.</param>
+    /// <param name="bytes">What this rank will write; others may have reserved their space already.</param>
     /// <exception cref="IOException">There is not enough space, or a checkpoint of that name.</exception>
     public void Create(long bytes)
     {

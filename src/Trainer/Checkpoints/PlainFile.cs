@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
+using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
 
@@ -9,6 +10,9 @@ namespace LongNet.Trainer.Checkpoints;
 /// </summary>
 internal static partial class PlainFile
 {
+    // EIO.
+    private const int DeviceError = 5;
+
     /// <summary>Looks at a file without opening it.</summary>
     /// <returns>What is wrong with it, as in "it is missing"; null for a plain file.</returns>
     public static string? ProblemOf(string path)
@@ -19,6 +23,16 @@ internal static partial class PlainFile
             return Directory.Exists(path) ? "it is a folder" : "it is missing";
         return IsPlain(path) ? null : "it is no plain file";
     }
+
+    /// <summary>Whether an error says that a file's content is lost: it is gone, or the disk fails to read it.</summary>
+    public static bool IsDamage(Exception error) => error is FileNotFoundException or EndOfStreamException || (error is IOException && error.HResult == DeviceError);
+
+    /// <summary>Whether an error is another one of the file system's: permissions, too many open files, a server that does not answer.</summary>
+    public static bool IsPassing(Exception error) => error is IOException or UnauthorizedAccessException && !IsDamage(error);
+
+    /// <summary>What to say then. A checkpoint that may be whole must not be set aside for it.</summary>
+    public static UserException Unreadable(string path, Exception error) => new(
+        $"{path} cannot be read: {error.Message.TrimEnd('.')}. Mend that, or name another checkpoint with --resume PATH.", error);
 
     private static bool IsPlain(string path)
     {

@@ -157,7 +157,10 @@ public sealed record RunDirectory(string Path)
                 CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
                 if (manifest.Step != step)
                     throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it is of step {manifest.Step}");
-                return new StartingPoint(checkpoint, manifest, [.. damaged.Select(one => Aside(one.Step, one.Problem, checkpoint))]);
+                string[] notes = [.. damaged.Select(one => Aside(one.Step, one.Problem, checkpoint))];
+                if (notes.Length > 0)
+                    Removing("What LATEST or BEST named before", () => store.Repoint(FileOperations.Real));
+                return new StartingPoint(checkpoint, manifest, notes);
             }
             catch (DamagedCheckpointException problem)
             {

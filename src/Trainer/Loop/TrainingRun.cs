@@ -30,10 +30,10 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     public bool Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
-        using RunLock? held = RankAgreement.RunOnRoot(mesh.World, directory.Hold);
+        using RunLock? held = RankAgreement.RunLongOnRoot(mesh.World, directory.Hold);
         if (held?.StaleHolder is { } holder)
             reporter!.Say($"note: the lock of {directory.Path} was left by {holder}.");
-        StartingPoint? start = RankAgreement.RunOnRoot(mesh.World, () => directory.FindStart(resume));
+        StartingPoint? start = RankAgreement.RunLongOnRoot(mesh.World, () => directory.FindStart(resume));
         bool resumes = RankAgreement.Broadcast(mesh.World, [start is null ? (byte)0 : (byte)1], 0) is [1];
 
         mesh.World.Monitor.RecordFolder = directory.FlightRecords;
@@ -56,7 +56,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             return true;
         }
 
-        RankAgreement.RunOnRoot(mesh.World, directory.RemoveLeftovers);
+        RankAgreement.RunLongOnRoot(mesh.World, directory.RemoveLeftovers);
         if (RankAgreement.RunOnRoot(mesh.World, directory.ForgetStopFile))
             reporter!.Say($"note: removed {directory.StopFile}, which was there before the run and would have stopped it.");
         if (plan.Config.Parallel.ShardOptimizer)
@@ -74,8 +74,9 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         }
         catch (UnanimousException)
         {
-            // What is being saved is whole, whatever else has gone wrong; that is what is to be told.
-            saver.Finish();
+            // What is being saved shall be whole, whatever else has gone wrong. That is what is to be told, and not what a disk refuses besides.
+            saver.Failed = failure => reporter!.Say($"warning: {failure}");
+            saver.EndWithoutFailing();
             throw;
         }
     }
@@ -201,7 +202,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new Core.UserException($"The run directory {directory.Path} cannot be written: {error.Message} Choose another with --output.");
+            throw RunDirectory.CannotWrite(directory.Path, error);
         }
 
         return new MetricsWriter(directory.MetricsFile, step);

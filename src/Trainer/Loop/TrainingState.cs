@@ -1,7 +1,6 @@
 using LongNet.Core;
 using LongNet.Core.Model;
 using LongNet.Core.Model.Torchscale;
-using LongNet.Core.Native;
 using LongNet.Core.Optimization;
 using LongNet.Distributed;
 using LongNet.Distributed.DataParallel;
@@ -128,8 +127,7 @@ public sealed class TrainingState : IDisposable
             : shard.Slices.SelectMany(slice => Moments(slice.Parameter).Select(name => new StateSlice(name, slice.Start, state[name])));
         if (isRoot)
             slices = slices.Prepend(new StateSlice(FusedAdamW.StepName, null, state[FusedAdamW.StepName]));
-        // Both moments are as large as the parameters.
-        return new CheckpointPart(manifest, isRoot ? parameters : [], [.. slices], shard is null ? 0 : mesh.World.Rank, 3 * parameters.Sum(entry => TensorMemory.ByteLength(entry.Value)));
+        return new CheckpointPart(manifest, isRoot ? parameters : [], [.. slices], shard is null ? 0 : mesh.World.Rank);
     }
 
     /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
@@ -137,7 +135,7 @@ public sealed class TrainingState : IDisposable
     /// <exception cref="UnanimousException">It cannot be read or is another model's.</exception>
     public void Load(StartingPoint? start)
     {
-        using OptimizerReader? reader = RankAgreement.RunOnRoot(mesh.World, () =>
+        using OptimizerReader? reader = RankAgreement.RunLongOnRoot(mesh.World, () =>
         {
             CheckpointStore.ReadInto(Path.Combine(start!.Checkpoint, CheckpointStore.ModelFile), parameters);
             return OptimizerReader.Open(

@@ -127,6 +127,7 @@ public sealed class CheckpointFuzzTests : IDisposable
         File.Delete(path);
         MakePipe(path);
         InTime(() => AssertDamaged(name, "it is no plain file"));
+        InTime(() => Assert.IsType<DamagedCheckpointException>(Record.Exception(() => CheckpointSummary.Read(saved))));
         File.Delete(path);
         File.CreateSymbolicLink(path, Path.Combine(saved, "pipe"));
         InTime(() => AssertDamaged(name, "it is a symbolic link, and only files of the checkpoint's own are read"));
@@ -135,6 +136,7 @@ public sealed class CheckpointFuzzTests : IDisposable
         File.WriteAllBytes(folder["elsewhere"], files[name]);
         File.CreateSymbolicLink(path, folder["elsewhere"]);
         AssertDamaged(name, "it is a symbolic link, and only files of the checkpoint's own are read");
+        Assert.Throws<DamagedCheckpointException>(() => CheckpointSummary.Read(saved));
         File.Delete(path);
         Directory.CreateDirectory(path);
         AssertDamaged(name, name == "state.json" ? "it is missing" : "it is a folder");
@@ -327,6 +329,9 @@ public sealed class CheckpointFuzzTests : IDisposable
         ConfigurationFile.ChangedKeys(manifest.Config, Config);
         ConfigurationFile.YamlOf(manifest.Config);
         ConfigurationFile.ModelOf(manifest.Config);
+        var summary = CheckpointSummary.Read(saved);
+        Assert.DoesNotContain(summary.ToText(), character => char.IsControl(character) && character != '\n');
+        summary.ToJson();
         Tensor weight = zeros(2, 3), moment = zeros(Elements), step = zeros([]);
         CheckpointStore.ReadInto(Path.Combine(saved, CheckpointStore.ModelFile), [("weight", weight)]);
         using OptimizerReader optimizer = OpenOptimizer(manifest);

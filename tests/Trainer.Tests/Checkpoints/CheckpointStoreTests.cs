@@ -122,8 +122,9 @@ public sealed class CheckpointStoreTests : IDisposable
     [Fact]
     public void Save_WithoutSpace_SaysHowMuchIsMissingBeforeItWrites()
     {
-        const long Petabyte = 1L << 50;
-        string message = Assert.Throws<UnanimousException>(() => SavedCheckpoint.Save(Store, SavedCheckpoint.Part(20) with { TotalBytes = Petabyte })).Message;
+        // One number, seen as a quarter of 2⁵⁰ of them.
+        Tensor petabyte = zeros(1).expand(1L << 48);
+        string message = Assert.Throws<UnanimousException>(() => SavedCheckpoint.Save(Store, SavedCheckpoint.Part(20) with { Model = [("weight", petabyte)] })).Message;
         Assert.Matches(
             $"^The checkpoint of step 20 cannot be written to {Regex.Escape(folder["checkpoints"])}: It needs 1125899907 MB, and the disk has [0-9]+ MB free\\. ", message);
         Assert.Empty(Directory.GetFileSystemEntries(folder["checkpoints"]));

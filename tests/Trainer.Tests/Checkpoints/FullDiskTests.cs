@@ -86,7 +86,7 @@ public class FullDiskTests
         // Two files of 4 MB each: none has space, or one has.
         CheckpointPart part = SavedCheckpoint.Part(20);
         part = part with { Model = [("weight", TorchSharp.torch.ones(1_000_000))], Optimizer = [.. part.Optimizer.Take(1), new StateSlice("exp_avg.weight", null, TorchSharp.torch.ones(1_000_000))] };
-        string message = Assert.Throws<Distributed.UnanimousException>(() => SavedCheckpoint.Save(store, part)).Message;
+        string message = Assert.Throws<Distributed.UnanimousException>(() => SavedCheckpoint.Save(store, part, files: new WasFree())).Message;
         Assert.Matches($"^The checkpoint of step 20 cannot be written to {Regex.Escape(store.Folder)}: No space left on device: \\S+safetensors needs 4000[0-9]{{3}} bytes\\. Older", message);
         Assert.Equal(["LATEST", "step-00000010"], Directory.GetFileSystemEntries(store.Folder).Select(Path.GetFileName).Order(StringComparer.Ordinal));
         CheckpointStore.Verify(store.PathOf(10));
@@ -121,6 +121,12 @@ public class FullDiskTests
             Assert.Equal(
                 string.Concat(Enumerable.Range(1, step).Select(at => $$"""{"step":{{at}},"eval_loss":1,"eval_bits_per_byte":1.4426950408889634}""" + "\n")), File.ReadAllText(path));
         }
+    }
+
+    // A disk that others fill as soon as it has been asked.
+    private sealed class WasFree : FileOperations
+    {
+        public override long AvailableBytes(string folder) => long.MaxValue;
     }
 
     private static IEnumerable<string> Arguments(string output, int steps, int saveEvery, bool required) => TrainingJob.RanksAgreeArguments(

@@ -67,9 +67,11 @@ public class SaveFaultTests
         foreach (long step in save.Before)
             Save(before.Path, Parts(step, save), CheckpointRetention.All, new FaultyFiles(before.Path), required: true);
         string[] points = Record(before.Path, save);
-        // After these it is whole and LATEST and BEST name it: what cannot be deleted is told, and no reason to end.
-        int whole = Array.FindIndex(points, point => point.Contains("checkpoints/step-00000010", StringComparison.Ordinal));
-        Assert.InRange(whole, 20, points.Length - 2);
+        // From there on it is whole: that LATEST and BEST do not name it, or that an older one cannot be deleted, is told, and no reason to end.
+        int whole = Array.FindIndex(points, point => point.Contains("LATEST", StringComparison.Ordinal));
+        int named = Array.FindIndex(points, point => point.Contains("checkpoints/step-00000010", StringComparison.Ordinal));
+        Assert.InRange(whole, 10, named - 4);
+        Assert.InRange(named, 20, points.Length - 2);
         for (int p = 0; p < points.Length; p++)
         {
             using var scope = NewDisposeScope();
@@ -84,6 +86,10 @@ public class SaveFaultTests
                 Assert.StartsWith($"The checkpoint of step 30 cannot be written to {folder["checkpoints"]}: No space left on device : '{folder.Path}", message, StringComparison.Ordinal);
                 Assert.EndsWith(
                     "'. Older checkpoints are untouched. It is required (checkpoint.required): free space or mend permissions, then go on with --resume auto.", message, StringComparison.Ordinal);
+            }
+            else if (p < named)
+            {
+                Assert.StartsWith($"LATEST and BEST do not tell of the checkpoint of step 30, which is whole: No space left on device : '{folder.Path}", Saved(), StringComparison.Ordinal);
             }
             else
             {

@@ -33,8 +33,7 @@ internal static class SavedCheckpoint
         Manifest(step, validationLoss),
         [("weight", full([2, 3], step, dtype: ScalarType.Float32))],
         [new StateSlice("step", null, tensor((float)step)), new StateSlice("exp_avg.weight", null, full([2, 3], 2 * step, dtype: ScalarType.Float32))],
-        Shard: 0,
-        TotalBytes: 52);
+        Shard: 0);
 
     /// <summary>Changes the text of a state.json, and its digest to that of the new text.</summary>
     public static void Rewrite(string path, Func<string, string> change)

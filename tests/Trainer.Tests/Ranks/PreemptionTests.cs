@@ -213,7 +213,12 @@ public sealed partial class PreemptionTests : IDisposable
     // Three failures, of which the first brings a checkpoint.
     [InlineData(
         "mkdir -p $0/checkpoints/step-00000004; exit 9", 9,
-        "it ended with code 9 after it had saved step-00000004; starting it again.|it ended with code 9 without a new checkpoint (1 of 2); starting it again.|" +
+        "it ended with code 9 after it had saved the checkpoint of step 4; starting it again.|it ended with code 9 without a new checkpoint (1 of 2); starting it again.|" +
+        "gave up after 2 failures in a row without a new checkpoint; the last ended with code 9.")]
+    // One that is set aside, or older, is none.
+    [InlineData(
+        "mkdir -p $0/checkpoints/step-00000009.damaged $0/checkpoints/step-00000003.damaged; [ ! -d $0/checkpoints/step-00000004 ] || mkdir -p $0/checkpoints/step-00000003; mkdir -p $0/checkpoints/step-00000004; exit 9", 9,
+        "it ended with code 9 after it had saved the checkpoint of step 4; starting it again.|it ended with code 9 without a new checkpoint (1 of 2); starting it again.|" +
         "gave up after 2 failures in a row without a new checkpoint; the last ended with code 9.")]
     public void TrainUntilDone_OfACommandThatFails_GivesUpInTime(string command, int code, string told)
     {

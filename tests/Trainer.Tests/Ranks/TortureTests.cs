@@ -40,26 +40,32 @@ public sealed class TortureTests : IDisposable
         int duringSaves = 0;
         for (int kill = 0; kill < kills; kill++)
         {
-            // Every third waits for a save to strike; so does what is left where a run would else reach its end.
+            // Every third waits for a save to strike. What the kill before has left of one is none.
             bool duringSave = kill % 3 == 1;
+            string[] leftovers = Saving(run);
             using ProgramRun job = RankTests.Launcher(kind).Start(
                 2, Repository.LongNet, TrainingJob.RanksAgreeArguments(1, 2, run, [.. settings, "--resume", "auto"]));
-            long before = LastStep(run);
             var clock = Stopwatch.StartNew();
             // Some strike before the first step is done, while a checkpoint is read.
             bool early = random.Next(8) == 0;
-            while (!early && LastStep(run) == before)
+            // It first removes the lines of steps that it will do again.
+            long least = LastStep(run);
+            while (!early && LastStep(run) <= least)
+            {
+                least = Math.Min(least, LastStep(run));
                 Wait("no step");
+            }
+
             var delay = TimeSpan.FromMilliseconds(early ? random.Next(1500) : random.Next(250));
             if (duringSave && !early)
             {
-                while (!IsSaving(run))
+                while (!IsSaving())
                     Wait("no save");
                 delay = TimeSpan.FromMilliseconds(random.Next(4));
             }
 
             Thread.Sleep(delay);
-            bool saving = IsSaving(run);
+            bool saving = IsSaving();
             // One rank, the launcher takes the other down; or all of it at once, as a machine that is lost.
             int victim = random.Next(3);
             bool struck = victim < 2 && Kill(run, victim);
@@ -69,6 +75,14 @@ public sealed class TortureTests : IDisposable
                 job.Wait(TimeSpan.FromMinutes(1));
             duringSaves += saving ? 1 : 0;
             told += $"kill {kill}: after step {LastStep(run)}, {(saving ? "during a save, " : "")}{(struck ? $"rank {victim}" : "all")}\n";
+
+            bool IsSaving()
+            {
+                string[] now = Saving(run);
+                // The run removes them when it starts, and may save the same step again.
+                leftovers = [.. leftovers.Intersect(now)];
+                return now.Except(leftovers).Any();
+            }
 
             void Wait(string what)
             {
@@ -109,8 +123,8 @@ public sealed class TortureTests : IDisposable
         }
     }
 
-    private static bool IsSaving(string run) =>
-        Directory.Exists(Path.Combine(run, "checkpoints")) && Directory.EnumerateDirectories(Path.Combine(run, "checkpoints"), ".step-*.partial").Any();
+    private static string[] Saving(string run) =>
+        Directory.Exists(Path.Combine(run, "checkpoints")) ? Directory.GetDirectories(Path.Combine(run, "checkpoints"), ".step-*.partial") : [];
 
     private static long LastStep(string run) => !File.Exists(Path.Combine(run, "metrics.jsonl")) ? 0 :
         File.ReadLines(Path.Combine(run, "metrics.jsonl")).LongCount(line => line.Contains("\"loss\"", StringComparison.Ordinal) && line.EndsWith('}'));
