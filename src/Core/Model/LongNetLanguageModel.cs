@@ -28,11 +28,13 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <param name="config">The model's shape.</param>
     /// <param name="seed">Decides the initial parameters, alike on every rank.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here. Not owned.</param>
-    public LongNetLanguageModel(LongNetConfig config, long seed, IKeyValueExchange? exchange = null)
+    /// <param name="execution">How it computes; null: in float32, keeping everything.</param>
+    public LongNetLanguageModel(LongNetConfig config, long seed, IKeyValueExchange? exchange = null, ModelExecution? execution = null)
         : base(nameof(LongNetLanguageModel))
     {
         ArgumentNullException.ThrowIfNull(config);
         this.config = config;
+        Execution = execution ?? new ModelExecution();
         positions = config.Positions switch
         {
             PositionEncoding.XPos => RotaryPositions.XPos(config.DModel / config.Heads, config.Schedule),
@@ -59,6 +61,9 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>The model's shape.</summary>
     public LongNetConfig Config => config;
+
+    /// <summary>How it computes.</summary>
+    public ModelExecution Execution { get; }
 
     /// <summary>
     /// Called during the backward pass of what is computed from now on, as soon as the gradients of all parameters of a block

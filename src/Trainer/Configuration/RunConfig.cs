@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Checkpoints;
@@ -21,6 +22,10 @@ public sealed record RunConfig
     public required DataConfig Data { get; init; }
 
     public ParallelConfig Parallel { get; init; } = new();
+
+    public PrecisionConfig Precision { get; init; } = new();
+
+    public MemoryConfig Memory { get; init; } = new();
 
     public required OptimizerConfig Optimizer { get; init; }
 
@@ -154,6 +159,62 @@ public sealed record ParallelConfig
     /// losses. The run directory must then lie on a file system that all ranks share.
     /// </summary>
     public bool ShardOptimizer { get; init; }
+}
+
+[SuppressMessage("Naming", "CA1720:Identifier contains type name", Justification = "These are values of the configuration.")]
+public enum ComputePrecision
+{
+    Float32,
+
+    /// <summary>The range of float32 with 8 bits of precision.</summary>
+    BFloat16,
+
+    /// <summary>11 bits of precision, and a range so small that the loss is scaled.</summary>
+    Float16,
+}
+
+[SuppressMessage("Naming", "CA1720:Identifier contains type name", Justification = "These are values of the configuration.")]
+public enum ReducePrecision
+{
+    Float32,
+}
+
+/// <summary>Types of numbers. Parameters, optimizer state, normalizations, softmax statistics and the loss are float32 in any case.</summary>
+public sealed record PrecisionConfig
+{
+    /// <summary>Type of activations and matrix products.</summary>
+    public ComputePrecision Compute { get; init; } = ComputePrecision.Float32;
+
+    /// <summary>Type in which gradients are summed over micro-batches and ranks.</summary>
+    public ReducePrecision Reduce { get; init; } = ReducePrecision.Float32;
+}
+
+public enum Offload
+{
+    /// <summary>What backward needs stays in memory.</summary>
+    None,
+
+    /// <summary>What recomputed blocks keep for backward is written to a file, and read back before it is needed.</summary>
+    Disk,
+}
+
+/// <summary>What long sequences cost. None of it changes what is computed, but for rounding.</summary>
+public sealed record MemoryConfig
+{
+    /// <summary>What backward computes again in place of keeping it.</summary>
+    public Recompute Recompute { get; init; } = Recompute.None;
+
+    /// <summary>Where what is kept of blocks waits for backward.</summary>
+    public Offload Offload { get; init; } = Offload.None;
+
+    /// <summary>Folder for the file, on a fast disk of each machine; auto: the system's folder for temporary files.</summary>
+    public string? OffloadDirectory { get; init; }
+
+    /// <summary>Rows that a recomputed block works on at once, outside attention.</summary>
+    public long? TileRows { get; init; }
+
+    /// <summary>Rows whose logits exist at once.</summary>
+    public long? LossRows { get; init; }
 }
 
 public sealed record OptimizerConfig

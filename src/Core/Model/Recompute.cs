@@ -1,0 +1,16 @@
+namespace LongNet.Core.Model;
+
+/// <summary>What backward computes again in place of keeping it (activation checkpointing, arXiv:1604.06174).</summary>
+public enum Recompute
+{
+    /// <summary>Nothing: memory for every intermediate result.</summary>
+    None,
+
+    /// <summary>
+    /// Everything inside a block but its attention, whose result and gathered keys and values are kept: no kernel and no exchange runs twice.
+    /// </summary>
+    Block,
+
+    /// <summary>Everything inside a block: only its input is kept.</summary>
+    Full,
+}
