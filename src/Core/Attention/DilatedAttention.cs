@@ -152,6 +152,40 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     internal RelativePositionBias? Bias => bias?.Module;
 
+    internal IKeyValueExchange Exchange => exchange;
+
+    /// <summary>The relative position biases outside autograd, [buckets, heads]; null without.</summary>
+    internal Tensor? Table => bias?.Module.Table.detach();
+
+    /// <summary>Where rows held here lie in the whole sequence.</summary>
+    internal SequenceShard Place(long rows) => exchange.Place(rows);
+
+    /// <summary>What attention over the rows held here consists of.</summary>
+    internal DilatedAttentionPlan Plan(long batch, long rows) =>
+        DilatedAttentionPlan.Create([batch, rows, heads, queryProjection.weight!.shape[0] / heads], options, exchange, null, bias?.Module);
+
+    /// <summary>What comes before the attention itself, row by row.</summary>
+    /// <param name="input">[batch, rows, dModel]: rows held here. Not disposed.</param>
+    /// <param name="shard">All rows held here.</param>
+    /// <param name="first">The first of them that is given.</param>
+    /// <returns>[batch, rows, heads, headDim] each, queries and keys rotated by their positions. In the scope of the caller.</returns>
+    internal (Tensor Q, Tensor K, Tensor V) Project(Tensor input, SequenceShard shard, long first = 0)
+    {
+        Tensor q = SplitHeads(MixedPrecision.Apply(queryProjection, input));
+        Tensor k = SplitHeads(MixedPrecision.Apply(keyProjection, input));
+        Tensor v = SplitHeads(MixedPrecision.Apply(valueProjection, input));
+        if (positions is not null)
+            (q, k) = positions.Rotate(q, k, shard, first);
+        return (q, k, v);
+    }
+
+    /// <summary>What comes after the attention itself, row by row.</summary>
+    /// <param name="attended">Mixed heads, [batch, rows, dModel]. Not disposed.</param>
+    /// <param name="dropoutContext">Where these rows lie; null draws from TorchSharp's generator.</param>
+    /// <returns>Shaped alike. In the scope of the caller.</returns>
+    internal Tensor Finish(Tensor attended, DropoutContext? dropoutContext) =>
+        ProjectBack(training ? CounterDropout.Apply(attended, dropout, dropoutContext, "attention") : attended);
+
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor input) => forward(input, null);
 
@@ -294,10 +328,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private Tensor Attend(Tensor input, IReadOnlyList<long>? lengths, DropoutContext? dropoutContext)
     {
         var (q, k, v) = Project(input, exchange.Place(input.shape[1]));
-        Tensor attended = Attend(q, k, v, options, exchange, lengths, bias?.Module).reshape(input.shape);
-        if (training)
-            attended = CounterDropout.Apply(attended, dropout, dropoutContext, "attention");
-        return ProjectBack(attended);
+        return Finish(Attend(q, k, v, options, exchange, lengths, bias?.Module).reshape(input.shape), dropoutContext);
     }
 
     // By hand: arange makes its numbers into Scalars that a collection may free in the call.
@@ -337,19 +368,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
             _ => null,
         };
 
-    // [batch, length, heads, headDim] each, queries and keys rotated by their positions.
-    private (Tensor Q, Tensor K, Tensor V) Project(Tensor input, SequenceShard shard)
-    {
-        Tensor q = SplitHeads(queryProjection.forward(input));
-        Tensor k = SplitHeads(keyProjection.forward(input));
-        Tensor v = SplitHeads(valueProjection.forward(input));
-        if (positions is not null)
-            (q, k) = positions.Rotate(q, k, shard);
-        return (q, k, v);
-    }
-
     private Tensor ProjectBack(Tensor attended) =>
-        outputProjection.forward(mixedHeadsNorm is null ? attended : mixedHeadsNorm.forward(attended));
+        MixedPrecision.Apply(outputProjection, mixedHeadsNorm is null ? attended : MixedPrecision.Apply(mixedHeadsNorm, attended));
 
     private Tensor SplitHeads(Tensor projected)
     {

@@ -65,15 +65,16 @@ public sealed class RotaryPositions : IDisposable
     /// <summary>Rotates queries and keys, and scales them where they decay. Differentiable.</summary>
     /// <param name="q">[batch, length, heads, headDim]. Not disposed.</param>
     /// <param name="k">[batch, length, heads, headDim]. Not disposed.</param>
-    /// <param name="shard">Which rows of the sequence these are.</param>
+    /// <param name="shard">Which rows of the sequence are held here.</param>
+    /// <param name="first">The first of them that is given, where these are not all.</param>
     /// <returns>Rotated tensors of the inputs' shape and dtype; computed in float32, or float64 for float64.</returns>
     /// <exception cref="UserException">The schedule's blocks are so long that a scale would overflow the dtype.</exception>
-    public (Tensor Q, Tensor K) Rotate(Tensor q, Tensor k, SequenceShard shard)
+    public (Tensor Q, Tensor K) Rotate(Tensor q, Tensor k, SequenceShard shard, long first = 0)
     {
         ArgumentNullException.ThrowIfNull(q);
         ArgumentNullException.ThrowIfNull(k);
         EnsureFactors(shard, q.dtype, q.device);
-        return (Multiply(q, queryFactors!), Multiply(k, keyFactors!));
+        return (Multiply(q, queryFactors!, first), Multiply(k, keyFactors!, first));
     }
 
     public void Dispose()
@@ -87,10 +88,11 @@ public sealed class RotaryPositions : IDisposable
     // the mean over millions of tokens makes as small as 1e-10, need some of them.
     private static double LargestLogScale(ScalarType type) => type == ScalarType.Float16 ? 4 : 50;
 
-    private static Tensor Multiply(Tensor tensor, Tensor factors)
+    private static Tensor Multiply(Tensor tensor, Tensor factors, long first)
     {
         using var scope = NewDisposeScope();
         long[] shape = tensor.shape;
+        factors = factors.narrow(0, first, shape[1]);
         Tensor pairs = tensor.to(BranchMixture.AccumulationType(tensor.dtype)).reshape(shape[0], shape[1], shape[2], shape[3] / 2, 2);
         return pairs.view_as_complex().mul(factors).view_as_real().reshape(shape).to(tensor.dtype).MoveToOuterDisposeScope();
     }

@@ -1,3 +1,4 @@
+using LongNet.Core.Numerics;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 using static TorchSharp.torch.nn;
@@ -32,7 +33,7 @@ public sealed class FeedForward : Module<Tensor, Tensor>
     public override Tensor forward(Tensor input)
     {
         using var scope = NewDisposeScope();
-        Tensor hidden = functional.gelu(expand.forward(input));
-        return contract.forward(hiddenNorm is null ? hidden : hiddenNorm.forward(hidden)).MoveToOuterDisposeScope();
+        Tensor hidden = functional.gelu(MixedPrecision.Apply(expand, input));
+        return MixedPrecision.Apply(contract, hiddenNorm is null ? hidden : MixedPrecision.Apply(hiddenNorm, hidden)).MoveToOuterDisposeScope();
     }
 }

@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Model.Memory;
 using LongNet.Core.Numerics;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -21,6 +22,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     private readonly LongNetConfig config;
     private readonly Embedding embedding;
     private readonly TransformerBlock[] blocks;
+    private readonly IActivationStore? store;
     private readonly LayerNorm finalNorm;
     private readonly Linear? outputProjection;
     private readonly RotaryPositions? positions;
@@ -41,9 +43,11 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             PositionEncoding.Rope => RotaryPositions.Rope(config.DModel / config.Heads),
             _ => null,
         };
+        if (Execution.Recompute != Recompute.None)
+            store = Execution.OffloadFolder is { } folder ? new DiskActivationStore(folder) : new MemoryActivationStore();
         embedding = Embedding(config.Vocabulary, config.DModel);
         RelativePositionBias? bias = config.RelativePositionBias is { } buckets ? new RelativePositionBias(config.Heads, buckets) : null;
-        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, positions, exchange, bias))];
+        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, positions, exchange, bias, Execution, store))];
         finalNorm = LayerNorm(config.DModel);
         register_module("embed_tokens", embedding);
         register_module("layers", ModuleList(blocks));
@@ -80,23 +84,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <returns>[batch, length, vocabulary]. Owned by the caller.</returns>
     public Tensor forward(Tensor tokens, DropoutContext? dropoutContext)
     {
-        ArgumentNullException.ThrowIfNull(tokens);
         using var scope = NewDisposeScope();
-        Tensor hidden = embedding.forward(tokens);
-        if (training)
-            hidden = CounterDropout.Apply(hidden, config.Dropout, dropoutContext, "embedding");
-        for (int layer = 0; layer < blocks.Length; layer++)
-        {
-            DropoutContext? ofLayer = dropoutContext is null
-                ? null
-                : dropoutContext with { Stream = dropoutContext.Stream.Derive(layer) };
-            int ofBlock = layer;
-            if (BlockGradientsComplete is { } complete && is_grad_enabled())
-                hidden = BackwardMilestone.Place(hidden, () => complete(ofBlock));
-            hidden = blocks[layer].forward(hidden, ofLayer);
-        }
-
-        return Logits(hidden).MoveToOuterDisposeScope();
+        return Logits(Hidden(tokens, dropoutContext)).MoveToOuterDisposeScope();
     }
 
     /// <summary>An empty cache for <see cref="Decode"/>.</summary>
@@ -120,7 +109,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(cache);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        Tensor hidden = embedding.forward(tokens);
+        Tensor hidden = Embed(tokens);
         for (int layer = 0; layer < blocks.Length; layer++)
             hidden = blocks[layer].Decode(hidden, cache.Layers[layer]);
         return Logits(hidden).MoveToOuterDisposeScope();
@@ -135,20 +124,65 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     {
         ArgumentNullException.ThrowIfNull(targets);
         using var scope = NewDisposeScope();
-        Tensor logits = forward(tokens, dropoutContext);
-        if (logits.dtype is ScalarType.BFloat16 or ScalarType.Float16)
-            logits = logits.to(float32);
-        return functional.cross_entropy(
-            logits.view(-1, config.Vocabulary), targets.reshape(-1), ignore_index: IgnoredTarget, reduction: Reduction.Sum)
-            .MoveToOuterDisposeScope();
+        return OutputLoss.Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows).MoveToOuterDisposeScope();
     }
 
-    private Tensor Logits(Tensor hidden) => functional.linear(finalNorm.forward(hidden), outputProjection?.weight ?? embedding.weight!);
+    private Tensor Projection => outputProjection?.weight ?? embedding.weight!;
+
+    // What the last block gives, in the scope of the caller.
+    private Tensor Hidden(Tensor tokens, DropoutContext? dropoutContext)
+    {
+        ArgumentNullException.ThrowIfNull(tokens);
+        BackwardPass.ThrowIfFailed();
+        Tensor hidden = Embed(tokens);
+        if (training)
+            hidden = CounterDropout.Apply(hidden, config.Dropout, dropoutContext, "embedding");
+        for (int layer = 0; layer < blocks.Length; layer++)
+        {
+            DropoutContext? ofLayer = dropoutContext is null
+                ? null
+                : dropoutContext with { Stream = dropoutContext.Stream.Derive(layer) };
+            int ofBlock = layer;
+            // A tensor that only backward needs belongs to the graph, or to a recomputed block, which may have moved it elsewhere.
+            using Tensor input = BlockGradientsComplete is { } complete && is_grad_enabled()
+                ? Replace(hidden, BackwardMilestone.Place(hidden, () => complete(ofBlock)))
+                : hidden;
+            hidden = blocks[layer].forward(input, ofLayer);
+        }
+
+        return hidden;
+
+        static Tensor Replace(Tensor old, Tensor by)
+        {
+            old.Dispose();
+            return by;
+        }
+    }
+
+    private Tensor Embed(Tensor tokens)
+    {
+        using var scope = NewDisposeScope();
+        return embedding.forward(tokens).to(ComputeType).MoveToOuterDisposeScope();
+    }
+
+    // Parameters that were made float64 compute in it.
+    private ScalarType ComputeType => embedding.weight!.dtype == ScalarType.Float32 ? Execution.ComputeType : embedding.weight.dtype;
+
+    // As precise as the parameters.
+    private Tensor Logits(Tensor hidden)
+    {
+        Tensor normalized = MixedPrecision.Apply(finalNorm, hidden);
+        return functional.linear(normalized, Projection.to(normalized.dtype)).to(Projection.dtype);
+    }
 
     protected override void Dispose(bool disposing)
     {
         if (disposing)
+        {
             positions?.Dispose();
+            store?.Dispose();
+        }
+
         base.Dispose(disposing);
     }
 

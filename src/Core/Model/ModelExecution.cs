@@ -17,6 +17,9 @@ public sealed record ModelExecution
     /// <summary>Rows of all sequences that a recomputed block works on at once, outside attention; null: as many as fit a cache-friendly tile.</summary>
     public long? TileRows { get; init; }
 
+    /// <summary>Folder of a file in which what recomputed blocks keep waits for backward; null: in memory.</summary>
+    public string? OffloadFolder { get; init; }
+
     /// <summary>Rows of all sequences whose logits exist at once; null: as many as take 256 MB.</summary>
     public long? LossRows { get; init; }
 }

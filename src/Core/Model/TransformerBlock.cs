@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Model.Memory;
 using LongNet.Core.Numerics;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -12,6 +13,7 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     private readonly DilatedAttention attention;
     private readonly LayerNorm attentionNorm, feedForwardNorm;
     private readonly FeedForward feedForward;
+    private readonly RecomputedBlock? recomputed;
     private readonly double dropout;
 
     /// <param name="config">Shape and options.</param>
@@ -19,6 +21,18 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
     /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
     public TransformerBlock(LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange, RelativePositionBias? bias = null)
+        : this(config, positions, exchange, bias, new ModelExecution(), null)
+    {
+    }
+
+    /// <param name="config">Shape and options.</param>
+    /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
+    /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
+    /// <param name="execution">How it computes.</param>
+    /// <param name="store">Where what a recomputed block keeps waits; null where nothing is recomputed. Not owned.</param>
+    internal TransformerBlock(
+        LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange, RelativePositionBias? bias, ModelExecution execution, IActivationStore? store)
         : base(nameof(TransformerBlock))
     {
         ArgumentNullException.ThrowIfNull(config);
@@ -33,7 +47,14 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         register_module("self_attn_layer_norm", attentionNorm);
         register_module("ffn", feedForward);
         register_module("final_layer_norm", feedForwardNorm);
+        if (store is not null)
+            recomputed = new RecomputedBlock(this, execution.Recompute, execution.TileRows ?? RowTile.DefaultRows(Math.Max(config.FeedForward, config.DModel)), store);
     }
+
+    internal DilatedAttention Attention => attention;
+
+    /// <summary>Whether there are random choices now.</summary>
+    internal bool DropsOut => training && dropout > 0;
 
     /// <summary>Collective among the shards of the sequence when an exchange was given.</summary>
     /// <param name="input">[batch, length, dModel]. Not disposed.</param>
@@ -41,12 +62,14 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
     public override Tensor forward(Tensor input, DropoutContext? dropoutContext)
     {
+        ArgumentNullException.ThrowIfNull(input);
+        BackwardPass.ThrowIfFailed();
+        if (recomputed is not null)
+            return recomputed.Apply(input, dropoutContext);
         using var scope = NewDisposeScope();
-        Tensor attended = input.add(attention.forward(attentionNorm.forward(input), dropoutContext), Scalars.One);
-        Tensor fed = feedForward.forward(feedForwardNorm.forward(attended));
-        if (training)
-            fed = CounterDropout.Apply(fed, dropout, dropoutContext, "feed_forward");
-        return attended.add(fed, Scalars.One).MoveToOuterDisposeScope();
+        var (q, k, v) = Project(input, attention.Place(input.shape[1]));
+        Tensor attended = DilatedAttention.Attend(q, k, v, attention.Options, attention.Exchange, bias: attention.Bias).view(input.shape);
+        return Finish(input, attended, dropoutContext).MoveToOuterDisposeScope();
     }
 
     /// <summary>An empty cache for <see cref="Decode"/>.</summary>
@@ -63,7 +86,29 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        Tensor attended = input.add(attention.Decode(attentionNorm.forward(input), cache), Scalars.One);
-        return attended.add(feedForward.forward(feedForwardNorm.forward(attended)), Scalars.One).MoveToOuterDisposeScope();
+        Tensor attended = input.add(attention.Decode(MixedPrecision.Apply(attentionNorm, input), cache), Scalars.One);
+        return attended.add(feedForward.forward(MixedPrecision.Apply(feedForwardNorm, attended)), Scalars.One).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>What comes before the attention itself, row by row.</summary>
+    /// <param name="input">[batch, rows, dModel]: rows held here. Not disposed.</param>
+    /// <param name="shard">All rows held here.</param>
+    /// <param name="first">The first of them that is given.</param>
+    /// <returns>q, k and v, [batch, rows, heads, headDim]. In the scope of the caller.</returns>
+    internal (Tensor Q, Tensor K, Tensor V) Project(Tensor input, SequenceShard shard, long first = 0) =>
+        attention.Project(MixedPrecision.Apply(attentionNorm, input), shard, first);
+
+    /// <summary>What comes after the attention itself, row by row.</summary>
+    /// <param name="input">The block's input, [batch, rows, dModel]. Not disposed.</param>
+    /// <param name="attended">Mixed heads of the same rows, [batch, rows, dModel]. Not disposed.</param>
+    /// <param name="dropoutContext">Where these rows lie.</param>
+    /// <returns>The block's output. In the scope of the caller.</returns>
+    internal Tensor Finish(Tensor input, Tensor attended, DropoutContext? dropoutContext)
+    {
+        Tensor residual = input.add(attention.Finish(attended, dropoutContext), Scalars.One);
+        Tensor fed = feedForward.forward(MixedPrecision.Apply(feedForwardNorm, residual));
+        if (training)
+            fed = CounterDropout.Apply(fed, dropout, dropoutContext, "feed_forward");
+        return residual.add(fed, Scalars.One);
     }
 }

@@ -10,7 +10,16 @@ namespace LongNet.Core.Numerics;
 /// <param name="Stream">Stream of the step, e.g. derived from (seed, step).</param>
 /// <param name="Sequences">Identity of every sequence of the batch, e.g. its place in the global batch.</param>
 /// <param name="FirstRow">Absolute position of the first row held.</param>
-public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, long FirstRow);
+public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, long FirstRow)
+{
+    /// <summary>Choices that TorchSharp's generator decides, for what has to make them twice.</summary>
+    /// <param name="batch">Sequences.</param>
+    internal static DropoutContext Drawn(long batch)
+    {
+        using Tensor drawn = randint(long.MaxValue, [1], dtype: ScalarType.Int64);
+        return new DropoutContext(new RandomStream(0).Derive(drawn.item<long>()), [.. Enumerable.Range(0, (int)batch).Select(sequence => (long)sequence)], 0);
+    }
+}
 
 /// <summary>Inverted dropout with counter-based masks.</summary>
 public static class CounterDropout

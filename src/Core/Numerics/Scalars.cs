@@ -10,5 +10,7 @@ public static class Scalars
 {
     public static Scalar One { get; } = 1.0.ToScalar();
 
+    public static Scalar MinusOne { get; } = (-1.0).ToScalar();
+
     public static Scalar NegativeInfinity { get; } = double.NegativeInfinity.ToScalar();
 }

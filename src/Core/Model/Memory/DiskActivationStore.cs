@@ -1,0 +1,141 @@
+using LongNet.Core.Native;
+using Microsoft.Win32.SafeHandles;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Model.Memory;
+
+/// <summary>
+/// In a file without a name, which is gone when the process is, however it ends. Tensors are written while the next block computes, one
+/// at a time, and read back one ahead of the one that backward works on.
+/// </summary>
+internal sealed class DiskActivationStore : IActivationStore
+{
+    private readonly string folder;
+    private readonly SafeFileHandle file;
+    private readonly Stack<Stored> waiting = [];
+    private long end;
+    private Task writing = Task.CompletedTask;
+
+    /// <param name="folder">On a disk with space for what all blocks keep.</param>
+    /// <exception cref="UserException">No file can be made there.</exception>
+    public DiskActivationStore(string folder)
+    {
+        this.folder = folder;
+        try
+        {
+            Directory.CreateDirectory(folder);
+            string path = Path.Combine(folder, $"longnet-activations-{Environment.ProcessId}-{Guid.NewGuid():N}");
+            file = File.OpenHandle(path, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.Read | FileShare.Delete, FileOptions.DeleteOnClose);
+            // Else it stays where the process is killed; other systems remove no open file.
+            if (OperatingSystem.IsLinux())
+                File.Delete(path);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw Failed(error);
+        }
+    }
+
+    public IStoredActivation Store(Tensor tensor)
+    {
+        Await(writing);
+        Tensor held;
+        using (no_grad())
+            held = tensor.detach().cpu().contiguous().DetachFromDisposeScope();
+        var stored = new Stored(this, held.shape, held.dtype, tensor.device.type, tensor.device.index, end);
+        long position = end;
+        end += TensorMemory.ByteLength(held);
+        writing = Task.Run(() =>
+        {
+            using (held)
+                TensorMemory.Read(held, (bytes, start) => RandomAccess.Write(file, bytes, position + start));
+        });
+        stored.Written = writing;
+        waiting.Push(stored);
+        return stored;
+    }
+
+    public void Dispose()
+    {
+        // What fails is of no more use.
+        writing.ContinueWith(_ => { }, TaskScheduler.Default).Wait();
+        file.Dispose();
+    }
+
+    private void Await(Task task)
+    {
+        try
+        {
+            task.GetAwaiter().GetResult();
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw Failed(error);
+        }
+    }
+
+    private UserException Failed(Exception error) => new(
+        $"Activations cannot be kept in {folder}: {error.Message.TrimEnd('.')}. Choose a folder on a disk with more space (memory.offload_directory), or keep them in memory (memory.offload: none).", error);
+
+    // The one below is read while backward works on this.
+    private void ReadAhead()
+    {
+        while (waiting.TryPeek(out Stored? gone) && gone.IsGone)
+            waiting.Pop();
+        if (waiting.TryPeek(out Stored? next))
+            next.Read();
+        end = waiting.Count > 0 ? end : 0;
+    }
+
+    private sealed class Stored(DiskActivationStore store, long[] shape, ScalarType type, TorchSharp.DeviceType device, int deviceIndex, long position) : IStoredActivation
+    {
+        private Task<Tensor>? reading;
+
+        public Task Written { get; set; } = Task.CompletedTask;
+
+        public bool IsGone { get; private set; }
+
+        public void Read() => reading ??= Written.ContinueWith(
+            written =>
+            {
+                written.GetAwaiter().GetResult();
+                Tensor tensor = empty(shape, dtype: type).DetachFromDisposeScope();
+                TensorMemory.Write(tensor, (bytes, start) => ReadExactly(bytes, position + start));
+                return tensor;
+            },
+            CancellationToken.None,
+            TaskContinuationOptions.None,
+            TaskScheduler.Default);
+
+        public Tensor Take()
+        {
+            Read();
+            store.Await(reading!);
+            Tensor tensor = reading!.Result;
+            IsGone = true;
+            store.ReadAhead();
+            if (device == TorchSharp.DeviceType.CPU)
+                return tensor;
+            using (tensor)
+                return tensor.to(new Device(device, deviceIndex));
+        }
+
+        public void Dispose()
+        {
+            IsGone = true;
+            store.ReadAhead();
+        }
+
+        private void ReadExactly(Span<byte> bytes, long at)
+        {
+            while (bytes.Length > 0)
+            {
+                int read = RandomAccess.Read(store.file, bytes, at);
+                if (read == 0)
+                    throw new IOException("the file is shorter than what was written");
+                bytes = bytes[read..];
+                at += read;
+            }
+        }
+    }
+}

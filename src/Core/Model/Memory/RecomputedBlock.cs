@@ -1,0 +1,196 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Model.Memory;
+
+/// <summary>
+/// A transformer block that keeps little for backward and computes the rest again (activation checkpointing, arXiv:1604.06174). Attention
+/// sees all rows at once; what comes before it (norm, projections, rotation) and after it (projection, residual, feed-forward network) is
+/// a function of single rows and goes tile by tile, forward and backward, so that nothing but the input, q, k, v, the attended rows and
+/// their gradients is ever as long as the sequence.
+/// </summary>
+/// <remarks>
+/// Whole-block recomputation, the usual way, keeps as little between forward and backward, but at its peak has one block's intermediate
+/// results all at once, which for a few layers is most of what no recomputation keeps.
+/// </remarks>
+/// <param name="block">Whose functions these are. Not owned.</param>
+/// <param name="recompute">Whether attention is computed again too.</param>
+/// <param name="tileRows">Most rows of a tile.</param>
+/// <param name="store">Where what is kept waits. Not owned.</param>
+internal sealed class RecomputedBlock(TransformerBlock block, Recompute recompute, long tileRows, IActivationStore store)
+{
+    /// <summary>The block's result, differentiable. Collective as the block's own forward; so is backward.</summary>
+    /// <param name="input">[batch, length, dModel]. Not disposed.</param>
+    /// <param name="context">Null draws a seed from TorchSharp's generator where there is dropout, so that backward sees the same.</param>
+    /// <returns>Shaped alike. Owned by the caller.</returns>
+    public Tensor Apply(Tensor input, DropoutContext? context)
+    {
+        context ??= block.DropsOut ? DropoutContext.Drawn(input.shape[0]) : null;
+        using var scope = NewDisposeScope();
+        return is_grad_enabled() && input.requires_grad
+            ? RecomputedBlockFunction.apply(input, this, context!).MoveToOuterDisposeScope()
+            : Forward(input, context, keeps: false).Output.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Forward, outside autograd.</summary>
+    /// <param name="input">[batch, length, dModel]. Not disposed.</param>
+    /// <param name="context">Of the rows held.</param>
+    /// <param name="keeps">Whether backward follows.</param>
+    /// <returns>The output, in the scope of the caller, and what backward needs.</returns>
+    internal (Tensor Output, Kept? Kept) Forward(Tensor input, DropoutContext? context, bool keeps)
+    {
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        input = input.contiguous();
+        DilatedAttentionPlan plan = block.Attention.Plan(input.shape[0], input.shape[1]);
+        AttentionResult result = Attend(plan, input, out _, keepsProjected: false);
+        Tensor attended = result.Output.view(input.shape), output = empty_like(input);
+        foreach (RowTile tile in Tiles(input))
+        {
+            using var tileScope = NewDisposeScope();
+            tile.View(output).copy_(block.Finish(tile.View(input), tile.View(attended), tile.Of(context)));
+        }
+
+        Kept? kept = null;
+        if (keeps)
+        {
+            // Taken in the opposite order.
+            IStoredActivation[] ofAttention = recompute == Recompute.Full ? [] : [.. result.Gathered.Prepend(result.LogSumExp).Prepend(result.Output).Select(store.Store)];
+            kept = new Kept(this, plan, context, ofAttention, store.Store(input));
+        }
+
+        return (output.MoveToOuterDisposeScope(), kept);
+    }
+
+    /// <summary>Backward, outside autograd. Gradients of the block's parameters add to theirs.</summary>
+    /// <param name="kept">What forward left.</param>
+    /// <param name="outputGradient">Shaped like the output. Not disposed.</param>
+    /// <returns>The input's gradient, in the scope of the caller.</returns>
+    internal Tensor Backward(Kept kept, Tensor outputGradient)
+    {
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        using Tensor input = kept.Input.Take();
+        SequenceShard shard = block.Attention.Place(input.shape[1]);
+        (Tensor Q, Tensor K, Tensor V)? projected = null;
+        AttentionResult result;
+        if (recompute == Recompute.Full)
+        {
+            result = Attend(kept.Plan, input, out projected, keepsProjected: true);
+        }
+        else
+        {
+            Tensor[] ofAttention = [.. kept.OfAttention.Reverse().Select(each => each.Take()).Reverse()];
+            result = new AttentionResult(ofAttention[0], ofAttention[1], ofAttention[2..]);
+        }
+
+        Tensor attended = result.Output.view(input.shape), inputGradient = empty_like(input), attendedGradient = empty_like(input);
+        foreach (RowTile tile in Tiles(input))
+            FinishBackward(tile, kept.Context, input, attended, outputGradient, inputGradient, attendedGradient);
+
+        var (q, k, v) = projected ?? Project(input);
+        AttentionGradients gradients = DilatedAttentionPass.Backward(kept.Plan, block.Attention.Table, q, k, v, result, attendedGradient.view(q.shape));
+        foreach (Tensor done in new[] { q, k, v, attended, attendedGradient, result.Output, result.LogSumExp }.Concat(result.Gathered))
+            done.Dispose();
+        if (gradients.Table is not null)
+            block.Attention.Bias!.Table.backward([gradients.Table.to(block.Attention.Bias.Table.dtype)]);
+        foreach (RowTile tile in Tiles(input))
+            ProjectBackward(tile, shard, input, gradients, inputGradient);
+        return inputGradient.MoveToOuterDisposeScope();
+    }
+
+    private IEnumerable<RowTile> Tiles(Tensor tensor) => RowTile.Cut(tensor.shape[0], tensor.shape[1], tileRows);
+
+    private AttentionResult Attend(DilatedAttentionPlan plan, Tensor input, out (Tensor Q, Tensor K, Tensor V)? projected, bool keepsProjected)
+    {
+        var (q, k, v) = Project(input);
+        AttentionResult result = DilatedAttentionPass.Forward(plan, block.Attention.Table, q, k, v);
+        projected = keepsProjected ? (q, k, v) : null;
+        foreach (Tensor done in keepsProjected ? [] : new[] { q, k, v })
+            done.Dispose();
+        return result;
+    }
+
+    // [batch, length, heads, headDim] each, in the scope of the caller.
+    private (Tensor Q, Tensor K, Tensor V) Project(Tensor input)
+    {
+        SequenceShard shard = block.Attention.Place(input.shape[1]);
+        long[] shape = [input.shape[0], input.shape[1], block.Attention.Heads, input.shape[2] / block.Attention.Heads];
+        Tensor q = empty(shape, dtype: input.dtype, device: input.device), k = empty_like(q), v = empty_like(q);
+        foreach (RowTile tile in Tiles(input))
+        {
+            using var scope = NewDisposeScope();
+            var (ofQ, ofK, ofV) = block.Project(tile.View(input), shard, tile.FirstRow);
+            tile.View(q).copy_(ofQ);
+            tile.View(k).copy_(ofK);
+            tile.View(v).copy_(ofV);
+        }
+
+        return (q, k, v);
+    }
+
+    private void FinishBackward(
+        RowTile tile, DropoutContext? context, Tensor input, Tensor attended, Tensor outputGradient, Tensor inputGradient, Tensor attendedGradient)
+    {
+        using var scope = NewDisposeScope();
+        Tensor ownInput = Leaf(tile.View(input)), ownAttended = Leaf(tile.View(attended));
+        Tensor output;
+        using (enable_grad())
+            output = block.Finish(ownInput, ownAttended, tile.Of(context));
+        output.backward([tile.View(outputGradient)]);
+        tile.View(inputGradient).copy_(ownInput.grad!);
+        tile.View(attendedGradient).copy_(ownAttended.grad!);
+    }
+
+    private void ProjectBackward(RowTile tile, SequenceShard shard, Tensor input, AttentionGradients gradients, Tensor inputGradient)
+    {
+        using var scope = NewDisposeScope();
+        Tensor own = Leaf(tile.View(input)), projected;
+        using (enable_grad())
+        {
+            var (q, k, v) = block.Project(own, shard, tile.FirstRow);
+            projected = stack([q, k, v]);
+        }
+
+        projected.backward([stack([tile.View(gradients.Q), tile.View(gradients.K), tile.View(gradients.V)]).to(projected.dtype)]);
+        tile.View(inputGradient).add_(own.grad!, Scalars.One);
+    }
+
+    private static Tensor Leaf(Tensor tensor) => tensor.detach().requires_grad_(true);
+
+    /// <summary>What forward leaves for backward.</summary>
+    /// <param name="Of">Whose it is.</param>
+    /// <param name="Plan">What attention consists of.</param>
+    /// <param name="Context">Of the random choices.</param>
+    /// <param name="OfAttention">Output, log-sum-exp and gathered keys and values, where attention is not computed again.</param>
+    /// <param name="Input">The block's input.</param>
+    internal sealed record Kept(RecomputedBlock Of, DilatedAttentionPlan Plan, DropoutContext? Context, IReadOnlyList<IStoredActivation> OfAttention, IStoredActivation Input);
+}
+
+/// <summary>A recomputed block as one differentiable operation.</summary>
+/// <remarks>Inputs: the block's input, the block, and the context of its random choices.</remarks>
+internal sealed class RecomputedBlockFunction : autograd.SingleTensorFunction<RecomputedBlockFunction>
+{
+    private const string KeptKey = "kept";
+    private const int Inputs = 3;
+
+    public override string Name => nameof(RecomputedBlockFunction);
+
+    public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
+    {
+        using var scope = NewDisposeScope();
+        var (output, kept) = ((RecomputedBlock)vars[1]).Forward(((Tensor)vars[0]).detach(), (DropoutContext?)vars[2], keeps: true);
+        ctx.save_data(KeptKey, kept!);
+        // Else a tensor of the output's size would wait for backward.
+        ctx.set_materialize_grads(false);
+        return output.MoveToOuterDisposeScope();
+    }
+
+    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) => BackwardPass.Guard(Inputs, () =>
+    {
+        using var scope = NewDisposeScope();
+        var kept = (RecomputedBlock.Kept)ctx.get_data(KeptKey);
+        return [kept.Of.Backward(kept, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
+    });
+}

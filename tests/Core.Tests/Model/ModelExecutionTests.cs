@@ -1,0 +1,209 @@
+using LongNet.Core.Attention;
+using LongNet.Core.Model;
+using LongNet.Core.Numerics;
+using LongNet.TestKit;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Tests.Model;
+
+/// <summary>Recomputation, tiles, offload and lower precision change nothing of what is computed, but for rounding.</summary>
+public class ModelExecutionTests
+{
+    // float32 sums of at most some thousand products in another order, against the largest gradient of all: those of some parameters are what
+    // is left of larger terms, as that of the keys' bias, which is zero but for rounding.
+    private const double Tolerance = 1e-6;
+
+    // The same in float64, which is 5e8 times as precise.
+    private const double DoubleTolerance = 1e-14;
+
+    private static readonly LongNetConfig Config = new()
+    {
+        Layers = 3,
+        DModel = 32,
+        Heads = 4,
+        FeedForward = 64,
+        Vocabulary = 300,
+        Schedule = new SegmentSchedule(new Branch(8, 1), new Branch(32, 2)),
+    };
+
+    [Theory]
+    [InlineData(Recompute.Block, null, false)]
+    [InlineData(Recompute.Full, null, false)]
+    [InlineData(Recompute.Block, 7L, false)]
+    [InlineData(Recompute.Full, 7L, false)]
+    [InlineData(Recompute.Block, 50L, true)]
+    [InlineData(Recompute.Full, 80L, true)]
+    [InlineData(Recompute.None, null, false)]
+    public void LossAndGradients_Recomputed_AreThoseOfEverythingKept(Recompute recompute, long? tileRows, bool offloads)
+    {
+        using var folder = new TemporaryFolder();
+        var execution = new ModelExecution { Recompute = recompute, TileRows = tileRows, LossRows = tileRows is null ? null : 11, OffloadFolder = offloads ? folder.Path : null };
+        foreach (LongNetConfig config in new[]
+        {
+            Config,
+            Config with { Dropout = 0.2, SubLayerNorm = true, TieEmbeddings = false },
+            Config with { Positions = PositionEncoding.Rope, RelativePositionBias = new RelativePositionBuckets(8, 16, false), MixingGradient = MixingGradient.Detached },
+        })
+        {
+            using var scope = NewDisposeScope();
+            var (expectedLoss, expected) = Run(config, new ModelExecution());
+            var (loss, gradients) = Run(config, execution);
+            Assert.Equal(expectedLoss, loss, Tolerance * Math.Abs(expectedLoss));
+            AssertClose(expected, gradients, Tolerance);
+            (expectedLoss, expected) = Run(config, new ModelExecution(), type: ScalarType.Float64);
+            (loss, gradients) = Run(config, execution, type: ScalarType.Float64);
+            Assert.Equal(expectedLoss, loss, DoubleTolerance * Math.Abs(expectedLoss));
+            AssertClose(expected, gradients, DoubleTolerance);
+            Assert.Empty(Directory.GetFileSystemEntries(folder.Path));
+        }
+    }
+
+    [Fact]
+    public void Gradients_OfSeveralMicroBatches_AddUp()
+    {
+        using var scope = NewDisposeScope();
+        using var folder = new TemporaryFolder();
+        var (_, expected) = Run(Config, new ModelExecution(), times: 3);
+        var (_, gradients) = Run(Config, new ModelExecution { Recompute = Recompute.Block, TileRows = 16, OffloadFolder = folder.Path }, times: 3);
+        AssertClose(expected, gradients, Tolerance);
+    }
+
+    [Theory]
+    [InlineData(1L)]
+    [InlineData(13L)]
+    [InlineData(1000L)]
+    public void LossSum_InTiles_IsThatOfAllLogits(long rows)
+    {
+        using var scope = NewDisposeScope();
+        var (tokens, targets) = Batch();
+        using (no_grad())
+            targets.narrow(1, 5, 9).fill_((Scalar)LongNetLanguageModel.IgnoredTarget);
+        using var model = new LongNetLanguageModel(Config, seed: 1, execution: new ModelExecution { LossRows = rows });
+        Tensor plain = nn.functional.cross_entropy(
+            model.forward(tokens).view(-1, Config.Vocabulary), targets.reshape(-1), ignore_index: LongNetLanguageModel.IgnoredTarget, reduction: nn.Reduction.Sum);
+        BackwardPass.Run(plain);
+        Tensor[] expected = Gradients(model);
+        model.zero_grad();
+        Tensor loss = model.LossSum(tokens, targets);
+        BackwardPass.Run(loss);
+        Assert.Equal(plain.item<float>(), loss.item<float>(), Tolerance * plain.item<float>());
+        AssertClose(expected, Gradients(model), Tolerance);
+        using (no_grad())
+            Assert.Equal(loss.item<float>(), model.LossSum(tokens, targets).item<float>());
+    }
+
+    [Fact]
+    public void LossSum_WithoutAValidTarget_IsZeroAndSoAreItsGradients()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new LongNetLanguageModel(Config, seed: 1);
+        var (tokens, targets) = Batch();
+        targets.fill_((Scalar)LongNetLanguageModel.IgnoredTarget);
+        Tensor loss = model.LossSum(tokens, targets);
+        BackwardPass.Run(loss);
+        Assert.Equal(0, loss.item<float>());
+        Assert.All(Gradients(model), gradient => Assert.Equal(0, gradient.abs().max().item<float>()));
+    }
+
+    [Theory]
+    [InlineData(ScalarType.BFloat16, Recompute.None)]
+    [InlineData(ScalarType.BFloat16, Recompute.Block)]
+    [InlineData(ScalarType.BFloat16, Recompute.Full)]
+    [InlineData(ScalarType.Float16, Recompute.None)]
+    [InlineData(ScalarType.Float16, Recompute.Full)]
+    public void Compute_In16Bits_IsThatOfFloat32ToItsRounding(ScalarType type, Recompute recompute)
+    {
+        using var scope = NewDisposeScope();
+        var (expectedLoss, expected) = Run(Config, new ModelExecution());
+        var (loss, gradients) = Run(Config, new ModelExecution { ComputeType = type, Recompute = recompute });
+        // One rounding is 2⁻⁹ in bfloat16 and 2⁻¹² in float16. The loss is a mean over rows that err in both directions; gradients have been
+        // rounded some ten times on their way, by as much as a rounding each, in any direction: √10 roundings.
+        double rounding = type == ScalarType.BFloat16 ? 1 / 512.0 : 1 / 4096.0;
+        Assert.Equal(expectedLoss, loss, rounding * expectedLoss);
+        Assert.InRange(RelativeError(expected, gradients), 0, Math.Sqrt(10) * rounding);
+        Assert.All(gradients, gradient => Assert.Equal(ScalarType.Float32, gradient.dtype));
+        Assert.NotEqual(expectedLoss, loss);
+    }
+
+    [Fact]
+    public void Compute_In16Bits_RecomputedIsThatOfEverythingKept()
+    {
+        using var scope = NewDisposeScope();
+        var (expectedLoss, expected) = Run(Config, new ModelExecution { ComputeType = ScalarType.BFloat16 });
+        var (loss, gradients) = Run(Config, new ModelExecution { ComputeType = ScalarType.BFloat16, Recompute = Recompute.Full, TileRows = 16 });
+        // Forward is the same; gradients are rounded at a few other places, four of them: by 2⁻⁹ · √4 at most.
+        Assert.Equal(expectedLoss, loss, 1e-6 * expectedLoss);
+        Assert.InRange(RelativeError(expected, gradients), 0, 2 / 512.0);
+    }
+
+    [Fact]
+    public void Decode_In16Bits_IsThatOfForward()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new LongNetLanguageModel(Config, seed: 1, execution: new ModelExecution { ComputeType = ScalarType.BFloat16 });
+        model.eval();
+        var (tokens, _) = Batch();
+        using var noGradient = no_grad();
+        using DecodingCache cache = model.CreateCache(2, 96);
+        Tensor whole = model.forward(tokens), decoded = cat([model.Decode(tokens.narrow(1, 0, 40), cache), model.Decode(tokens.narrow(1, 40, 56), cache)], 1);
+        Assert.Equal(ScalarType.Float32, whole.dtype);
+        // Logits of at most 1, rounded at every layer.
+        Assert.InRange(whole.sub(decoded).abs().max().item<float>(), 0, 8 / 512.0);
+    }
+
+    [Fact]
+    public void Offload_ToAFolderThatIsNone_SaysWhatToDo()
+    {
+        using var folder = new TemporaryFolder();
+        string file = folder.Write("file", "");
+        Assert.Matches(
+            $"^Activations cannot be kept in {file}: .*\\. Choose a folder on a disk with more space \\(memory\\.offload_directory\\), or keep them in memory \\(memory\\.offload: none\\)\\.$",
+            Assert.Throws<UserException>(() => new LongNetLanguageModel(Config, 1, execution: new ModelExecution { Recompute = Recompute.Full, OffloadFolder = file })).Message);
+    }
+
+    private static (double Loss, Tensor[] Gradients) Run(LongNetConfig config, ModelExecution execution, int times = 1, ScalarType type = ScalarType.Float32)
+    {
+        using var model = new LongNetLanguageModel(config, seed: 1, execution: execution);
+        model.to(type);
+        var (tokens, targets) = Batch();
+        double loss = 0;
+        for (int micro = 0; micro < times; micro++)
+        {
+            var context = new DropoutContext(new RandomStream(0).Derive(micro), [micro, 7], 0);
+            Tensor sum = model.LossSum(tokens.roll(micro, 1), targets.roll(micro, 1), context);
+            BackwardPass.Run(sum);
+            loss += sum.to(float64).item<double>();
+        }
+
+        return (loss, Gradients(model));
+    }
+
+    private static Tensor[] Gradients(LongNetLanguageModel model) => [.. model.parameters().Select(parameter => parameter.grad!.clone())];
+
+    private static (Tensor Tokens, Tensor Targets) Batch()
+    {
+        using var generator = new Generator(3);
+        Tensor tokens = randint(0, 300, [2, 96], dtype: ScalarType.Int64, generator: generator);
+        return (tokens, tokens.roll(-1, 1));
+    }
+
+    private static void AssertClose(Tensor[] expected, Tensor[] actual, double tolerance)
+    {
+        double largest = expected.Max(Largest);
+        for (int p = 0; p < expected.Length; p++)
+        {
+            double error = Largest(expected[p].sub(actual[p]));
+            Assert.True(error <= tolerance * largest, $"the gradient of parameter {p} differs by {error}, and the largest gradient is {largest}");
+        }
+
+        static double Largest(Tensor tensor) => tensor.abs().max().to(float64).item<double>();
+    }
+
+    private static double RelativeError(Tensor[] expected, Tensor[] actual)
+    {
+        return Math.Sqrt(expected.Zip(actual, (e, a) => Squares(e.sub(a))).Sum() / expected.Sum(Squares));
+
+        static double Squares(Tensor tensor) => tensor.to(float64).square().sum().item<double>();
+    }
+}
