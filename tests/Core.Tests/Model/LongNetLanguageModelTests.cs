@@ -83,16 +83,6 @@ public class LongNetLanguageModelTests
     }
 
     [Fact]
-    public void BlockGradientsComplete_ThatThrows_IsThrownByThePass()
-    {
-        using var scope = NewDisposeScope();
-        using var model = new LongNetLanguageModel(Config, seed: 1);
-        model.BlockGradientsComplete = block => throw new InvalidOperationException($"block {block}");
-        Tensor tokens = zeros([1, 32], dtype: ScalarType.Int64);
-        Assert.Equal("block 1", Assert.Throws<InvalidOperationException>(() => BackwardPass.Run(model.LossSum(tokens, tokens))).Message);
-    }
-
-    [Fact]
     public void Parameters_DependOnTheSeedAlone()
     {
         using var scope = NewDisposeScope();

@@ -6,11 +6,31 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Model;
 
-/// <summary>TorchSharp's generator is the process's: nothing else may draw from it meanwhile.</summary>
-[CollectionDefinition(nameof(DrawnDropoutTests), DisableParallelization = true)]
-[Collection(nameof(DrawnDropoutTests))]
-public class DrawnDropoutTests
+/// <summary>What is the process's: TorchSharp's generator, and the error of a backward pass. Nothing else may use them meanwhile.</summary>
+[CollectionDefinition(nameof(ProcessWideStateTests), DisableParallelization = true)]
+[Collection(nameof(ProcessWideStateTests))]
+public class ProcessWideStateTests
 {
+    private static readonly LongNetConfig Config = new()
+    {
+        Layers = 2,
+        DModel = 32,
+        Heads = 4,
+        FeedForward = 64,
+        Vocabulary = 256,
+        Schedule = new SegmentSchedule(new Branch(8, 1), new Branch(32, 2)),
+    };
+
+    [Fact]
+    public void BlockGradientsComplete_ThatThrows_IsThrownByThePass()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new LongNetLanguageModel(Config, seed: 1);
+        model.BlockGradientsComplete = block => throw new InvalidOperationException($"block {block}");
+        Tensor tokens = zeros([1, 32], dtype: ScalarType.Int64);
+        Assert.Equal("block 1", Assert.Throws<InvalidOperationException>(() => BackwardPass.Run(model.LossSum(tokens, tokens))).Message);
+    }
+
     [Theory]
     [InlineData(Recompute.Block)]
     [InlineData(Recompute.Full)]
@@ -18,21 +38,12 @@ public class DrawnDropoutTests
     {
         // The loss along a parameter, by differences: only if backward sees forward's choices is its slope the gradient.
         using var scope = NewDisposeScope();
-        LongNetConfig config = new()
-        {
-            Layers = 2,
-            DModel = 32,
-            Heads = 4,
-            FeedForward = 64,
-            Vocabulary = 300,
-            Schedule = new SegmentSchedule(new Branch(8, 1), new Branch(32, 2)),
-            Dropout = 0.3,
-        };
+        LongNetConfig config = Config with { Dropout = 0.3 };
         var execution = new ModelExecution { Recompute = recompute, TileRows = 16 };
         using var model = new LongNetLanguageModel(config, seed: 1, execution: execution);
         model.to(ScalarType.Float64);
         using var generator = new Generator(3);
-        Tensor tokens = randint(0, 300, [2, 96], dtype: ScalarType.Int64, generator: generator), targets = tokens.roll(-1, 1);
+        Tensor tokens = randint(0, 256, [2, 96], dtype: ScalarType.Int64, generator: generator), targets = tokens.roll(-1, 1);
         Tensor weight = model.get_parameter("layers.1.ffn.fc1.weight")!;
         BackwardPass.Run(Loss());
         double slope = weight.grad!.select(0, 3).select(0, 5).item<double>();
