@@ -11,7 +11,7 @@ namespace LongNet.Core.Model.Memory;
 internal readonly record struct RowTile(long FirstSequence, long Sequences, long FirstRow, long Rows)
 {
     // A tile's widest tensor then stays within the last cache of most processors.
-    private const long DefaultElements = 16 << 20;
+    private const long DefaultElements = 4 << 20;
 
     private const long FewestRows = 256;
 
