@@ -104,17 +104,25 @@ public sealed class GradientBuffer : IDisposable
         }
     }
 
-    /// <summary>Scales the gradients down to the given global norm where theirs is larger. Collective if they are sharded.</summary>
-    /// <param name="largestNorm">Largest 2-norm left; 0 leaves every gradient alone.</param>
-    /// <returns>The 2-norm over all gradients, before scaling, the same on every rank; NaN or infinite if a gradient is.</returns>
-    public double Clip(double largestNorm)
+    /// <summary>
+    /// Divides the gradients by the scale that their loss had, and scales them down to the given global norm where theirs is larger, in
+    /// one pass. Collective if they are sharded.
+    /// </summary>
+    /// <param name="largestNorm">Largest 2-norm left; 0 does not clip.</param>
+    /// <param name="lossScale">What the loss was multiplied by before backward.</param>
+    /// <returns>
+    /// The 2-norm over all gradients of the loss itself, before clipping, the same on every rank; NaN or infinite if a gradient is, and
+    /// then they are of no use.
+    /// </returns>
+    public double Clip(double largestNorm, double lossScale = 1)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        double norm = Norm();
-        if (largestNorm > 0 && norm > largestNorm)
+        double norm = Norm() / lossScale;
+        bool clips = largestNorm > 0 && norm > largestNorm;
+        if (clips || lossScale != 1)
         {
-            Tensor factor = tensor(largestNorm / norm, dtype: flat.dtype);
+            Tensor factor = tensor((clips ? largestNorm / norm : 1) / lossScale, dtype: flat.dtype);
             foreach (Tensor own in IsSharded ? parts : [flat])
                 own.mul_(factor);
         }

@@ -21,6 +21,19 @@ public sealed record CheckpointMesh(int Data, int Sequence);
 /// <summary>The learning rate as a function of the step, with every number that the configuration may leave open.</summary>
 public sealed record CheckpointSchedule(double Lr, double MinLr, long WarmupSteps, long DecaySteps);
 
+/// <summary>State of dynamic loss scaling.</summary>
+/// <param name="Scale">What the next step's loss is multiplied by; a power of two.</param>
+/// <param name="GoodSteps">Steps without an overflow since it last changed.</param>
+/// <param name="SkippedSteps">Steps in all that were skipped because of an overflow.</param>
+public sealed record CheckpointLossScaler(double Scale, long GoodSteps, long SkippedSteps)
+{
+    // The largest power of two that is a float32.
+    private const double LargestScale = 1.7014118346046923e38;
+
+    /// <summary>Whether the scale is one that multiplying and dividing by rounds nothing.</summary>
+    internal bool HasExactScale => Scale is >= 1 and <= LargestScale && Math.ScaleB(1, Math.ILogB(Scale)) == Scale;
+}
+
 /// <summary>What wrote a checkpoint.</summary>
 public sealed record CheckpointVersions(string Longnet, string Torch, string Dotnet)
 {
@@ -83,8 +96,8 @@ public sealed record CheckpointManifest
 
     public required CheckpointSchedule LearningRateSchedule { get; init; }
 
-    /// <summary>State of dynamic loss scaling; null where there is none, as in float32.</summary>
-    public JsonElement? LossScaler { get; init; }
+    /// <summary>Null where losses are not scaled, as in float32.</summary>
+    public CheckpointLossScaler? LossScaler { get; init; }
 
     /// <summary>Mean cross-entropy per held-out token after this step, in nats; null where this step had no evaluation.</summary>
     public double? ValidationLoss { get; init; }
@@ -193,14 +206,16 @@ public sealed record CheckpointManifest
         Require(Step >= 0 && SequencesConsumed >= 0 && TokensConsumed >= 0, "a count is below zero");
         Require(Mesh is { Data: >= 1, Sequence: >= 1 }, "its mesh has no ranks");
         Require(double.IsFinite(ValidationLoss ?? 0) && double.IsFinite(LearningRateSchedule.Lr) && double.IsFinite(LearningRateSchedule.MinLr), "a number is out of range");
+        Require(LossScaler?.HasExactScale ?? true, "its loss scale is no power of two from 1 to 2^127");
+        Require(InSteps(LossScaler?.GoodSteps) && InSteps(LossScaler?.SkippedSteps), "its loss_scaler counts steps that there were not");
         Require(Config.ValueKind == JsonValueKind.Object, "its config is no object");
         Require(Utf8.IsValid(JsonMarshal.GetRawUtf8Value(Config)), "its config is no UTF-8");
         ReadTexts(Config);
-        if (LossScaler is { } scaler)
-            ReadTexts(scaler);
         Require(Files.All(file => file is { Bytes: >= 0, Sha256: not null } && IsPlainName(file.Name)), "a file has no plain name or a size below zero");
         Require(Files.Select(file => file.Name).Distinct(StringComparer.Ordinal).Count() == Files.Count, "a file is listed twice");
         Require(OptimizerShards >= 1 && OptimizerShards <= Files.Count, "it lists fewer files than optimizer shards");
+
+        bool InSteps(long? count) => count is null || (count >= 0 && count <= Step);
 
         static void Require(bool holds, string otherwise)
         {

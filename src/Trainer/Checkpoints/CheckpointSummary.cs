@@ -76,6 +76,8 @@ public sealed class CheckpointSummary
         Row("micro-batch", $"{state.MicroBatchSize}");
         Row("optimizer", state.OptimizerSharded ? $"sharded, {state.OptimizerShards} files" : (FormattableString)$"not sharded");
         Row("learning rate", $"{rate.Lr:R} after {rate.WarmupSteps} steps of warm-up, to {rate.MinLr:R} at step {rate.DecaySteps}");
+        if (state.LossScaler is { } scaler)
+            Row("loss scale", $"{scaler.Scale:R}, good steps since it changed: {scaler.GoodSteps}, skipped steps in all: {scaler.SkippedSteps}");
         Row("corpus", $"{CheckpointStore.Shown(state.Corpus)}");
         Row("written by", $"longnet {CheckpointStore.Shown(state.Versions.Longnet)}, torch {CheckpointStore.Shown(state.Versions.Torch)}, .NET {CheckpointStore.Shown(state.Versions.Dotnet)}");
 

@@ -134,31 +134,24 @@ public static class ConfigurationFile
     public static string[] ChangedKeys(JsonElement before, RunConfig after)
     {
         string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "training.steps", "training.micro_batch_size", "training.time_limit_minutes"];
-        string[] irrelevantGroups = ["parallel.", "evaluation.", "checkpoint.", "logging.", "runtime."];
+        string[] irrelevantGroups = ["parallel.", "memory.", "evaluation.", "checkpoint.", "logging.", "runtime."];
         Dictionary<string, string> old = Flat(Node(before)), now = Flat(Node(ToJson(after)));
+        // What was written before there were these keys was computed so.
+        foreach (var (key, value) in Flat(Node(new PrecisionConfig()), "precision"))
+            old.TryAdd(key, value);
         return [.. now.Where(entry => !irrelevant.Contains(entry.Key) && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal)))
             .Where(entry => !old.TryGetValue(entry.Key, out string? value) || value != entry.Value)
             .Select(entry => $"{entry.Key}: {old.GetValueOrDefault(entry.Key, "none")} → {entry.Value}")];
+    }
 
-        static Dictionary<string, string> Flat(YamlNode root)
-        {
-            var values = new Dictionary<string, string>();
-            Walk(root, "", values);
-            return values;
-        }
+    /// <summary>The keys of precision and memory that are not at their defaults, "key value" each.</summary>
+    public static string[] PrecisionAndMemory(RunConfig config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        return [.. Chosen(config.Precision, new PrecisionConfig(), "precision"), .. Chosen(config.Memory, new MemoryConfig(), "memory")];
 
-        static void Walk(YamlNode node, string path, Dictionary<string, string> values)
-        {
-            if (node is YamlMappingNode mapping)
-            {
-                foreach (var (key, value) in mapping.Children)
-                    Walk(value, path.Length == 0 ? $"{key}" : $"{path}.{key}", values);
-            }
-            else
-            {
-                values[path] = node is YamlSequenceNode sequence ? $"[{string.Join(", ", sequence.Children)}]" : $"{node}";
-            }
-        }
+        static IEnumerable<string> Chosen(object section, object defaults, string path) =>
+            Flat(Node(section), path).Except(Flat(Node(defaults), path)).Select(entry => $"{entry.Key} {entry.Value}");
     }
 
     /// <summary>A configuration that was kept as JSON, as YAML: key by key as it is, so that one of another version of the program can be read too.</summary>
@@ -179,6 +172,27 @@ public static class ConfigurationFile
         catch (Exception error) when (error is UserException or ArgumentException)
         {
             return null;
+        }
+    }
+
+    // Dotted paths of all values below a node.
+    private static Dictionary<string, string> Flat(YamlNode root, string path = "")
+    {
+        var values = new Dictionary<string, string>();
+        Walk(root, path, values);
+        return values;
+
+        static void Walk(YamlNode node, string path, Dictionary<string, string> values)
+        {
+            if (node is YamlMappingNode mapping)
+            {
+                foreach (var (key, value) in mapping.Children)
+                    Walk(value, path.Length == 0 ? $"{key}" : $"{path}.{key}", values);
+            }
+            else
+            {
+                values[path] = node is YamlSequenceNode sequence ? $"[{string.Join(", ", sequence.Children)}]" : $"{node}";
+            }
         }
     }
 

@@ -2,6 +2,7 @@ using System.Diagnostics.CodeAnalysis;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Checkpoints;
+using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Configuration;
 
@@ -38,6 +39,15 @@ public sealed record RunConfig
     public LoggingConfig Logging { get; init; } = new();
 
     public RuntimeConfig Runtime { get; init; } = new();
+
+    /// <summary>How the model computes, for the library.</summary>
+    public ModelExecution ToExecution() => new()
+    {
+        ComputeType = Precision.ToType(),
+        Recompute = Memory.Recompute,
+        TileRows = Memory.TileRows,
+        LossRows = Memory.LossRows,
+    };
 }
 
 public sealed record ModelConfig
@@ -187,6 +197,14 @@ public sealed record PrecisionConfig
 
     /// <summary>Type in which gradients are summed over micro-batches and ranks.</summary>
     public ReducePrecision Reduce { get; init; } = ReducePrecision.Float32;
+
+    /// <summary>The compute type, for the library.</summary>
+    public ScalarType ToType() => Compute switch
+    {
+        ComputePrecision.BFloat16 => ScalarType.BFloat16,
+        ComputePrecision.Float16 => ScalarType.Float16,
+        _ => ScalarType.Float32,
+    };
 }
 
 public enum Offload
@@ -207,7 +225,10 @@ public sealed record MemoryConfig
     /// <summary>Where what is kept of blocks waits for backward.</summary>
     public Offload Offload { get; init; } = Offload.None;
 
-    /// <summary>Folder for the file, on a fast disk of each machine; auto: the system's folder for temporary files.</summary>
+    /// <summary>
+    /// Folder for the file, on a fast disk of each machine, relative to the current directory; the system's folder for temporary files
+    /// where it is not given.
+    /// </summary>
     public string? OffloadDirectory { get; init; }
 
     /// <summary>Rows that a recomputed block works on at once, outside attention.</summary>

@@ -57,6 +57,7 @@ internal static class RunConfigRules
             config.Optimizer.Betas.Count == 2 && config.Optimizer.Betas.All(beta => beta is >= 0 and < 1),
             $"optimizer.betas is [{string.Join(", ", config.Optimizer.Betas)}], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].");
         Attention(config.Model);
+        Memory(config.Memory);
 
         void Attention(ModelConfig model)
         {
@@ -90,6 +91,25 @@ internal static class RunConfigRules
                 distance > exact,
                 $"model.attention.relative_position_max_distance is {distance}, but must be above {exact}, the distances that {buckets} buckets tell apart one by one: " +
                 "raise it, or take fewer buckets.");
+        }
+
+        void Memory(MemoryConfig memory)
+        {
+            Within("memory.tile_rows", memory.TileRows ?? 1, 1, 1L << 40);
+            Within("memory.loss_rows", memory.LossRows ?? 1, 1, 1L << 40);
+            bool recomputes = memory.Recompute != Recompute.None, offloads = memory.Offload != Offload.None;
+            problems.Require(
+                memory.TileRows is null || recomputes,
+                $"memory.tile_rows is {memory.TileRows}, but memory.recompute is none, and only recomputed blocks work in tiles: set memory.recompute to block or full.");
+            problems.Require(
+                recomputes || !offloads,
+                "memory.offload is disk, but memory.recompute is none, and only what recomputed blocks keep can be offloaded: set memory.recompute to block or full.");
+            problems.Require(
+                memory.OffloadDirectory is null || offloads,
+                $"memory.offload_directory is {memory.OffloadDirectory}, but memory.offload is none, so no file is written there: set memory.offload to disk.");
+            problems.Require(
+                memory.OffloadDirectory is null || !string.IsNullOrWhiteSpace(memory.OffloadDirectory),
+                "memory.offload_directory is empty: name a folder, or leave the key out.");
         }
 
         void Within(string key, long value, long least, long most)

@@ -56,7 +56,7 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
         SegmentSpan.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
         if (config.Model.Positions == PositionEncoding.XPos)
-            RotaryPositions.ValidateDecay(config.Model.ToModel().Schedule, config.Training.SequenceLength, TorchSharp.torch.ScalarType.Float32);
+            RotaryPositions.ValidateDecay(config.Model.ToModel().Schedule, config.Training.SequenceLength, config.Precision.ToType());
         BatchPartition batch = BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize);
         Corpus corpus = Corpus.Open(config.Data);
         using var source = new ByteTokenSource(corpus);

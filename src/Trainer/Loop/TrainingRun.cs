@@ -45,6 +45,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
             $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
+        if (ConfigurationFile.PrecisionAndMemory(plan.Config) is { Length: > 0 } chosen)
+            reporter?.Say($"settings: {string.Join(", ", chosen)}");
         if (resumes)
             Resume(state, start, reporter);
         else if (plan.Config.Model.InitialWeights is { } weights)

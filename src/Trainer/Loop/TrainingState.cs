@@ -33,7 +33,8 @@ public sealed class TrainingState : IDisposable
         this.mesh = mesh;
         RunConfig config = plan.Config;
         Exchange = new GatheredKeyValues(mesh.Sequence);
-        Model = new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange);
+        Model = new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution());
+        LossScaler = config.Precision.Compute == ComputePrecision.Float16 ? new LossScaler() : null;
         var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];
         Gradients = new GradientBuffer(named, mesh.World, config.Parallel.ShardOptimizer);
@@ -61,7 +62,10 @@ public sealed class TrainingState : IDisposable
 
     public FusedAdamW Optimizer { get; }
 
-    /// <summary>Optimizer steps done.</summary>
+    /// <summary>What the loss is multiplied by for backward; null where the compute type has the range that gradients need.</summary>
+    public LossScaler? LossScaler { get; }
+
+    /// <summary>Optimizer steps done, skipped ones included.</summary>
     public long Step { get; private set; }
 
     /// <summary>The global sample cursor: sequences that the whole job has trained on.</summary>
@@ -111,6 +115,7 @@ public sealed class TrainingState : IDisposable
             TokensConsumed = TokensConsumed,
             Seed = config.Seed,
             LearningRateSchedule = new CheckpointSchedule(schedule.Peak, schedule.Minimum, schedule.WarmupSteps, schedule.DecaySteps),
+            LossScaler = LossScaler?.State,
             ValidationLoss = validationLoss,
             Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
             ThreadsPerRank = get_num_threads(),
@@ -147,6 +152,7 @@ public sealed class TrainingState : IDisposable
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
         (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
+        LoadLossScaler(manifest?.LossScaler);
         BroadcastParameters();
         TakeOptimizerState(reader);
     }
@@ -183,6 +189,18 @@ public sealed class TrainingState : IDisposable
 
     // The names of a parameter's optimizer state.
     private string[] Moments(int parameter) => [FusedAdamW.MeanPrefix + parameters[parameter].Name, FusedAdamW.SquarePrefix + parameters[parameter].Name];
+
+    // Of a run that scaled no losses there is nothing to go on from.
+    private void LoadLossScaler(CheckpointLossScaler? kept)
+    {
+        if (LossScaler is null)
+            return;
+        CheckpointLossScaler state = kept ?? LossScaler.State;
+        Tensor values = tensor(new[] { BitConverter.DoubleToInt64Bits(state.Scale), state.GoodSteps, state.SkippedSteps });
+        mesh.World.Broadcast(values, 0);
+        long[] agreed = values.data<long>().ToArray();
+        LossScaler.Load(new CheckpointLossScaler(BitConverter.Int64BitsToDouble(agreed[0]), agreed[1], agreed[2]));
+    }
 
     private void BroadcastParameters()
     {

@@ -14,6 +14,10 @@ namespace LongNet.Trainer.Loop;
 /// One optimizer step: every micro-batch forward and backward, gradients summed over all ranks, clipped, applied. The loss is
 /// the sum over all tokens of the step divided by the number of valid ones, wherever they were computed.
 /// </summary>
+/// <remarks>
+/// In float16 the loss is scaled for backward (<see cref="LossScaler"/>). A step that overflows changes neither parameters nor optimizer
+/// state, but it is a step as any other for the learning rate and for the data.
+/// </remarks>
 public sealed class TrainingStep
 {
     private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
@@ -51,7 +55,7 @@ public sealed class TrainingStep
 
     /// <summary>Does the next step. Collective over the world.</summary>
     /// <returns>What it tells, but for what saving has cost.</returns>
-    /// <exception cref="UnanimousException">The gradient is not finite; parameters are left as they were.</exception>
+    /// <exception cref="UnanimousException">The gradient is not finite, and no smaller scale could mend it; parameters are left as they were.</exception>
     public StepMetrics Run()
     {
         var clock = Stopwatch.StartNew();
@@ -75,7 +79,9 @@ public sealed class TrainingStep
 
         // The number of valid targets of the whole step comes first: it scales every rank's and micro-batch's part of the loss.
         long tokens = (long)mesh.World.Sum(valid);
-        Tensor share = tensor(1.0 / Math.Max(1, tokens), dtype: ScalarType.Float32);
+        LossScaler? scaler = state.LossScaler;
+        double scale = scaler?.Scale ?? 1;
+        Tensor share = tensor(scale / Math.Max(1, tokens), dtype: ScalarType.Float32);
         RandomStream stream = dropout.Derive(state.Step);
         double lossSum = 0;
         long left = batches.Count;
@@ -97,26 +103,39 @@ public sealed class TrainingStep
         state.Model.BlockGradientsComplete = null;
         At(null, "reducing gradients");
         state.Gradients.FinishReduce();
-        lossSum = mesh.World.Sum(lossSum);
-        double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping);
+        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, PeakMemory.Bytes() ?? 0);
+        double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
         double mean = lossSum / Math.Max(1, tokens);
-        if (!double.IsFinite(norm) || !double.IsFinite(mean))
+        double rate = schedule.RateAt(state.Step + 1);
+        // Every rank holds the same bits here, so every rank goes the same way.
+        if (double.IsFinite(norm) && double.IsFinite(mean))
         {
-            // Every rank holds the same bits here, so every rank throws.
+            At(FaultPlace.Optimizer, "optimizer");
+            state.Update(rate);
+            scaler?.Succeed();
+        }
+        else if (scaler is { CanShrink: true })
+        {
+            scaler.Skip();
+        }
+        else
+        {
             throw new UnanimousException(string.Create(
                 CultureInfo.InvariantCulture,
                 $"Step {state.Step + 1} has loss {mean} and gradient norm {norm}, so training cannot go on: lower optimizer.lr or lengthen " +
                 $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
         }
 
-        At(FaultPlace.Optimizer, "optimizer");
-        double rate = schedule.RateAt(state.Step + 1);
-        state.Update(rate);
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(
             state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore,
-            monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore, CheckpointStallSeconds: 0);
+            monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore, CheckpointStallSeconds: 0)
+        {
+            PeakMemoryBytes = peak > 0 ? (long)peak : null,
+            LossScale = scaler is null ? null : scale,
+            SkippedSteps = scaler?.SkippedSteps,
+        };
     }
 
     // The activity is told where a rank is missed.

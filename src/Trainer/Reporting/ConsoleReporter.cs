@@ -18,6 +18,13 @@ public sealed class ConsoleReporter(TextWriter output, long lastStep, long every
         if (!first && metrics.Step % everySteps != 0 && metrics.Step != lastStep)
             return;
         first = false;
+        if (metrics.IsSkipped)
+        {
+            Say(string.Create(
+                CultureInfo.InvariantCulture, $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  skipped: it overflows with loss scale {metrics.LossScale}"));
+            return;
+        }
+
         Say(string.Create(
             CultureInfo.InvariantCulture,
             $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  grad norm {metrics.GradientNorm:F3}  lr {metrics.LearningRate:g3}  {metrics.TokensPerSecond:F0} tokens/s"));

@@ -14,7 +14,20 @@ namespace LongNet.Trainer.Reporting;
 /// <param name="CheckpointStallSeconds">How long saving has held up rank 0 since the line before.</param>
 public sealed record StepMetrics(
     long Step, double Loss, double GradientNorm, double LearningRate, long Tokens, double TokensPerSecond, double StepSeconds, long BytesSent,
-    double CommunicationSeconds, double CommunicationTotalSeconds, double CheckpointStallSeconds);
+    double CommunicationSeconds, double CommunicationTotalSeconds, double CheckpointStallSeconds)
+{
+    /// <summary>The most memory that any rank has had resident so far; null where the system does not tell.</summary>
+    public long? PeakMemoryBytes { get; init; }
+
+    /// <summary>What this step's loss was multiplied by for backward; null where losses are not scaled.</summary>
+    public double? LossScale { get; init; }
+
+    /// <summary>Steps of the run so far that were skipped because they overflowed, this one included; null where losses are not scaled.</summary>
+    public long? SkippedSteps { get; init; }
+
+    /// <summary>Whether this step overflowed, so that it changed no parameter.</summary>
+    public bool IsSkipped => !double.IsFinite(Loss) || !double.IsFinite(GradientNorm);
+}
 
 /// <summary>What one evaluation tells.</summary>
 /// <param name="Step">Steps done.</param>

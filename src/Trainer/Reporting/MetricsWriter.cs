@@ -46,8 +46,8 @@ public sealed class MetricsWriter : IDisposable
         WriteLine(json =>
         {
             json.WriteNumber("step", metrics.Step);
-            json.WriteNumber("loss", metrics.Loss);
-            json.WriteNumber("grad_norm", metrics.GradientNorm);
+            WriteMeasured(json, "loss", metrics.Loss);
+            WriteMeasured(json, "grad_norm", metrics.GradientNorm);
             json.WriteNumber("lr", metrics.LearningRate);
             json.WriteNumber("tokens", metrics.Tokens);
             json.WriteNumber("tokens_per_second", metrics.TokensPerSecond);
@@ -56,6 +56,12 @@ public sealed class MetricsWriter : IDisposable
             json.WriteNumber("communication_seconds", metrics.CommunicationSeconds);
             json.WriteNumber("communication_total_seconds", metrics.CommunicationTotalSeconds);
             json.WriteNumber("checkpoint_stall_seconds", metrics.CheckpointStallSeconds);
+            if (metrics.PeakMemoryBytes is { } peak)
+                json.WriteNumber("peak_memory_bytes", peak);
+            if (metrics.LossScale is { } scale)
+                json.WriteNumber("loss_scale", scale);
+            if (metrics.SkippedSteps is { } skipped)
+                json.WriteNumber("skipped_steps", skipped);
         });
     }
 

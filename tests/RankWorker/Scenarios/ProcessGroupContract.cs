@@ -45,6 +45,7 @@ internal sealed class ProcessGroupContract(Device device)
         CheckMessages(world);
         CheckSplit(world);
         CheckBarrier(world);
+        CheckScalars(world);
         CheckArguments(world);
         Assert.Equal("world", world.Name);
     }
@@ -281,6 +282,17 @@ internal sealed class ProcessGroupContract(Device device)
         CollectiveWork alone = world.StartAllReduce(Own(world.Rank, 500_000, ScalarType.Float32));
         Assert.True(SpinWait.SpinUntil(() => alone.IsCompleted, TimeSpan.FromSeconds(20)), "a collective made no progress in the background");
         world.Barrier();
+    }
+
+    private static void CheckScalars(ProcessGroup world)
+    {
+        // Each in rank order, to the bit, and the largest of the rank in the middle.
+        double Added(int rank) => 1 / (3.0 + rank);
+        double expected = Enumerable.Range(1, world.Size - 1).Aggregate(Added(0), (sum, rank) => sum + Added(rank));
+        Assert.Equal(expected, world.Sum(Added(world.Rank)));
+        int middle = world.Size / 2;
+        Assert.Equal((expected, 7), world.SumAndLargest(Added(world.Rank), world.Rank == middle ? 7 : -world.Rank));
+        Assert.Equal(double.NaN, world.SumAndLargest(world.Rank == middle ? double.NaN : 1, 0).Sum);
     }
 
     // Around the ring, every rank receiving before it sends; two messages between the same ranks keep their order.

@@ -33,6 +33,7 @@ internal static class ShardedOptimizer
         // A slice ends elsewhere than its parameter, so some elements differ in the last bit, and eight steps add that up.
         Compare(runtime.World, float32, 1e-6);
         Compare(runtime.World, float64, 1e-14);
+        Unscale(runtime.World);
         Scatter(runtime.World);
         RefuseASecondStart(runtime.World);
     }
@@ -117,6 +118,44 @@ internal static class ShardedOptimizer
         Tensor total = tensor(new[] { optimizer.StateBytes - stepCount });
         world.AllReduce(total);
         Assert.Equal(moments * elements, total.item<long>());
+    }
+
+    // Of scales that are powers of two nothing is left, clipped or not.
+    private static void Unscale(ProcessGroup world)
+    {
+        using var scope = NewDisposeScope();
+        foreach (bool sharded in new[] { false, true })
+        {
+            foreach (double largestNorm in new[] { 0, LargestNorm, 1e9 })
+            {
+                var (plainNorm, plain) = Clipped(1, sharded, largestNorm);
+                var (norm, unscaled) = Clipped(65536, sharded, largestNorm);
+                Assert.Equal(plainNorm, norm);
+                Assert.True(norm > 2 * LargestNorm, "the test must clip");
+                foreach (var (expected, actual) in plain.Zip(unscaled))
+                    AssertSameBits(expected, actual, $"a gradient of norm {norm}, at most {largestNorm}, sharded: {sharded}");
+            }
+        }
+
+        var (overflow, _) = Clipped(Math.Pow(2, 127), sharded: true, LargestNorm);
+        Assert.False(double.IsFinite(overflow));
+
+        // What a rank has of the gradients then.
+        (double Norm, Tensor[] Gradients) Clipped(double scale, bool sharded, double largestNorm)
+        {
+            var parameters = Parameters(float32);
+            using var gradients = new GradientBuffer(parameters, world, sharded);
+            using ParameterShard? shard = sharded ? new ParameterShard(parameters, gradients) : null;
+            for (int p = 0; p < Shapes.Length; p++)
+            {
+                using var generator = new Generator((ulong)(100 * world.Rank + p));
+                gradients.Views[p].add_(randn(Shapes[p].Shape, generator: generator).mul(tensor(scale, dtype: float32)));
+            }
+
+            gradients.FinishReduce();
+            double norm = gradients.Clip(largestNorm, scale);
+            return (norm, [.. (shard?.Optimized.Select(own => own.Gradient) ?? gradients.Views).Select(gradient => gradient.clone())]);
+        }
     }
 
     private static void Scatter(ProcessGroup world)

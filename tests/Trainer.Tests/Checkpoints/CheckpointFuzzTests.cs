@@ -440,7 +440,7 @@ public sealed class CheckpointFuzzTests : IDisposable
     private string Save(long step)
     {
         CheckpointPart part = SavedCheckpoint.Part(step, 1.0 / step);
-        CheckpointManifest manifest = part.Manifest with { OptimizerShards = 2, OptimizerSharded = true, Config = ConfigurationFile.ToJson(Config) };
+        CheckpointManifest manifest = part.Manifest with { OptimizerShards = 2, OptimizerSharded = true, LossScaler = new CheckpointLossScaler(65536, 1, 0), Config = ConfigurationFile.ToJson(Config) };
         Tensor moment = arange(Elements, dtype: ScalarType.Float32);
         CheckpointPart[] parts =
         [

@@ -10,6 +10,8 @@ namespace LongNet.Trainer.Tests.Checkpoints;
 
 public sealed class CheckpointStoreTests : IDisposable
 {
+    private const string NoScale = "it is not what was written (its loss scale is no power of two from 1 to 2^127)";
+
     private readonly TemporaryFolder folder = new();
     private readonly TorchSharp.DisposeScope scope = NewDisposeScope();
 
@@ -208,6 +210,14 @@ public sealed class CheckpointStoreTests : IDisposable
     [InlineData("\"optimizer_shards\": 1", "\"optimizer_shards\": 2000000000", "it is not what was written (it lists fewer files than optimizer shards)")]
     [InlineData("\"sequence\": 2", "\"sequence\": 0", "it is not what was written (its mesh has no ranks)")]
     [InlineData("\"lr\": 0.001", "\"lr\": 1e400", "it is not what was written (a number is out of range)")]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 3, \"good_steps\": 0, \"skipped_steps\": 0}", NoScale)]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 0, \"good_steps\": 0, \"skipped_steps\": 0}", NoScale)]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 0.5, \"good_steps\": 0, \"skipped_steps\": 0}", NoScale)]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 3.4028236692093846e38, \"good_steps\": 0, \"skipped_steps\": 0}", NoScale)]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 1e400, \"good_steps\": 0, \"skipped_steps\": 0}", NoScale)]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 2, \"good_steps\": -1, \"skipped_steps\": 0}", "it is not what was written (its loss_scaler counts steps that there were not)")]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 2, \"good_steps\": 0, \"skipped_steps\": 11}", "it is not what was written (its loss_scaler counts steps that there were not)")]
+    [InlineData("\"loss_scaler\": null", "\"loss_scaler\": {\"scale\": 2}", "it is not what was written (JSON deserialization for type 'LongNet)")]
     [InlineData("\"format_version\": 3", "\"format_version\": 3e0", "its \"format_version\" is no whole number")]
     [InlineData("\"format_version\": 3", "\"format_versions\": 3", "its \"format_version\" is no whole number")]
     [InlineData("\"seed\": 1,", "\"seed\": 1, \"seed\": 1,", "it is not what was written (Duplicate property 'seed' encountered during deserialization)")]

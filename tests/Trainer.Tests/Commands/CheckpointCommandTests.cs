@@ -219,6 +219,25 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     }
 
     [Fact]
+    public void InspectAndDiff_AScaledLoss_TellItsScale()
+    {
+        CheckpointPart part = SavedCheckpoint.Part(100);
+        string saved = SavedCheckpoint.Save(Store, part with { Manifest = part.Manifest with { LossScaler = new CheckpointLossScaler(32768, 70, 3) } })!;
+        Assert.Contains(
+            "\nlearning rate    0.001 after 10 steps of warm-up, to 0.0001 at step 100\nloss scale       32768, good steps since it changed: 70, skipped steps in all: 3\ncorpus           2 files\n",
+            Run("inspect", saved).AssertSuccess().Output, StringComparison.Ordinal);
+        using JsonDocument json = JsonDocument.Parse(Run("inspect", saved, "--json").AssertSuccess().Output);
+        Assert.Equal(
+            """{"scale":32768,"good_steps":70,"skipped_steps":3}""", JsonSerializer.Serialize(json.RootElement.GetProperty("state").GetProperty("loss_scaler")));
+        string unscaled = SavedCheckpoint.Save(new CheckpointStore(folder["unscaled"]), part)!;
+        AssertEnds(
+            1,
+            "state   loss_scaler.scale: 32768 → none\nstate   loss_scaler.good_steps: 70 → none\nstate   loss_scaler.skipped_steps: 3 → none\n" +
+            "0 of 3 tensors differ; entries of the state: 3, keys of the configuration: 0\n",
+            "", Run("diff", saved, unscaled));
+    }
+
+    [Fact]
     public void Inspect_OutputThatIsFull_IsToldWithoutAStackTrace()
     {
         Assert.SkipUnless(File.Exists("/dev/full"), "there is no /dev/full here");

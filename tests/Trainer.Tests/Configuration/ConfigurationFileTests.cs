@@ -1,3 +1,5 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using CsCheck;
 using LongNet.Core;
 using LongNet.Core.Attention;
@@ -5,6 +7,7 @@ using LongNet.Core.Model;
 using LongNet.TestKit;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
+using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Configuration;
 
@@ -89,6 +92,38 @@ public sealed class ConfigurationFileTests : IDisposable
     }
 
     [Fact]
+    public void Load_PrecisionAndMemory_AreTheModelsExecution()
+    {
+        RunConfig config = Load(Valid);
+        Assert.Equal(new ModelExecution(), config.ToExecution());
+        Assert.Empty(ConfigurationFile.PrecisionAndMemory(config));
+
+        config = Load(
+            Valid, "precision.compute=bfloat16", "memory.recompute=full", "memory.offload=disk", "memory.offload_directory=/fast", "memory.tile_rows=64", "memory.loss_rows=1024");
+        Assert.Equal(
+            new ModelExecution { ComputeType = ScalarType.BFloat16, Recompute = Recompute.Full, TileRows = 64, LossRows = 1024 }, config.ToExecution());
+        Assert.Equal(
+            ["precision.compute bfloat16", "memory.recompute full", "memory.offload disk", "memory.offload_directory /fast", "memory.tile_rows 64", "memory.loss_rows 1024"],
+            ConfigurationFile.PrecisionAndMemory(config));
+        Assert.Equal(config.ToExecution(), Load(ConfigurationFile.ToYaml(config)).ToExecution());
+        Assert.Equal(ScalarType.Float16, Load(Valid, "precision.compute=float16").ToExecution().ComputeType);
+    }
+
+    // 8192 rows are 16 times 512, and from their middle half of that: exponents of 8 · ln 3.5.
+    [Fact]
+    public void Create_XPosInFloat16_HasItsSmallerRange()
+    {
+        string[] long8192 = ["training.sequence_length=8192", "model.attention.segment_lengths=[8192]", "model.attention.dilation_rates=[1]"];
+        folder.Write("text", new string('a', 20_000));
+        foreach (string compute in new[] { "float32", "bfloat16" })
+            Assert.Equal(1, RunPlan.Create(Load(Valid, [.. long8192, $"precision.compute={compute}"]), 1).SequenceRanks);
+        Assert.Equal(
+            "xPos over blocks of 8192 rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to e^10, more than Float16 holds; " +
+            "blocks of at most 3269 rows work: shorten the longest segment or choose segment lengths that divide it.",
+            Assert.Throws<UserException>(() => RunPlan.Create(Load(Valid, [.. long8192, "precision.compute=float16"]), 1)).Message);
+    }
+
+    [Fact]
     public void ToYaml_OfALoadedConfiguration_ReadsBackEqual()
     {
         string text = ConfigurationFile.ToYaml(Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto"));
@@ -117,6 +152,15 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
     [InlineData("path: text", "path: text\n  tokenizer: bpe", "FILE, line 10: data.tokenizer is \"bpe\", but must be byte.")]
     [InlineData("steps: 20", "steps: 20\n  time_limit_minutes: 0", "training.time_limit_minutes is 0, but must be above 0 and at most 100000000, or auto for no limit.")]
+    [InlineData("training:", "memory:\n  offload: disk\ntraining:", "memory.offload is disk, but memory.recompute is none, and only what recomputed blocks keep can be offloaded: set memory.recompute to block or full.")]
+    [InlineData("training:", "memory:\n  offload_directory: /fast\ntraining:", "memory.offload_directory is /fast, but memory.offload is none, so no file is written there: set memory.offload to disk.")]
+    [InlineData("training:", "memory:\n  recompute: full\n  offload: disk\n  offload_directory: ' '\ntraining:", "memory.offload_directory is empty: name a folder, or leave the key out.")]
+    [InlineData("training:", "memory:\n  tile_rows: 64\ntraining:", "memory.tile_rows is 64, but memory.recompute is none, and only recomputed blocks work in tiles: set memory.recompute to block or full.")]
+    [InlineData("training:", "memory:\n  recompute: block\n  tile_rows: 0\ntraining:", "memory.tile_rows is 0, but must be at least 1.")]
+    [InlineData("training:", "memory:\n  loss_rows: 1099511627777\ntraining:", "memory.loss_rows is 1099511627777, but must be at most 1099511627776.")]
+    [InlineData("training:", "memory:\n  recompute: some\ntraining:", "FILE, line 13: memory.recompute is \"some\", but must be none or block or full.")]
+    [InlineData("training:", "precision:\n  compute: float8\ntraining:", "FILE, line 13: precision.compute is \"float8\", but must be float32 or bfloat16 or float16.")]
+    [InlineData("training:", "precision:\n  reduce: bfloat16\ntraining:", "FILE, line 13: precision.reduce is \"bfloat16\", but must be float32.")]
     [InlineData("lr: 1e-3", "lr: 1e-3\n  betas: 0.9", "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].")]
     public void Load_OneMistake_IsNamedWithWhatWouldWork(string correct, string mistaken, string message)
     {
@@ -197,6 +241,13 @@ public sealed class ConfigurationFileTests : IDisposable
             Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other", "model.initial_weights=other");
         Assert.Equal(["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"], ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), after));
         Assert.Empty(ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), before));
+
+        // Of a checkpoint that was written before there were these keys.
+        JsonObject old = JsonNode.Parse(ConfigurationFile.ToJson(before).GetRawText())!.AsObject();
+        Assert.True(old.Remove("precision") && old.Remove("memory"));
+        Assert.Empty(ConfigurationFile.ChangedKeys(JsonElement.Parse(old.ToJsonString()), Load(Valid, "memory.recompute=full")));
+        Assert.Equal(
+            ["precision.compute: float32 → bfloat16"], ConfigurationFile.ChangedKeys(JsonElement.Parse(old.ToJsonString()), Load(Valid, "precision.compute=bfloat16")));
     }
 
     [Fact]

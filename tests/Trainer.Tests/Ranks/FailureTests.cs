@@ -100,7 +100,7 @@ public partial class FailureTests
         ProgramResult read = RankTests.Launcher(MpiKind.None).Run(1, Repository.LongNet, ["flight-record", folder["run"], "--last", "3"]).AssertSuccess();
         string[] lines = read.Output.Split('\n');
         Assert.Matches(
-            """^All-gather #\d+ of the group 'world' \(\[1\] Byte\) did not finish: rank 1 \(\S+, process \d+\) never called it: it is at "step 5: optimizer", since \d+ s, and its last was all-reduce #\d+ of the group 'world' \(.*\); rank 0 waits in it at RankAgreement\.cs:\d+, step 5: agreeing on whether to go on\.$""",
+            """^All-gather #\d+ of the group 'world' \(\[1\] Byte\) did not finish: rank 1 \(\S+, process \d+\) never called it: it is at "step 5: optimizer", since \d+ s, and its last was all-gather #\d+ of the group 'world' \(.*\); rank 0 waits in it at RankAgreement\.cs:\d+, step 5: agreeing on whether to go on\.$""",
             lines[0]);
         Assert.Equal(2, lines.Count(line => line.StartsWith("rank ", StringComparison.Ordinal)));
         Assert.Equal(6, lines.Count(line => line.StartsWith("  ", StringComparison.Ordinal)));

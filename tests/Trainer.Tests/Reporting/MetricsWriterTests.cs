@@ -42,6 +42,20 @@ public sealed class MetricsWriterTests : IDisposable
         Assert.Equal(3, second.GetProperty("eval_bits_per_byte").GetDouble(), 1e-15);
     }
 
+    [Fact]
+    public void Write_AScaledStep_SaysItsScaleAndNullForWhatOverflows()
+    {
+        var step = new StepMetrics(7, double.NaN, double.PositiveInfinity, 3e-4, 64, 1, 1, 0, 0, 0, 0) { PeakMemoryBytes = 3L << 32, LossScale = 65536, SkippedSteps = 2 };
+        Assert.True(step.IsSkipped);
+        Assert.False((step with { Loss = 5, GradientNorm = 1 }).IsSkipped);
+        Write(0, writer => writer.Write(step));
+        Assert.Equal(
+            "{\"step\":7,\"loss\":null,\"grad_norm\":null,\"lr\":0.0003,\"tokens\":64,\"tokens_per_second\":1,\"step_seconds\":1,\"bytes_sent\":0," +
+            "\"communication_seconds\":0,\"communication_total_seconds\":0,\"checkpoint_stall_seconds\":0," +
+            "\"peak_memory_bytes\":12884901888,\"loss_scale\":65536,\"skipped_steps\":2}\n",
+            System.IO.File.ReadAllText(File));
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("{\"step\":3,\"lo")]

@@ -1,0 +1,34 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using LongNet.Trainer.Loop;
+
+namespace LongNet.Trainer.Tests.Loop;
+
+public class PeakMemoryTests
+{
+    private const int Block = 32 << 20;
+
+    [Fact]
+    public unsafe void Bytes_AfterMuchMemoryWasUsed_StayWhatTheyWereThen()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Other systems do not tell.");
+        long before = PeakMemory.Bytes()!.Value, resident = 0;
+        var blocks = new List<nint>();
+        // Until more is resident than ever was.
+        while (resident < before + Block)
+        {
+            void* block = NativeMemory.Alloc(Block);
+            NativeMemory.Fill(block, Block, 1);
+            blocks.Add((nint)block);
+            using var process = Process.GetCurrentProcess();
+            resident = process.WorkingSet64;
+        }
+
+        foreach (nint block in blocks)
+            NativeMemory.Free((void*)block);
+        using var now = Process.GetCurrentProcess();
+        // .NET reads the same number another way; the kernel counts pages of each processor apart, so both may lag by a few megabytes.
+        const long Lag = 8 << 20;
+        Assert.InRange(PeakMemory.Bytes()!.Value, resident - Lag, now.PeakWorkingSet64 + Lag);
+    }
+}
