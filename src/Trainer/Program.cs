@@ -15,7 +15,7 @@ internal static class Program
             Environment.SetEnvironmentVariable("TERM", "dumb");
         var root = new RootCommand("Trains transformers with dilated attention on sequences that no single device holds")
         {
-            TrainCommand.Create(), PlanCommand.Create(), BenchCommand.Create(), DoctorCommand.Create(), FlightRecordCommand.Create(), CheckpointCommand.Create(),
+            TrainCommand.Create(), PlanCommand.Create(), BenchCommand.Create(), DoctorCommand.Create(), FlightRecordCommand.Create(), CheckpointCommand.Create(), DataCommand.Create(),
         };
         ParseResult parsed = root.Parse(arguments);
         if (parsed.Errors.Count == 0)

@@ -25,7 +25,7 @@ internal static class CheckpointBenchmark
     public static SaveTimes Run(RunPlan plan, DeviceMesh mesh, string folder, int saves)
     {
         using var state = new TrainingState(plan, mesh);
-        using var source = new ByteTokenSource(plan.Corpus);
+        using ITokenSource source = plan.Corpus.OpenTokens();
         var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
         step.Run();
         double alone = Median(Save(asynchronous: false).Select(save => save.Seconds));

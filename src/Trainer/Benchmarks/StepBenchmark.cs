@@ -37,7 +37,7 @@ internal static class StepBenchmark
     public static StepTimes Run(RunPlan plan, DeviceMesh mesh, int steps)
     {
         using var state = new TrainingState(plan, mesh);
-        using var source = new ByteTokenSource(plan.Corpus);
+        using ITokenSource source = plan.Corpus.OpenTokens();
         var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
         double rate = mesh.World.Sum(AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
         for (int warmup = 0; warmup < Warmup; warmup++)

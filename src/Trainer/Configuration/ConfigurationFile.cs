@@ -5,6 +5,7 @@ using System.Reflection;
 using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Model;
+using LongNet.Trainer.Data.Tokenization;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
@@ -133,7 +134,7 @@ public static class ConfigurationFile
     /// <returns>"key: before → after" each.</returns>
     public static string[] ChangedKeys(JsonElement before, RunConfig after)
     {
-        string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "training.steps", "training.micro_batch_size", "training.time_limit_minutes"];
+        string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "data.tokenizer", "training.steps", "training.micro_batch_size", "training.time_limit_minutes"];
         string[] irrelevantGroups = ["parallel.", "memory.", "evaluation.", "checkpoint.", "logging.", "runtime."];
         Dictionary<string, string> old = Flat(Node(before)), now = Flat(Node(ToJson(after)));
         // What was written before there were these keys was computed so.
@@ -216,7 +217,11 @@ public static class ConfigurationFile
                 FeedForward = config.Model.FeedForward ?? 4 * config.Model.DModel,
                 InitialWeights = config.Model.InitialWeights is { } file ? Path.GetFullPath(file, FolderOf("model.initial_weights")) : null,
             },
-            Data = config.Data with { Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, FolderOf("data.path")))] },
+            Data = config.Data with
+            {
+                Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, FolderOf("data.path")))],
+                Tokenizer = config.Data.Tokenizer == TextTokenizers.Byte ? TextTokenizers.Byte : Path.GetFullPath(config.Data.Tokenizer, FolderOf("data.tokenizer")),
+            },
             Optimizer = config.Optimizer with
             {
                 MinLr = config.Optimizer.MinLr ?? config.Optimizer.Lr / 10,

@@ -2,6 +2,7 @@ using System.Diagnostics.CodeAnalysis;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Data.Tokenization;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Configuration;
@@ -127,21 +128,19 @@ public sealed record AttentionConfig
     public bool RelativePositionBidirectional { get; init; }
 }
 
-public enum Tokenizer
-{
-    /// <summary>Every byte is a token.</summary>
-    Byte,
-}
-
 public sealed record DataConfig
 {
-    /// <summary>Files, directories or globs of text; relative to the configuration file's folder.</summary>
+    /// <summary>Files, directories or globs of text, or one file of longnet data prepare; relative to the configuration file's folder.</summary>
     public required IReadOnlyList<string> Path { get; init; }
 
     /// <summary>Globs left out of directories and globs.</summary>
     public IReadOnlyList<string> Exclude { get; init; } = ["**/bin/**", "**/obj/**", "**/runs/**", "**/.*", "**/.*/**"];
 
-    public Tokenizer Tokenizer { get; init; } = Tokenizer.Byte;
+    /// <summary>
+    /// byte, where every byte is a token, or a file, relative to the configuration file's folder: a tokenizer.json or a *.tiktoken. A prepared
+    /// file says itself what its tokens are; one that is given then must be the same.
+    /// </summary>
+    public string Tokenizer { get; init; } = TextTokenizers.Byte;
 
     /// <summary>Share of the corpus, at its end, that is held out.</summary>
     public double ValidationFraction { get; init; } = 0.05;

@@ -1,5 +1,6 @@
 using System.Globalization;
 using LongNet.Core.Model;
+using LongNet.Trainer.Data.Tokenization;
 
 namespace LongNet.Trainer.Configuration;
 
@@ -36,7 +37,9 @@ internal static class RunConfigRules
         Within("runtime.threads", config.Runtime.Threads ?? 1, 1, 4096);
         AtLeast("optimizer.warmup_steps", config.Optimizer.WarmupSteps, 0);
         AtLeast("optimizer.decay_steps", config.Optimizer.DecaySteps!.Value, 1);
+        // Every tokenizer has a token for each byte; what else it has is known when its file is read.
         problems.Require(config.Model.Vocabulary >= 256, Text($"model.vocabulary is {config.Model.Vocabulary}, but the byte tokenizer needs at least 256."));
+        problems.Require(TextTokenizers.IsNameOrFile(config.Data.Tokenizer), $"data.tokenizer is {config.Data.Tokenizer}, but must be {TextTokenizers.Choices}.");
         Within("model.vocabulary", Math.Max(1, config.Model.Vocabulary), 1, 1 << 24);
         problems.Require(config.Model.Dropout is >= 0 and < 1, Text($"model.dropout is {config.Model.Dropout}, but must be at least 0 and below 1."));
         problems.Require(

@@ -7,7 +7,7 @@ namespace LongNet.Trainer.Data;
 /// </summary>
 /// <param name="source">The corpus. Not owned.</param>
 /// <param name="sequenceLength">N, tokens between windows' starts.</param>
-public sealed class BatchReader(ByteTokenSource source, long sequenceLength)
+public sealed class BatchReader(ITokenSource source, long sequenceLength)
 {
     /// <param name="windows">The batch.</param>
     /// <param name="firstRow">First row of the shard within a window.</param>
@@ -18,7 +18,7 @@ public sealed class BatchReader(ByteTokenSource source, long sequenceLength)
         ArgumentNullException.ThrowIfNull(windows);
         var inputs = new long[windows.Count * rows];
         var targets = new long[windows.Count * rows];
-        var tokens = new byte[rows + 1];
+        var tokens = new int[rows + 1];
         for (int w = 0; w < windows.Count; w++)
         {
             source.Read(windows[w] * sequenceLength + firstRow, tokens);

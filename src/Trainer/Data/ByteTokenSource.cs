@@ -1,10 +1,11 @@
+using System.Buffers;
 using System.IO.MemoryMappedFiles;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Data;
 
 /// <summary>A corpus as one sequence of bytes, its documents joined by one 0 byte. Reads through memory maps, only what is asked.</summary>
-public sealed class ByteTokenSource : IDisposable
+public sealed class ByteTokenSource : ITokenSource
 {
     private const int MostOpenMaps = 64;
     private readonly Corpus corpus;
@@ -56,6 +57,15 @@ public sealed class ByteTokenSource : IDisposable
                 start++;
             }
         }
+    }
+
+    public void Read(long start, Span<int> destination)
+    {
+        byte[] bytes = ArrayPool<byte>.Shared.Rent(destination.Length);
+        Read(start, bytes.AsSpan(0, destination.Length));
+        for (int at = 0; at < destination.Length; at++)
+            destination[at] = bytes[at];
+        ArrayPool<byte>.Shared.Return(bytes);
     }
 
     public void Dispose()

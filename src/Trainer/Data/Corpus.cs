@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using LongNet.Core;
 using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Data.Tokenization;
 using Microsoft.Extensions.FileSystemGlobbing;
 
 namespace LongNet.Trainer.Data;
@@ -13,8 +14,8 @@ namespace LongNet.Trainer.Data;
 /// <param name="StartDigest">Digest of the first bytes, which tells apart most texts of one size.</param>
 public sealed record CorpusFile(string Path, string Name, long Bytes, string StartDigest);
 
-/// <summary>The files that a run trains on, in an order that is the same on every machine.</summary>
-public sealed class Corpus
+/// <summary>Text in files, in an order that is the same on every machine. As a run's corpus, every byte of it is a token.</summary>
+public sealed class Corpus : ITokenCorpus
 {
     private const int ProbeBytes = 8192;
 
@@ -34,28 +35,56 @@ public sealed class Corpus
         }
     }
 
+    public string Summary => $"{Files.Count} files";
+
+    public string TokensAre => "bytes";
+
+    public string Tokenizer => TextTokenizers.Byte;
+
+    public int VocabularySize => ByteTokenizer.Instance.VocabularySize;
+
+    // The separators between files are tokens too, and bytes.
+    public long Tokens => Files.Sum(file => file.Bytes + 1) - 1;
+
+    public ReadOnlyMemory<ushort>? BytesOfTokens => null;
+
     /// <summary>Expands data.path: files, directories and globs.</summary>
     /// <exception cref="UserException">A path is missing, nothing matches, or there is no text.</exception>
     public static Corpus Open(DataConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
+        return Open(config.Path, config.Exclude, "data.path", "data.exclude");
+    }
+
+    /// <summary>Expands files, directories and globs.</summary>
+    /// <param name="paths">What to expand.</param>
+    /// <param name="exclude">Globs left out of directories and globs.</param>
+    /// <param name="key">What the paths are called in messages.</param>
+    /// <param name="excludeKey">What the globs are called in messages.</param>
+    /// <exception cref="UserException">A path is missing, nothing matches, or there is no text.</exception>
+    public static Corpus Open(IReadOnlyList<string> paths, IReadOnlyList<string> exclude, string key, string excludeKey)
+    {
+        ArgumentNullException.ThrowIfNull(paths);
+        ArgumentNullException.ThrowIfNull(exclude);
         var files = new SortedDictionary<string, CorpusFile>(StringComparer.Ordinal);
-        foreach (string path in config.Path)
+        foreach (string path in paths)
         {
-            foreach (CorpusFile file in Expand(path, config.Exclude))
+            foreach (CorpusFile file in Expand(path, exclude, key, excludeKey))
                 files.TryAdd(file.Path, file);
         }
 
         CorpusFile[] kept = [.. files.Values.Where(file => file.Bytes > 0).OrderBy(file => file.Name, StringComparer.Ordinal).ThenBy(file => file.Path, StringComparer.Ordinal)];
         return kept.Length > 0
             ? new Corpus(kept)
-            : throw new UserException($"data.path {string.Join(", ", config.Path)} holds no text: every file there is empty, binary or excluded.");
+            : throw new UserException($"{key} {string.Join(", ", paths)} holds no text: every file there is empty, binary or excluded.");
     }
 
-    private static IEnumerable<CorpusFile> Expand(string path, IReadOnlyList<string> exclude)
+    public ITokenSource OpenTokens() => new ByteTokenSource(this);
+
+    private static IEnumerable<CorpusFile> Expand(string path, IReadOnlyList<string> exclude, string key, string excludeKey)
     {
         if (File.Exists(path))
-            return [Describe(path, Path.GetFileName(path), Start(path))];
+            return [Describe(path, Path.GetFileName(path), Start(path, key))];
         var matcher = new Matcher(StringComparison.Ordinal);
         matcher.AddExcludePatterns(exclude);
         string root = path;
@@ -69,18 +98,18 @@ public sealed class Corpus
             string[] parts = path.Split('/', Path.DirectorySeparatorChar);
             int wild = Array.FindIndex(parts, part => part.Contains('*', StringComparison.Ordinal));
             if (wild < 0)
-                throw new UserException($"data.path {path} does not exist: name a file, a directory or a glob of text.");
+                throw new UserException($"{key} {path} does not exist: name a file, a directory or a glob of text.");
             root = string.Join('/', parts[..wild]);
             if (!Directory.Exists(root))
-                throw new UserException($"data.path {path} matches nothing: the folder {root} does not exist.");
+                throw new UserException($"{key} {path} matches nothing: the folder {root} does not exist.");
             matcher.AddInclude(string.Join('/', parts[wild..]));
         }
 
         string[] found = [.. matcher.GetResultsInFullPath(root)];
         if (found.Length == 0)
-            throw new UserException($"data.path {path} matches no file (data.exclude: {string.Join(", ", exclude)}).");
+            throw new UserException($"{key} {path} matches no file ({excludeKey}: {string.Join(", ", exclude)}).");
         // A NUL byte near the start is what no text file has; it also separates documents.
-        return found.Select(file => (Path: file, Start: Start(file))).Where(file => !file.Start.Contains((byte)0))
+        return found.Select(file => (Path: file, Start: Start(file, key))).Where(file => !file.Start.Contains((byte)0))
             .Select(file => Describe(file.Path, Path.GetRelativePath(root, file.Path), file.Start));
     }
 
@@ -90,7 +119,7 @@ public sealed class Corpus
         new FileInfo(path).Length,
         Convert.ToHexStringLower(SHA256.HashData(start))[..16]);
 
-    private static byte[] Start(string path)
+    private static byte[] Start(string path, string key)
     {
         try
         {
@@ -100,7 +129,7 @@ public sealed class Corpus
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new UserException($"data.path: {path} cannot be read: {error.Message}");
+            throw new UserException($"{key}: {path} cannot be read: {error.Message}");
         }
     }
 }

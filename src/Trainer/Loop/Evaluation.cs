@@ -20,14 +20,29 @@ public sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState stat
         long held = plan.Split.ValidationWindows, sequences = Math.Min(plan.Config.Evaluation.Sequences, held);
         long[] own = [.. Windows(held, sequences).Where((_, place) => place % mesh.DataSize == mesh.DataRank)];
         double lossSum = 0;
+        long bytes = 0;
         foreach (long[] windows in own.Chunk(checked((int)plan.Batch.MicroBatchSize)))
         {
             using var scope = NewDisposeScope();
             var (inputs, targets) = reader.Read(windows, mesh.SequenceRank * plan.RowsPerRank, plan.RowsPerRank);
+            bytes += CountBytes(targets);
             lossSum += state.Model.LossSum(inputs, targets).to(float64).item<double>();
         }
 
-        return new EvaluationMetrics(state.Step, mesh.World.Sum(lossSum) / (sequences * plan.Config.Training.SequenceLength));
+        double tokens = sequences * plan.Config.Training.SequenceLength;
+        double loss = mesh.World.Sum(lossSum) / tokens;
+        return plan.Corpus.BytesOfTokens is null ? new EvaluationMetrics(state.Step, loss) : new EvaluationMetrics(state.Step, loss, mesh.World.Sum(bytes) / tokens);
+    }
+
+    // Of the very tokens whose loss is summed.
+    private long CountBytes(Tensor targets)
+    {
+        if (plan.Corpus.BytesOfTokens is not { } bytesOfTokens)
+            return 0;
+        long sum = 0;
+        foreach (long target in targets.data<long>())
+            sum += bytesOfTokens.Span[(int)target];
+        return sum;
     }
 
     private IEnumerable<long> Windows(long held, long sequences)

@@ -12,10 +12,10 @@ namespace LongNet.Trainer.Loop;
 /// <param name="Config">The resolved configuration.</param>
 /// <param name="DataRanks">Ranks along the batch.</param>
 /// <param name="SequenceRanks">Ranks along the sequence.</param>
-/// <param name="Corpus">The text.</param>
+/// <param name="Corpus">The text, as tokens.</param>
 /// <param name="Split">Training and held-out windows.</param>
 /// <param name="Batch">How a step's sequences are dealt out.</param>
-public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks, Corpus Corpus, CorpusSplit Split, BatchPartition Batch)
+public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks, ITokenCorpus Corpus, CorpusSplit Split, BatchPartition Batch)
 {
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
@@ -23,7 +23,7 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
     /// <summary>Tells plans apart, so that ranks which read different files notice. Where the text and the weights lie does not count.</summary>
     public string Fingerprint => Corpus.Fingerprint + ConfigurationFile.ToYaml(Config with
     {
-        Data = Config.Data with { Path = [] },
+        Data = Config.Data with { Path = [], Tokenizer = Corpus.Tokenizer },
         Model = Config.Model with { InitialWeights = Config.Model.InitialWeights is null ? null : "given" },
     });
 
@@ -58,9 +58,8 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
         if (config.Model.Positions == PositionEncoding.XPos)
             RotaryPositions.ValidateDecay(config.Model.ToModel().Schedule, config.Training.SequenceLength, config.Precision.ToType());
         BatchPartition batch = BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize);
-        Corpus corpus = Corpus.Open(config.Data);
-        using var source = new ByteTokenSource(corpus);
-        CorpusSplit split = CorpusSplit.Create(source.Length, config.Training.SequenceLength, config.Data.ValidationFraction);
+        ITokenCorpus corpus = TokenCorpora.Open(config);
+        CorpusSplit split = CorpusSplit.Create(corpus.Tokens, config.Training.SequenceLength, config.Data.ValidationFraction);
         if (config.Evaluation.EverySteps > 0 && split.ValidationWindows == 0)
         {
             throw new UserException(

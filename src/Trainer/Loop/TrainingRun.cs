@@ -44,7 +44,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, optimizer state {state.Optimizer.StateBytes / 1e6:F1} MB per rank, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, {settings}"));
         reporter?.Say(string.Create(
             CultureInfo.InvariantCulture,
-            $"corpus: {plan.Corpus.Files.Count} files, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} bytes"));
+            $"corpus: {plan.Corpus.Summary}, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} {plan.Corpus.TokensAre}"));
         if (ConfigurationFile.PrecisionAndMemory(plan.Config) is { Length: > 0 } chosen)
             reporter?.Say($"settings: {string.Join(", ", chosen)}");
         if (resumes)
@@ -64,7 +64,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         if (plan.Config.Parallel.ShardOptimizer)
             directory.RequireShared(mesh.World);
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
-        using var source = new ByteTokenSource(plan.Corpus);
+        using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         FaultDrill? drill = RankAgreement.Run(mesh.World, FaultDrill.FromProcess);
         var step = new TrainingStep(plan, mesh, state, reader, drill);

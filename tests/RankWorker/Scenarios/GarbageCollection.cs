@@ -31,7 +31,7 @@ internal static class GarbageCollection
         RunPlan plan = RunPlan.Create(config, runtime.World.Size);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         using var state = new TrainingState(plan, mesh);
-        using var source = new ByteTokenSource(plan.Corpus);
+        using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, reader);
         var evaluation = new Evaluation(plan, mesh, state, reader);

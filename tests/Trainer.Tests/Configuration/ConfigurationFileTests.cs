@@ -150,7 +150,7 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_buckets: 1", "model.attention.relative_position_buckets is 1, but must be at least 2.")]
     [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_max_distance: 16", "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 buckets tell apart one by one: raise it, or take fewer buckets.")]
     [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
-    [InlineData("path: text", "path: text\n  tokenizer: bpe", "FILE, line 10: data.tokenizer is \"bpe\", but must be byte.")]
+    [InlineData("path: text", "path: text\n  tokenizer: /bpe", "data.tokenizer is /bpe, but must be byte, or a file whose name ends in .json (Hugging Face's tokenizer.json) or .tiktoken.")]
     [InlineData("steps: 20", "steps: 20\n  time_limit_minutes: 0", "training.time_limit_minutes is 0, but must be above 0 and at most 100000000, or auto for no limit.")]
     [InlineData("training:", "memory:\n  offload: disk\ntraining:", "memory.offload is disk, but memory.recompute is none, and only what recomputed blocks keep can be offloaded: set memory.recompute to block or full.")]
     [InlineData("training:", "memory:\n  offload_directory: /fast\ntraining:", "memory.offload_directory is /fast, but memory.offload is none, so no file is written there: set memory.offload to disk.")]

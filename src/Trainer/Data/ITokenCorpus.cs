@@ -1,0 +1,42 @@
+namespace LongNet.Trainer.Data;
+
+/// <summary>What a run trains on, as one sequence of tokens.</summary>
+public interface ITokenCorpus
+{
+    /// <summary>Tells corpora apart.</summary>
+    string Fingerprint { get; }
+
+    /// <summary>What it consists of, for the log.</summary>
+    string Summary { get; }
+
+    /// <summary>What its tokens are, for the log: "bytes", or "tokens".</summary>
+    string TokensAre { get; }
+
+    /// <summary>Name of the tokenizer.</summary>
+    string Tokenizer { get; }
+
+    /// <summary>Tokens are below this.</summary>
+    int VocabularySize { get; }
+
+    /// <summary>Tokens in all.</summary>
+    long Tokens { get; }
+
+    /// <summary>Bytes of text that each token of the vocabulary stands for; null where every token is a byte.</summary>
+    ReadOnlyMemory<ushort>? BytesOfTokens { get; }
+
+    /// <summary>Opens it to be read.</summary>
+    ITokenSource OpenTokens();
+}
+
+/// <summary>A corpus that is open to be read. For one thread.</summary>
+public interface ITokenSource : IDisposable
+{
+    /// <summary>Tokens in all.</summary>
+    long Length { get; }
+
+    /// <summary>Copies tokens.</summary>
+    /// <param name="start">First token.</param>
+    /// <param name="destination">Filled; must end within the source.</param>
+    /// <exception cref="Core.UserException">A file is no longer what it was when the run started, or damaged.</exception>
+    void Read(long start, Span<int> destination);
+}

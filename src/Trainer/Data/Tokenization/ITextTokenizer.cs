@@ -1,0 +1,43 @@
+namespace LongNet.Trainer.Data.Tokenization;
+
+/// <summary>Turns text into tokens and back. Safe to use from several threads at once.</summary>
+public interface ITextTokenizer
+{
+    /// <summary>What messages and tables call it: byte, or its file's name.</summary>
+    string Name { get; }
+
+    /// <summary>Tokens are 0 … VocabularySize − 1; not every number of them need be in use.</summary>
+    int VocabularySize { get; }
+
+    /// <summary>The token between documents; null where there is none. No text gives it, whatever it says.</summary>
+    int? EndOfText { get; }
+
+    /// <summary>SHA-256 over the file and the rules that text is split by, lower-case hexadecimal: equal ones give equal tokens.</summary>
+    string Fingerprint { get; }
+
+    /// <summary>Where the parts of a text can be encoded one by one, with the same result.</summary>
+    TextCuts Cuts { get; }
+
+    /// <summary>Whether bytes that are no UTF-8 are encoded as U+FFFD, and so are lost.</summary>
+    bool RequiresUtf8 { get; }
+
+    /// <summary>Appends the tokens of a text.</summary>
+    /// <param name="text">UTF-8.</param>
+    /// <param name="tokens">Appended to.</param>
+    void Encode(ReadOnlySpan<byte> text, List<int> tokens);
+
+    /// <summary>The bytes of a text that a token stands for; none for special tokens and for numbers not in use.</summary>
+    ReadOnlySpan<byte> BytesOf(int token);
+}
+
+/// <summary>Where the parts of a text can be encoded one by one, with the same result.</summary>
+public enum TextCuts
+{
+    Nowhere,
+
+    /// <summary>Between any two bytes.</summary>
+    Anywhere,
+
+    /// <summary>Between a letter and white space of ASCII after it.</summary>
+    AfterLetters,
+}
