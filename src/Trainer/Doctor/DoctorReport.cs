@@ -1,8 +1,10 @@
 using System.Text;
+using System.Text.Json;
+using LongNet.Trainer.Planning.Machines;
 
 namespace LongNet.Trainer.Doctor;
 
-/// <summary>The doctor's findings as text: a line each, and at the end "ready" or what to fix.</summary>
+/// <summary>The doctor's findings: as text a line each, and at the end "ready" or what to fix; or as JSON.</summary>
 internal static class DoctorReport
 {
     public const string Ready = "ready";
@@ -22,6 +24,16 @@ internal static class DoctorReport
             text.Append($"{i + 1}. {remedies[i]}\n");
         return text.ToString();
     }
+
+    /// <summary>The findings, and the machine as <see cref="MachineFile"/> reads it; null where ranks cannot start.</summary>
+    public static string Json(IReadOnlyList<Finding> findings, Machine? machine) => JsonSerializer.Serialize(
+        new
+        {
+            Ready = IsReady(findings),
+            Findings = findings.Select(finding => new { finding.Subject, finding.Value, Mark = finding.Mark.ToString().ToLowerInvariant(), finding.Remedy }),
+            Machine = machine,
+        },
+        MachineFile.Json) + "\n";
 
     private static string Line(Finding finding) =>
         $"{finding.Mark switch { Mark.Ok => "ok", Mark.Note => "note", _ => "FIX" },-4}  {finding.Subject,-13}  {finding.Value}";

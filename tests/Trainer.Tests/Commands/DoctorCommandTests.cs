@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.RegularExpressions;
 using LongNet.TestKit;
 using LongNet.TestKit.Ranks;
@@ -93,6 +94,23 @@ public class DoctorCommandTests
             ". MPICH's mpiexec started 2 ranks, but the MPI library libmpi.so.40 (Open MPI) sees 1: library and launcher belong to different MPIs. " +
             "Use the mpiexec of that library, or set LONGNET_MPI_LIBRARY to the launcher's library.", lines[^1], StringComparison.Ordinal);
         Assert.Contains("cores", Values(lines).Keys);
+    }
+
+    [Theory]
+    [InlineData(MpiKind.None, 1)]
+    [InlineData(MpiKind.OpenMpi, 2)]
+    public void Doctor_AsJson_DescribesAMachineThatPlanReads(MpiKind kind, int ranks)
+    {
+        using var folder = new TemporaryFolder();
+        ProgramResult result = RankTests.Launcher(kind).Run(ranks, Repository.LongNet, ["doctor", "--json"]);
+        JsonElement report = JsonElement.Parse(result.Output);
+        Assert.Equal(result.ExitCode == 0, report.GetProperty("ready").GetBoolean());
+        Assert.Contains("cores", report.GetProperty("findings").EnumerateArray().Select(finding => finding.GetProperty("subject").GetString()));
+        JsonElement machine = report.GetProperty("machine");
+        Assert.Equal(ranks, machine.GetProperty("ranks_per_host").GetInt32());
+        Assert.InRange(machine.GetProperty("disk_write").GetDouble(), 1e5, 1e12);
+        Assert.InRange(machine.GetProperty("all_gather_bandwidth").GetDouble(), 1e5, 1e12);
+        ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["plan", "--config", "quickstart", "--ranks", $"{ranks}", "--machine", folder.Write("machine.json", result.Output)]).AssertSuccess();
     }
 
     // Value by subject, in order; a subject that is told twice fails.

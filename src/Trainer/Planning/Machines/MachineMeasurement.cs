@@ -1,0 +1,163 @@
+using LongNet.Core.Attention.Kernels;
+using LongNet.Core.Numerics;
+using LongNet.Distributed;
+using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Doctor;
+using static TorchSharp.torch;
+
+namespace LongNet.Trainer.Planning.Machines;
+
+/// <summary>Measures the machine it runs on, in a few seconds: what the threads that are set reach.</summary>
+internal static class MachineMeasurement
+{
+    private const int Rounds = 3, SmallCalls = 1000, CollectiveRounds = 5;
+
+    // Rows and hidden channels of products, rows of a segment, elements of a tensor that no cache holds, bytes of a file.
+    private const long ProductRows = 2048, SegmentRows = 1024, StreamElements = 32 << 20;
+    private const int FileBytes = 64 << 20;
+
+    // What a rank that trains the smallest of models takes: .NET 10 with libtorch and MPI on Linux.
+    private const double RuntimeBytes = 290 << 20;
+
+    // One rank cannot measure what several exchange: within a machine a message is read and written by its sender, and by its receiver. The
+    // latency is that of a message between two cores.
+    private const double PassesOfMessage = 4, AssumedLatency = 10e-6;
+
+    // A collective that bandwidth decides, and one that it does not.
+    private const long LargeCollective = 16 << 20, SmallCollective = 1 << 10;
+
+    /// <summary>Measures. Collective: the slowest rank's numbers count.</summary>
+    /// <param name="world">All ranks, which share this machine's processors.</param>
+    /// <param name="ranksOnHost">Those of them that are on this machine.</param>
+    /// <param name="model">Whose channels and heads are measured.</param>
+    /// <param name="diskFolder">Where offloaded activations would lie; null: the disk is not measured.</param>
+    /// <returns>The same on all ranks.</returns>
+    public static Machine Run(ProcessGroup world, int ranksOnHost, (long Channels, long Hidden, long Heads) model, string? diskFolder)
+    {
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        double[] own =
+        [
+            Products(ScalarType.Float32, model.Channels, model.Hidden), Products(ScalarType.BFloat16, model.Channels, model.Hidden),
+            Attention(ScalarType.Float32, model.Channels / model.Heads), Attention(ScalarType.BFloat16, model.Channels / model.Heads),
+            Stream(), 1 / CallSeconds(),
+        ];
+        var (write, read) = diskFolder is null ? (0, 0) : Disk(diskFolder);
+        Tensor slowest = tensor([.. own, write, read]);
+        world.AllReduce(slowest, ReduceOperation.Min);
+        double[] rates = slowest.data<double>().ToArray();
+        MemoryFacts memory = MemoryFacts.Collect();
+        long limit = Math.Min(memory.Group ?? long.MaxValue, memory.Available ?? memory.Total ?? long.MaxValue);
+        bool disk = rates[6] > 0;
+        double gather = rates[4] / PassesOfMessage, scatter = gather, latency = AssumedLatency;
+        if (world.Size > 1)
+        {
+            var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, CollectiveRounds);
+            CollectiveOperation Operation(string name) => CollectiveOperation.All.First(operation => operation.Name == name);
+            gather = benchmark.Run(Operation("all-gather"), LargeCollective).MedianBusBandwidth;
+            scatter = benchmark.Run(Operation("reduce-scatter"), LargeCollective).MedianBusBandwidth;
+            // Of two ranks: more take as many rounds as their number has binary digits.
+            latency = benchmark.Run(Operation("all-gather"), SmallCollective).MedianSeconds / Math.Max(1, Math.Ceiling(Math.Log2(world.Size)));
+        }
+
+        int threads = get_num_threads();
+        string ranks = world.Size == 1 ? "1 rank" : $"{world.Size} ranks";
+        return new Machine
+        {
+            Name = Environment.MachineName,
+            Source = $"measured on {BenchDevice.Cpu.Name} with {ranks} of {threads} thread{(threads == 1 ? "" : "s")}, {model.Channels} channels in heads of {model.Channels / model.Heads}{(world.Size == 1 ? "; what ranks exchange is assumed" : "")}",
+            RanksPerHost = ranksOnHost,
+            Processors = CpuThreads.Processors().Machine,
+            ThreadsPerRank = threads,
+            MatrixFloat32 = rates[0],
+            MatrixBfloat16 = rates[1],
+            AttentionFloat32 = rates[2],
+            AttentionBfloat16 = rates[3],
+            MemoryBandwidth = rates[4],
+            CallSeconds = 1 / rates[5],
+            MemoryPerRank = (double)limit / ranksOnHost,
+            RuntimeBytes = RuntimeBytes,
+            AllGatherBandwidth = gather,
+            ReduceScatterBandwidth = scatter,
+            CollectiveLatency = latency,
+            DiskWrite = disk ? rates[6] : null,
+            DiskRead = disk ? rates[7] : null,
+        };
+    }
+
+    // As the feed-forward network's, there and back.
+    private static double Products(ScalarType type, long channels, long hidden)
+    {
+        using var scope = NewDisposeScope();
+        Tensor rows = randn([ProductRows, channels]).to(type), expand = randn([channels, hidden]).to(type), contract = randn([hidden, channels]).to(type);
+        double seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        {
+            using Tensor expanded = rows.matmul(expand);
+            expanded.matmul(contract).Dispose();
+        })[0];
+        return 2.0 * 2 * ProductRows * channels * hidden / seconds;
+    }
+
+    // One segment, as many heads as keep all threads busy.
+    private static double Attention(ScalarType type, long headDim)
+    {
+        using var scope = NewDisposeScope();
+        long heads = 2 * get_num_threads();
+        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, heads, SegmentRows, headDim]).to(type))];
+        double seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        {
+            using var inner = NewDisposeScope();
+            var (output, logSumExp) = FlashKernel.Forward(inputs[0], inputs[1], inputs[2], causal: true);
+            _ = FlashKernel.Backward(inputs[3], inputs[0], inputs[1], inputs[2], output, logSumExp, causal: true);
+        })[0];
+        return 2.0 * heads * SegmentRows * (SegmentRows + 1) * headDim * (1 + AttentionCost.BackwardShare) / seconds;
+    }
+
+    // One tensor is copied, and another added to it: two passes read and one of them reads what it writes.
+    private static double Stream()
+    {
+        using var scope = NewDisposeScope();
+        Tensor left = ones(StreamElements), right = ones(StreamElements), sum = zeros(StreamElements);
+        double seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        {
+            sum.copy_(left);
+            sum.add_(right, Scalars.One);
+        })[0];
+        return 5.0 * StreamElements * sizeof(float) / seconds;
+    }
+
+    private static double CallSeconds()
+    {
+        using var scope = NewDisposeScope();
+        Tensor left = ones(1), right = ones(1);
+        return Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        {
+            for (int call = 0; call < SmallCalls; call++)
+                left.add(right, Scalars.One).Dispose();
+        })[0] / SmallCalls;
+    }
+
+    // By way of the system's cache, as activations are, but to the disk: more than the cache's share is offloaded.
+    private static (double Write, double Read) Disk(string folder)
+    {
+        string path = Path.Combine(folder, $"longnet-doctor-{Environment.ProcessId}-{Guid.NewGuid():N}");
+        try
+        {
+            byte[] bytes = new byte[FileBytes];
+            Random.Shared.NextBytes(bytes);
+            using var file = new FileStream(path, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.None, bufferSize: 0, FileOptions.DeleteOnClose);
+            double write = Measurement.Seconds(() =>
+            {
+                file.Write(bytes);
+                file.Flush(flushToDisk: true);
+            });
+            file.Position = 0;
+            double read = Measurement.Seconds(() => file.ReadExactly(bytes));
+            return (FileBytes / write, FileBytes / read);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            return (0, 0);
+        }
+    }
+}
