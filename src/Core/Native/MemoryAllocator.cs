@@ -14,14 +14,21 @@ public static partial class MemoryAllocator
     // Grown by this much at a time, so that a step's first tensors do not each ask the system.
     private const int TopPadBytes = 256 << 20;
 
+    /// <summary>
+    /// Size from which tensors are given back where they are long lived and few: what lies between them of the kept memory fits no other of
+    /// their size, and the peak of a long sequence would be half as high again, or twice as high.
+    /// </summary>
+    public const int LongSequenceTensor = 32 << 20;
+
     /// <summary>Keeps freed memory, for this process and from now on.</summary>
+    /// <param name="smallerThan">Bytes of the smallest tensor that is mapped anew and given back each time.</param>
     /// <returns>Whether the system's allocator is glibc's and took the settings.</returns>
-    public static bool KeepFreedMemory()
+    public static bool KeepFreedMemory(int smallerThan = int.MaxValue)
     {
         try
         {
             return OperatingSystem.IsLinux()
-                && Set(MapThreshold, int.MaxValue) == 1 && Set(TrimThreshold, int.MaxValue) == 1 && Set(TopPad, TopPadBytes) == 1;
+                && Set(MapThreshold, smallerThan) == 1 && Set(TrimThreshold, int.MaxValue) == 1 && Set(TopPad, TopPadBytes) == 1;
         }
         catch (EntryPointNotFoundException)
         {

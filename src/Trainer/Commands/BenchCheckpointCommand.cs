@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using LongNet.Core;
+using LongNet.Core.Model;
 using LongNet.Distributed;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Configuration;
@@ -27,7 +28,7 @@ internal static class BenchCheckpointCommand
         {
             RunPlan plan = RunPlan.Agree(
                 runtime.World, () => ConfigurationFile.Load(ConfigurationFile.Find(parsed.GetRequiredValue(config)), parsed.GetValue(set)!));
-            string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
+            string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None);
             string place = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
             RankAgreement.RunOnRoot(runtime.World, () => Directory.Exists(place)
                 ? throw new UserException($"{place} is already there: remove it, or give another --folder.")

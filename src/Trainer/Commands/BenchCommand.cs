@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using LongNet.Core;
 using LongNet.Core.Attention;
+using LongNet.Core.Model;
 using LongNet.Core.Native;
 using LongNet.Distributed;
 using LongNet.Trainer.Benchmarks;
@@ -107,7 +108,7 @@ internal static class BenchCommand
         {
             RunPlan plan = RunPlan.Agree(
                 runtime.World, () => ConfigurationFile.Load(ConfigurationFile.Find(parsed.GetRequiredValue(config)), parsed.GetValue(set)!));
-            string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
+            string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None);
             using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
             StepTimes times = StepBenchmark.Run(plan, mesh, parsed.GetValue(steps));
             if (!runtime.Environment.IsRoot)

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using LongNet.Core.Model;
 using LongNet.Distributed;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
@@ -71,7 +72,7 @@ internal static class TrainCommand
             return output is null ? config : config with { Output = output };
         });
         runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
-        string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment);
+        string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
         return new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out, runtime).Run();

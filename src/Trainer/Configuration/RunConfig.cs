@@ -47,6 +47,7 @@ public sealed record RunConfig
         ComputeType = Precision.ToType(),
         Recompute = Memory.Recompute,
         TileRows = Memory.TileRows,
+        OffloadFolder = Memory.Offload == Offload.Disk ? Memory.OffloadDirectory ?? Path.GetTempPath() : null,
         LossRows = Memory.LossRows,
     };
 }
@@ -353,7 +354,7 @@ public enum CpuAttentionSetting
 
 public enum AllocatorSetting
 {
-    /// <summary>Kept, which saves the page faults of large tensors.</summary>
+    /// <summary>Kept, which saves the page faults of large tensors; those of 32 MiB and more are given back where memory.recompute is on.</summary>
     Tuned,
 
     /// <summary>As the system does by itself.</summary>

@@ -101,7 +101,7 @@ public sealed class ConfigurationFileTests : IDisposable
         config = Load(
             Valid, "precision.compute=bfloat16", "memory.recompute=full", "memory.offload=disk", "memory.offload_directory=/fast", "memory.tile_rows=64", "memory.loss_rows=1024");
         Assert.Equal(
-            new ModelExecution { ComputeType = ScalarType.BFloat16, Recompute = Recompute.Full, TileRows = 64, LossRows = 1024 }, config.ToExecution());
+            new ModelExecution { ComputeType = ScalarType.BFloat16, Recompute = Recompute.Full, TileRows = 64, LossRows = 1024, OffloadFolder = "/fast" }, config.ToExecution());
         Assert.Equal(
             ["precision.compute bfloat16", "memory.recompute full", "memory.offload disk", "memory.offload_directory /fast", "memory.tile_rows 64", "memory.loss_rows 1024"],
             ConfigurationFile.PrecisionAndMemory(config));
