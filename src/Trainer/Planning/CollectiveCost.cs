@@ -28,8 +28,8 @@ internal enum CollectiveUse
 /// <param name="LastCallLinkBytes">Those of the last call, which nothing is left to hide.</param>
 internal sealed record CollectiveCost(string Name, CollectiveUse Use, int Ranks, long Calls, double SentBytes, double LinkBytes, double LastCallLinkBytes)
 {
-    // The numbers of valid targets and the losses are summed; sharded, the squares of gradients too. As float64.
-    private const int Sums = 2, ShardedSums = 3;
+    // The numbers of valid targets are summed; sharded, the squares of gradients too. Losses and peaks of memory are gathered together. As float64.
+    private const int Sums = 1, ShardedSums = 2, Pair = 2;
 
     /// <summary>All collectives of one optimizer step; none where one rank trains alone.</summary>
     public static IReadOnlyList<CollectiveCost> Of(PlannedRun run, ParameterCost parameters, AttentionCost attention)
@@ -42,6 +42,7 @@ internal sealed record CollectiveCost(string Name, CollectiveUse Use, int Ranks,
                 : [Parameters("gradients: all-reduce", 2, parameters, run.Ranks, null)]);
             int sums = run.Config.Parallel.ShardOptimizer ? ShardedSums : Sums;
             all.Add(new CollectiveCost("sums of one number: all-reduce", CollectiveUse.Scalars, run.Ranks, sums, sums * sizeof(double), sums * sizeof(double), 0));
+            all.Add(new CollectiveCost("the loss and the peak of memory: all-gather", CollectiveUse.Scalars, run.Ranks, 1, Pair * sizeof(double), (run.Ranks - 1) * Pair * sizeof(double), 0));
         }
 
         long layers = run.Model.Layers * run.Batch.MicroSteps;

@@ -1,4 +1,6 @@
 using LongNet.Core.Model;
+using LongNet.Core.Model.Memory;
+using LongNet.Core.Native;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Planning.Machines;
 
@@ -27,9 +29,6 @@ internal sealed record MemoryCost(
     // Blocks whose activations are in memory although they wait on the disk: one that is used and one that is on its way.
     private const int BlocksInFlight = 2;
 
-    // Tiles where nobody chooses: elements of the widest tensor of a recomputed block, the fewest rows, and bytes of the logits.
-    private const long TileElements = 16 << 20, FewestTileRows = 256, LossTileBytes = 256 << 20;
-
     // Inputs and targets, int64.
     private const int TokenBytes = 2 * sizeof(long);
 
@@ -38,7 +37,8 @@ internal sealed record MemoryCost(
     private const int FactorBytes = 2 * 2 * sizeof(float), MakingBytes = 9 * sizeof(double);
 
     // glibc leaves freed memory in the process, and what is kept of one block lies between the next one's temporaries, so that a block
-    // finds no room in the last one's. Measured, in tensors [local rows, d_model] per block: 9 to 20.
+    // finds no room in the last one's. Measured, in tensors [local rows, d_model] per block: 9 to 20. Where blocks are recomputed, tensors
+    // of that size are given back, if they are large.
     private const double HolesPerBlock = 14;
 
     public double Total => Weights + Gradients + Optimizer + Activations + Gathered + Logits + Workspace + Positions + CheckpointCopy + Allocator + Runtime;
@@ -65,7 +65,7 @@ internal sealed record MemoryCost(
 
         // The loss keeps two gradients until backward has them.
         double lossGradients = a + (double)model.Vocabulary * model.DModel * single;
-        double lossRows = Math.Min(rows, memory.LossRows ?? Math.Max(1, LossTileBytes / (sizeof(float) * model.Vocabulary)));
+        double lossRows = Math.Min(rows, memory.LossRows ?? OutputLoss.DefaultRows(model.Vocabulary));
         double rounded = run.ElementBytes < PlannedRun.SingleBytes ? model.Vocabulary * run.ElementBytes : 0;
         // The last block's rows, which nothing else keeps, and the tile.
         double lossTile = a + lossRows * (model.DModel * run.ElementBytes + Math.Max(
@@ -82,7 +82,7 @@ internal sealed record MemoryCost(
         bool copies = machine.Processors is not null && run.Config.Checkpoint is { Asynchronous: true } and ({ EverySteps: > 0 } or { EveryMinutes: > 0 });
         return new MemoryCost(
             all, all, moments, activations, gatheredKept, lossGradients + lossTile, workspace, phase,
-            factors + tokens, copies ? all + moments : 0, machine.KeepsHoles ? model.Layers * HolesPerBlock * a : 0, machine.RuntimeBytes);
+            factors + tokens, copies ? all + moments : 0, machine.KeepsHoles && !(recomputes && a >= MemoryAllocator.LongSequenceTensor) ? model.Layers * HolesPerBlock * a : 0, machine.RuntimeBytes);
     }
 
     // What is in memory beside all that is kept, at the moments when that is most.
@@ -103,7 +103,7 @@ internal sealed record MemoryCost(
         }
 
         bool full = run.Config.Memory.Recompute == Recompute.Full;
-        double tileRows = Math.Min(run.LocalRows, run.Config.Memory.TileRows ?? Math.Max(FewestTileRows, TileElements / Math.Max(model.DModel, model.FeedForward)));
+        double tileRows = Math.Min(run.LocalRows, run.Config.Memory.TileRows ?? RowTile.DefaultRows(Math.Max(model.DModel, model.FeedForward)));
         double share = tileRows / run.LocalRows;
         double weights = run.ElementBytes < PlannedRun.SingleBytes ? parameters.PerBlock * run.ElementBytes : 0;
         // Recomputed attention: its result is not among what is kept.

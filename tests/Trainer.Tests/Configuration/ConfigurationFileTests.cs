@@ -254,7 +254,7 @@ public sealed class ConfigurationFileTests : IDisposable
     public void ShippedConfigurations_AllLoad()
     {
         string[] files = Directory.GetFiles(Repository.PathOf("configs"), "*.yaml");
-        Assert.Equal(["longnet-small.yaml", "longnet.yaml", "quickstart.yaml", "ranks-agree.yaml"], files.Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        Assert.Equal(["long-context.yaml", "longnet-small.yaml", "longnet.yaml", "quickstart.yaml", "ranks-agree.yaml"], files.Select(Path.GetFileName).Order(StringComparer.Ordinal));
         foreach (string file in files)
         {
             foreach (int ranks in new[] { 1, 2, 4 })
