@@ -158,7 +158,9 @@ public sealed class CheckpointStore(string folder)
                     files.DeleteFile(path);
             }
             else if (!Points(pointer, named))
+            {
                 DurableFile.Write(path, NameOf(named) + "\n", files);
+            }
         }
 
         return latest is not null;

@@ -9,15 +9,7 @@ namespace LongNet.Core.Tests.Model;
 
 public class LongNetLanguageModelTests
 {
-    private static readonly LongNetConfig Config = new()
-    {
-        Layers = 2,
-        DModel = 32,
-        Heads = 4,
-        FeedForward = 64,
-        Vocabulary = 256,
-        Schedule = new SegmentSchedule(new Branch(8, 1), new Branch(32, 2)),
-    };
+    private static readonly LongNetConfig Config = TinyModel.Config;
 
     [Fact]
     public void Parameters_HaveTheAuthorsNamesAndGpt2sInitialisation()

@@ -17,15 +17,7 @@ public class ModelExecutionTests
     // The same in float64, which is 5e8 times as precise.
     private const double DoubleTolerance = 1e-14;
 
-    private static readonly LongNetConfig Config = new()
-    {
-        Layers = 3,
-        DModel = 32,
-        Heads = 4,
-        FeedForward = 64,
-        Vocabulary = 300,
-        Schedule = new SegmentSchedule(new Branch(8, 1), new Branch(32, 2)),
-    };
+    private static readonly LongNetConfig Config = TinyModel.Config with { Layers = 3, Vocabulary = 300 };
 
     [Theory]
     [InlineData(Recompute.Block, null, false)]

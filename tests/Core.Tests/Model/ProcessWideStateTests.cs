@@ -1,4 +1,3 @@
-using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
 using TorchSharp;
@@ -11,15 +10,7 @@ namespace LongNet.Core.Tests.Model;
 [Collection(nameof(ProcessWideStateTests))]
 public class ProcessWideStateTests
 {
-    private static readonly LongNetConfig Config = new()
-    {
-        Layers = 2,
-        DModel = 32,
-        Heads = 4,
-        FeedForward = 64,
-        Vocabulary = 256,
-        Schedule = new SegmentSchedule(new Branch(8, 1), new Branch(32, 2)),
-    };
+    private static readonly LongNetConfig Config = TinyModel.Config;
 
     [Fact]
     public void BlockGradientsComplete_ThatThrows_IsThrownByThePass()

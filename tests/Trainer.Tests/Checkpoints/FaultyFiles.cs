@@ -65,7 +65,7 @@ internal sealed class FaultyFiles(string root) : FileOperations
     /// <summary>Whether the fault has struck.</summary>
     public bool HasStruck { get; private set; }
 
-    /// <summary>Whether the folder of that name took place.</summary>
+    /// <summary>Whether the operation of that name took place.</summary>
     public bool Has(string point) => points.Contains(point);
 
     /// <summary>Arms the fault.</summary>
