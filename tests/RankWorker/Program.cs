@@ -16,6 +16,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["rank-agreement"] = RankAgreementScenario.Run,
     ["stop-agreement"] = StopAgreementScenario.Run,
     ["depart"] = Departures.Run,
+    ["first-vector-math"] = FirstVectorMath.Run,
     ["run-lock"] = RunLockRace.Run,
 };
 LibTorch.Load();

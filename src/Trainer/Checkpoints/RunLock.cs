@@ -27,12 +27,16 @@ public sealed class RunLock : IDisposable
     // text is in the file, then while the new is.
     private const int LooksPerBeat = 2, Looks = 3;
 
+    // What a run writes that has the lock. One that is about to take it over writes 0.
+    private const long FirstBeat = 1;
+
     private readonly LockFile file;
     private readonly IReadOnlyList<string> madeFolders;
     private readonly TimeSpan beat;
     private readonly ManualResetEventSlim ended = new();
     private readonly Thread heart;
     private RunLockHolder self;
+    private volatile RunLockHolder? taker;
 
     private RunLock(LockFile file, RunLockHolder self, string? staleHolder, IReadOnlyList<string> madeFolders, TimeSpan beat)
     {
@@ -43,6 +47,12 @@ public sealed class RunLock : IDisposable
 
     /// <summary>Whose lock was taken over, such as "process 4711 on node2, which ended without removing it"; null where there was none.</summary>
     public string? StaleHolder { get; }
+
+    /// <summary>
+    /// Who has taken the lock over, such as "process 4711 on node2": this process stood still for so long that it looked dead, where only a
+    /// heartbeat can tell. The run directory is that run's then. Null while the lock is held.
+    /// </summary>
+    public string? TakenOverBy => taker?.ToString();
 
     /// <summary>Takes the lock, and makes the folder where it is missing. Takes some beats where only a heartbeat can tell whether a lock is held.</summary>
     /// <param name="folder">The run directory.</param>
@@ -130,6 +140,10 @@ public sealed class RunLock : IDisposable
             WriteFirst(text);
             if (!isFree && !(Stays(text, earlier) && file.IsAtPath()))
                 return null;
+            // From the second beat on, another that finds this text knows that it is no mere attempt.
+            self = self with { Heartbeat = FirstBeat };
+            if (!isFree)
+                file.Write(self.ToText());
             string? stale = created is not null ? null : earlier is null ? "a run that it does not name" : $"{earlier}, which ended without removing it";
             return new RunLock(file, self, stale, made, beat);
         }
@@ -190,10 +204,20 @@ public sealed class RunLock : IDisposable
 
     private void Live()
     {
-        while (!ended.Wait(beat))
+        while (taker is null && !ended.Wait(beat))
         {
-            self = self with { Heartbeat = self.Heartbeat + 1 };
-            Attempt(() => file.Write(self.ToText()));
+            Attempt(() =>
+            {
+                // An attempt to take over ends when it sees the holder beat; a holder that was taken over must not beat over the other.
+                if (LockFile.Read(file.Path) is { } text && RunLockHolder.Parse(text) is { Heartbeat: >= FirstBeat } other && other.Token != self.Token)
+                {
+                    taker = other;
+                    return;
+                }
+
+                self = self with { Heartbeat = self.Heartbeat + 1 };
+                file.Write(self.ToText());
+            });
         }
     }
 

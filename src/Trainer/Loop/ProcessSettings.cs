@@ -21,6 +21,7 @@ public static class ProcessSettings
     {
         ArgumentNullException.ThrowIfNull(config);
         bool fastKernels = config.MklOnAmd == MklOnAmdSetting.Auto && MklOnAmd.Apply();
+        MklVectorMath.Start();
         bool keepsMemory = config.Allocator == AllocatorSetting.Tuned && MemoryAllocator.KeepFreedMemory(longSequences ? MemoryAllocator.LongSequenceTensor : int.MaxValue);
         CpuAttention.PrefersOwnKernel = config.CpuAttention == CpuAttentionSetting.Auto;
         int threads = config.Threads ?? CpuThreads.ForThisRank(environment);

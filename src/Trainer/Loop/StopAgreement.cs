@@ -20,6 +20,9 @@ public enum StopReason
 
     /// <summary><see cref="TrainingConfig.TimeLimitMinutes"/>.</summary>
     TimeLimit,
+
+    /// <summary>The run directory is another run's by now: <see cref="RunLock.TakenOverBy"/>.</summary>
+    TakenOver,
 }
 
 /// <summary>What all ranks know alike after a step.</summary>
@@ -49,6 +52,7 @@ public sealed class StopAgreement
     private readonly TimeSpan? timeLimit;
     private readonly DistributedRuntime runtime;
     private readonly StopRequest request;
+    private readonly RunLock? held;
 
     // The system's clock may be set meanwhile.
     private readonly TimeSpan before = DateTime.UtcNow - Process.GetCurrentProcess().StartTime.ToUniversalTime();
@@ -57,12 +61,14 @@ public sealed class StopAgreement
 
     /// <summary>From now on signals ask for a stop: made when there is something to save, as until then they may end the program.</summary>
     /// <param name="runtime">The ranks, whose signals are deferred. Not owned.</param>
-    public StopAgreement(DistributedRuntime runtime, RunDirectory directory, TrainingConfig config)
+    /// <param name="held">On rank 0, what keeps other runs out of the run directory. Not owned.</param>
+    public StopAgreement(DistributedRuntime runtime, RunDirectory directory, TrainingConfig config, RunLock? held = null)
     {
         ArgumentNullException.ThrowIfNull(runtime);
         ArgumentNullException.ThrowIfNull(config);
         this.runtime = runtime;
         this.directory = directory;
+        this.held = held;
         world = runtime.World;
         timeLimit = config.TimeLimitMinutes is { } minutes ? TimeSpan.FromMinutes(minutes) : null;
         request = runtime.DeferSignals();
@@ -88,6 +94,7 @@ public sealed class StopAgreement
         ArgumentNullException.ThrowIfNull(agreement);
         return agreement.Reason switch
         {
+            StopReason.TakenOver => "the run directory is another run's",
             StopReason.StopFile => $"there is a file {directory.StopFile}",
             StopReason.TimeLimit => string.Create(CultureInfo.InvariantCulture, $"{timeLimit!.Value.TotalMinutes:0.###} minutes (training.time_limit_minutes) are over"),
             _ => $"rank {agreement.Rank} received {agreement.Reason}",
@@ -112,6 +119,8 @@ public sealed class StopAgreement
 
     private StopReason OwnReason()
     {
+        if (held?.TakenOverBy is not null)
+            return StopReason.TakenOver;
         if (request.Received is { } signal)
             return Enum.Parse<StopReason>($"{signal}");
         if (world.Rank != 0)

@@ -72,7 +72,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         using CheckpointSaver saver = Saver(state, metrics, reporter, drill);
         try
         {
-            return Train(state, step, evaluation, saver, metrics, reporter);
+            return Train(held, state, step, evaluation, saver, metrics, reporter);
         }
         catch (UnanimousException)
         {
@@ -84,7 +84,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     }
 
     private bool Train(
-        TrainingState state, TrainingStep step, Evaluation evaluation, CheckpointSaver saver, MetricsWriter? metrics, ConsoleReporter? reporter)
+        RunLock? held, TrainingState state, TrainingStep step, Evaluation evaluation, CheckpointSaver saver, MetricsWriter? metrics, ConsoleReporter? reporter)
     {
         double? validationLoss = null;
         string? metricsProblem = null;
@@ -92,7 +92,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         long everySteps = plan.Config.Checkpoint.EverySteps;
         if (evaluates && state.Step == 0)
             Evaluate();
-        var stop = new StopAgreement(runtime, directory, plan.Config.Training);
+        var stop = new StopAgreement(runtime, directory, plan.Config.Training, held);
         bool stopped = false;
         var sinceSave = Stopwatch.StartNew();
         while (!stopped && state.Step < lastStep)
@@ -109,6 +109,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
                 Evaluate();
 
             StepAgreement agreement = stop.AfterStep(state.Step, (byte)(saver.Status | (IsTime() ? SaveIsDue : 0)));
+            if (agreement.Reason == StopReason.TakenOver)
+                throw TakenOver(held);
             stopped = agreement.Stops && !last;
             if (stopped)
                 reporter?.Say($"stopping after step {state.Step} of {lastStep}: {stop.Explain(agreement)}");
@@ -144,6 +146,11 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             sinceSave.Restart();
         }
     }
+
+    // Nothing is saved any more: the other run writes there.
+    private UnanimousException TakenOver(RunLock? held) => new(
+        $"The run directory {directory.Path} was taken over by {held?.TakenOverBy ?? "another run"}, because this run stood still for some time (suspended, or its " +
+        "disk out of reach) and looked dead: the other run goes on from the last checkpoint, and this one ends without saving.");
 
     private CheckpointSaver Saver(TrainingState state, MetricsWriter? metrics, ConsoleReporter? reporter, FaultDrill? drill)
     {

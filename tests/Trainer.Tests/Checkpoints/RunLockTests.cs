@@ -271,6 +271,23 @@ public sealed class RunLockTests : IDisposable
         Assert.False(File.Exists(LockPath));
     }
 
+    // A process that was suspended, or whose disk was out of reach, where no lock of the system keeps the other out.
+    [Fact]
+    public void Heartbeat_OfAHolderThatWasTakenOver_Stops()
+    {
+        RunLockHolder other = OfAnotherHost() with { Heartbeat = 1 };
+        using (RunLock held = RunLock.Acquire(Run, LiveBeat))
+        {
+            Assert.Null(held.TakenOverBy);
+            TakeOver(other);
+            Assert.True(SpinWait.SpinUntil(() => held.TakenOverBy is not null, Limit));
+            Assert.Equal("process 4711 on node2", held.TakenOverBy);
+            Thread.Sleep(2 * LiveBeat);
+        }
+
+        Assert.Equal(other, RunLockHolder.Parse(LockFile.Read(LockPath)));
+    }
+
     [Fact]
     public void Heartbeat_WhereTheFolderIsGone_DisturbsNothing()
     {
@@ -447,6 +464,25 @@ public sealed class RunLockTests : IDisposable
         Assert.False(File.Exists(LockPath));
     }
 
+    [Theory]
+    [InlineData(MpiKind.None, 1)]
+    [InlineData(MpiKind.OpenMpi, 2)]
+    public void Train_WhoseDirectoryIsTakenOver_EndsWithoutSaving(MpiKind kind, int ranks)
+    {
+        using ProgramRun run = RankTests.Launcher(kind).Start(ranks, Repository.LongNet, Endless());
+        WaitForSteps(run);
+        RunLockHolder other = OfAnotherHost() with { Heartbeat = 1 };
+        TakeOver(other);
+        ProgramResult result = run.Wait(Limit);
+        Assert.Single(
+            result.Error.Split('\n'),
+            $"longnet: The run directory {Run} was taken over by process 4711 on node2, because this run stood still for some time (suspended, or its disk out of " +
+            "reach) and looked dead: the other run goes on from the last checkpoint, and this one ends without saving.");
+        Assert.Equal(2, result.ExitCode);
+        Assert.Equal(other, RunLockHolder.Parse(LockFile.Read(LockPath)));
+        Assert.Empty(new RunDirectory(Run).Checkpoints.Steps());
+    }
+
     private static int WithoutLocks(LockFile file) => NotSupported;
 
     private static RunLockHolder OfAnotherHost() =>
@@ -477,6 +513,13 @@ public sealed class RunLockTests : IDisposable
 
     private void Leave(RunLockHolder holder) => folder.Write("run/.lock", Encoding.UTF8.GetString(holder.ToText()));
 
+    // As the file is held, .NET's own streams refuse it.
+    private void TakeOver(RunLockHolder other)
+    {
+        using LockFile file = LockFile.Open(LockPath)!;
+        file.Write(other.ToText());
+    }
+
     // All hold on until all have tried, so that none finds it released.
     private int Winners(int count, TimeSpan beat, Func<LockFile, int> locks)
     {
@@ -502,7 +545,9 @@ public sealed class RunLockTests : IDisposable
     private ProgramResult TrainToEnd(params string[] more) => ProgramRun.ToEnd(Limit, Repository.LongNet, Arguments(more));
 
     // Too long to end while it is watched.
-    private ProgramRun Start() => new(Repository.LongNet, Arguments("--set", "training.steps=1000000", "--set", "evaluation.every_steps=0"));
+    private ProgramRun Start() => new(Repository.LongNet, Endless());
+
+    private string[] Endless() => Arguments("--set", "training.steps=1000000", "--set", "evaluation.every_steps=0", "--set", "checkpoint.every_steps=0");
 
     private RunLockHolder WaitForSteps(ProgramRun run)
     {
