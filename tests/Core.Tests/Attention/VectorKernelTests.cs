@@ -11,19 +11,25 @@ public class VectorKernelTests
     // float32 rounding (6e-8) of two sums of up to 1100 terms one after the other, which grows with the root of their number.
     private const double Tolerance = 5e-6;
 
+    // Results of that kind are rounded to 8 bits, by half of the last at most.
+    private const double Bfloat16Tolerance = 1.0 / 256 + Tolerance;
+
     public static IEnumerable<object[]> Problems() =>
         from queries in new[] { 1, 11, 12, 97, 385, 800 }
         from moreKeys in new[] { 0, 300 }
         from headDim in new[] { 32, 64, 96 }
         from causal in new[] { false, true }
         from biased in new[] { false, true }
+        from type in new[] { float32, bfloat16 }
         // Causal attention is among the same rows.
         where !causal || moreKeys == 0
-        select new object[] { queries, queries + moreKeys, headDim, causal, biased };
+        // The type changes how rows are read and written, not what is done with them.
+        where type == float32 || headDim == 64
+        select new object[] { queries, queries + moreKeys, headDim, causal, biased, type };
 
     [Theory]
     [MemberData(nameof(Problems))]
-    public void ForwardAndBackward_AnyShape_MatchFloat64(long queries, long keys, long headDim, bool causal, bool biased)
+    public void ForwardAndBackward_AnyShape_MatchFloat64(long queries, long keys, long headDim, bool causal, bool biased, ScalarType type)
     {
         SkipWithoutVectors();
         using var scope = NewDisposeScope();
@@ -36,17 +42,19 @@ public class VectorKernelTests
         // Other output and log-sum-exp than the kernel's own, as those of a mixture are.
         PairBias exactBias = Bias(float64);
         var exact = BlockwiseKernel.Forward(q.to(float64), k.to(float64), v.to(float64), causal, exactBias);
-        Tensor mixed = exact.Output * 0.7 + 0.1, total = exact.LogSumExp + 0.4;
-        var expected = BlockwiseKernel.Backward(gradient.to(float64), q.to(float64), k.to(float64), v.to(float64), mixed, total, causal, exactBias);
+        Tensor mixed = (exact.Output * 0.7 + 0.1).to(type), total = exact.LogSumExp + 0.4;
+        var expected = BlockwiseKernel.Backward(gradient.to(float64), q.to(float64), k.to(float64), v.to(float64), mixed.to(float64), total, causal, exactBias);
         PairBias? bias = biased ? Bias(float32) : null;
         var (output, logSumExp) = VectorKernel.Forward(q, k, v, causal, bias);
-        var actual = VectorKernel.Backward(gradient, q, k, v, mixed.to(float32), total.to(float32), causal, bias);
+        var actual = VectorKernel.Backward(gradient, q, k, v, mixed, total.to(float32), causal, bias);
 
-        Compare.AssertClose(output, exact.Output, Tolerance, "output");
+        double tolerance = type == bfloat16 ? Bfloat16Tolerance : Tolerance;
+        Assert.All(new[] { output, actual.Q, actual.K, actual.V }, result => Assert.Equal(type, result.dtype));
+        Compare.AssertClose(output, exact.Output, tolerance, "output");
         Compare.AssertClose(logSumExp, exact.LogSumExp, Tolerance, "log-sum-exp");
-        Compare.AssertClose(actual.Q, expected.Q, Tolerance, "gradient of q");
-        Compare.AssertClose(actual.K, expected.K, Tolerance, "gradient of k");
-        Compare.AssertClose(actual.V, expected.V, Tolerance, "gradient of v");
+        Compare.AssertClose(actual.Q, expected.Q, tolerance, "gradient of q");
+        Compare.AssertClose(actual.K, expected.K, tolerance, "gradient of k");
+        Compare.AssertClose(actual.V, expected.V, tolerance, "gradient of v");
         if (bias is null)
             return;
         Tensor ofTable = zeros([8, 5]), expectedOfTable = zeros([8, 5], dtype: float64);
@@ -56,20 +64,22 @@ public class VectorKernelTests
         Compare.AssertClose(ofTable, expectedOfTable, 1e-5, "gradient of the table"); // sums over all pairs that share a bucket
 
         // [3, 2, rows, headDim]: every other row and head of a larger tensor.
-        Tensor Strided(long rows) => randn([3, 2 * rows, 5, headDim], generator: generator)
+        Tensor Strided(long rows) => randn([3, 2 * rows, 5, headDim], generator: generator).to(type)
             .as_strided([3, 2, rows, headDim], [2 * rows * 5 * headDim, 2 * headDim, 2 * 5 * headDim, 1], headDim);
 
-        PairBias Bias(ScalarType type) => PairBias.Create(
-            table, table is null ? null : rule, group, dilation: 3, queries, keys, before: keys - queries, causal, type, CPU, collectsGradient: true);
+        PairBias Bias(ScalarType accumulation) => PairBias.Create(
+            table, table is null ? null : rule, group, dilation: 3, queries, keys, before: keys - queries, causal, accumulation, CPU, collectsGradient: true);
     }
 
     /// <summary>Whatever the threads, and also where they are more than heads.</summary>
-    [Fact]
-    public void Backward_MoreThreadsThanHeads_SumsTheirParts()
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    public void Backward_MoreThreadsThanHeads_SumsTheirParts(ScalarType type)
     {
         SkipWithoutVectors();
         using var scope = NewDisposeScope();
-        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn(1, 1, 500, 32))];
+        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn(1, 1, 500, 32).to(type))];
         int threads = get_num_threads();
         try
         {
@@ -80,7 +90,7 @@ public class VectorKernelTests
             var again = Run();
             for (int t = 0; t < one.Length; t++)
             {
-                Compare.AssertClose(five[t], one[t], Tolerance, $"result {t}");
+                Compare.AssertClose(five[t], one[t], type == bfloat16 ? 2 * Bfloat16Tolerance : Tolerance, $"result {t}");
                 Assert.True(five[t].eq(again[t]).all().item<bool>(), $"result {t} is not the same twice.");
             }
         }
@@ -95,6 +105,31 @@ public class VectorKernelTests
             var (q, k, v) = VectorKernel.Backward(inputs[3], inputs[0], inputs[1], inputs[2], output, logSumExp, true, null);
             return [output, logSumExp, q, k, v];
         }
+    }
+
+    /// <summary>Every bfloat16 there is comes back from float32, and what lies between two goes to the nearer, or even, one.</summary>
+    [Fact]
+    public unsafe void HeadRows_OfBfloat16_RoundAsLibtorchDoes()
+    {
+        SkipWithoutVectors();
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(5);
+        Tensor all = tensor(Enumerable.Range(0, 1 << 16).Select(bits => BitConverter.UInt32BitsToSingle((uint)bits << 16)).ToArray()), between = randn([1 << 16], generator: generator);
+        Tensor singles = cat([all, between, between * 1e-39, between * 1e38, full([16], 1 + 1 / 256.0), full([16], 1 + 3 / 256.0)]);
+        long count = singles.shape[0];
+        Tensor source = singles.view(1, 1, 1, count), target = empty([1, 1, 1, count], dtype: bfloat16), back = empty([1, 1, 1, count]);
+        HeadRows.OfOne from = new HeadRows(source).Of(0), to = new HeadRows(target).Of(0), last = new HeadRows(back).Of(0);
+        for (int c = 0; c < count; c += 16)
+        {
+            to.Store(0, c, from.Load(0, c));
+            last.Store(0, c, to.Load(0, c));
+        }
+
+        Tensor expected = source.to(bfloat16).to(float32), numbers = source.eq(source);
+        Assert.True(target.isnan().eq(numbers.logical_not()).all().item<bool>());
+        Assert.True(target.to(float32).masked_select(numbers).eq(expected.masked_select(numbers)).all().item<bool>());
+        Assert.True(back.masked_select(numbers).eq(expected.masked_select(numbers)).all().item<bool>());
+        Assert.True(back.isnan().eq(numbers.logical_not()).all().item<bool>());
     }
 
     /// <summary>Logits that grow from key to key: every tile makes what was summed up before negligible.</summary>

@@ -40,7 +40,7 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
         if (table is null)
             return FlashKernel.Backward(gradient, q, keys, values, output, logSumExp, causal);
         PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: TableGradient is not null);
-        var gradients = VectorKernel.TakesInFloat32(q)
+        var gradients = VectorKernel.TakesAnyLength(q)
             ? VectorKernel.Backward(Single(gradient), Single(q), Single(keys), Single(values), Single(output), logSumExp, causal, bias)
             : BlockwiseKernel.Backward(gradient, q, keys, values, output, logSumExp, causal, bias);
         if (TableGradient is not null)
@@ -50,14 +50,15 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
 
     private static (Tensor Output, Tensor LogSumExp) Biased(Tensor q, Tensor keys, Tensor values, bool causal, PairBias bias)
     {
-        if (!VectorKernel.TakesInFloat32(q))
+        if (!VectorKernel.TakesAnyLength(q))
             return BlockwiseKernel.Forward(q, keys, values, causal, bias);
         using var scope = NewDisposeScope();
         var (output, logSumExp) = VectorKernel.Forward(Single(q), Single(keys), Single(values), causal, bias);
         return (output.to(q.dtype).MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
     }
 
-    private static Tensor Single(Tensor tensor) => tensor.to(ScalarType.Float32);
+    // The kernel reads bfloat16 as it is.
+    private static Tensor Single(Tensor tensor) => tensor.dtype == ScalarType.Float16 ? tensor.to(ScalarType.Float32) : tensor;
 
     private PairBias Bias(RowBlock block, Tensor q, Tensor keys, bool causal, long before, bool collectsGradient) => PairBias.Create(
         table, rule, block.Group, block.RowStride, q.shape[2], keys.shape[2], before, causal, BranchMixture.AccumulationType(q.dtype), q.device, collectsGradient);

@@ -2,7 +2,7 @@ using System.Runtime.Intrinsics.X86;
 
 namespace LongNet.Core.Attention.Kernels;
 
-/// <summary>Which kernel attends in float32 on CPUs, for this process.</summary>
+/// <summary>Which kernel attends in float32 and bfloat16 on CPUs, for this process.</summary>
 public static class CpuAttention
 {
     /// <summary>Whether this library's own kernel may be used where it can. Results differ by rounding.</summary>

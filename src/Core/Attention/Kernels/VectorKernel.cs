@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// FlashAttention (Dao, arXiv:2307.08691) in float32 for processors with AVX-512: logits exist a tile at a time, in the cache. Faster than
+/// FlashAttention (Dao, arXiv:2307.08691) in float32, of float32 or bfloat16, for processors with AVX-512: logits exist a tile at a time, in the cache. Faster than
 /// libtorch's operator by what that one computes above the diagonal and loses in small matrix products, and it takes a bias per
 /// distance along at no cost worth mentioning.
 /// </summary>
@@ -31,11 +31,11 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
     /// the keys in panels would take longer than to attend.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool Takes(Tensor q) => q.dtype == ScalarType.Float32 && q.shape[2] >= Strip && TakesInFloat32(q);
+    public static bool Takes(Tensor q) => q.shape[2] >= Strip && TakesAnyLength(q) && q.dtype != ScalarType.Float16;
 
-    /// <summary>Whether it takes the tensor once that is converted to float32.</summary>
+    /// <summary>Whether it takes the tensor, once that is converted to float32 where it is float16, however few the queries are.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool TakesInFloat32(Tensor q) =>
+    public static bool TakesAnyLength(Tensor q) =>
         CpuAttention.UsesOwnKernel && q.dtype != ScalarType.Float64 && q.device_type == DeviceType.CPU && q.shape[3] % Panel == 0;
 
     public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal) => Forward(q, k, v, causal, null);
@@ -47,9 +47,9 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
     /// <inheritdoc cref="BlockwiseKernel.Forward"/>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias? bias)
     {
-        Tensor output = empty(q.shape, dtype: q.dtype), logSumExp = empty(q.shape[..3], dtype: q.dtype);
+        Tensor output = empty(q.shape, dtype: q.dtype), logSumExp = empty(q.shape[..3], dtype: ScalarType.Float32);
         var problem = new Problem(q, k, causal, bias);
-        var (queries, keys, values, outputs) = (new Rows(q), new Rows(k), new Rows(v), new Rows(output));
+        var (queries, keys, values, outputs) = (new HeadRows(q), new HeadRows(k), new HeadRows(v), new HeadRows(output));
         float* statistic = (float*)TensorMemory.Address(logSumExp);
         problem.Run((unit, part) => problem.Forward(unit, part, queries.Of(unit), keys.Of(unit), values.Of(unit), outputs.Of(unit), statistic + unit * problem.Queries));
         GC.KeepAlive((q, k, v, output, logSumExp, bias));
@@ -63,21 +63,21 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         using var scope = NewDisposeScope();
         var problem = new Problem(q, k, causal, bias);
         Tensor queryGradient = empty(q.shape, dtype: q.dtype);
-        // A part of a unit's queries gives a part of its keys' gradients; they are summed in order.
-        Tensor keyGradient = empty([problem.Parts, .. k.shape], dtype: k.dtype), valueGradient = empty([problem.Parts, .. k.shape], dtype: k.dtype);
+        // A part of a unit's queries gives a part of its keys' gradients; they are summed in order, and rounded then.
+        ScalarType partType = problem.Parts == 1 ? k.dtype : ScalarType.Float32;
+        long[] parts = [problem.Parts * k.shape[0], .. k.shape[1..]];
+        Tensor keyGradient = empty(parts, dtype: partType), valueGradient = empty(parts, dtype: partType);
         Tensor? biasGradient = bias?.NewGradients(problem.Parts * q.shape[0]);
-        var sides = new Sides(new Rows(gradient), new Rows(q), new Rows(k), new Rows(v), new Rows(output));
+        var sides = new Sides(new HeadRows(gradient), new HeadRows(q), new HeadRows(k), new HeadRows(v), new HeadRows(output));
         Tensor statistics = logSumExp.contiguous();
         float* statistic = (float*)TensorMemory.Address(statistics);
-        var queryGradients = new Rows(queryGradient);
-        float* keyGradients = (float*)TensorMemory.Address(keyGradient), valueGradients = (float*)TensorMemory.Address(valueGradient);
+        HeadRows queryGradients = new(queryGradient), keyGradients = new(keyGradient), valueGradients = new(valueGradient);
         float* biasGradients = biasGradient is null ? null : (float*)TensorMemory.Address(biasGradient);
-        long ofUnit = k.shape[2] * k.shape[3];
         problem.Run((unit, part) =>
         {
             long place = part * problem.Units + unit;
             problem.Backward(
-                unit, part, sides, statistic + unit * problem.Queries, queryGradients.Of(unit), keyGradients + place * ofUnit, valueGradients + place * ofUnit,
+                unit, part, sides, statistic + unit * problem.Queries, queryGradients.Of(unit), keyGradients.Of(place), valueGradients.Of(place),
                 biasGradients is null ? null : biasGradients + place * problem.Distances);
         });
         GC.KeepAlive((gradient, q, k, v, output, statistics, bias));
@@ -86,35 +86,22 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
             bias!.AddGradient(biasGradient.view(-1, q.shape[1], problem.Distances).sum(dim: 0));
         return (queryGradient.MoveToOuterDisposeScope(), Sum(keyGradient), Sum(valueGradient));
 
-        Tensor Sum(Tensor parts) => (problem.Parts == 1 ? parts[0] : parts.sum(dim: 0)).MoveToOuterDisposeScope();
-    }
-
-    // Where the rows of one head of one segment lie in a strided [batch, heads, rows, headDim] tensor.
-    private readonly struct Rows(Tensor tensor)
-    {
-        private readonly float* first = (float*)TensorMemory.StridedAddress(tensor);
-        private readonly long heads = tensor.shape[1], batchStride = tensor.stride(0), headStride = tensor.stride(1), rowStride = tensor.stride(2);
-
-        public RowsOfUnit Of(long unit) => new(first + unit / heads * batchStride + unit % heads * headStride, rowStride);
-    }
-
-    private readonly struct RowsOfUnit(float* first, long stride)
-    {
-        public float* Row(long row) => first + row * stride;
+        Tensor Sum(Tensor parts) =>
+            (problem.Parts == 1 ? parts : parts.view([problem.Parts, .. k.shape]).sum(dim: 0).to(k.dtype)).MoveToOuterDisposeScope();
     }
 
     // What backward reads.
-    private readonly struct Sides(Rows gradient, Rows q, Rows k, Rows v, Rows output)
+    private readonly struct Sides(HeadRows gradient, HeadRows q, HeadRows k, HeadRows v, HeadRows output)
     {
-        public Rows Gradient => gradient;
+        public HeadRows Gradient => gradient;
 
-        public Rows Q => q;
+        public HeadRows Q => q;
 
-        public Rows K => k;
+        public HeadRows K => k;
 
-        public Rows V => v;
+        public HeadRows V => v;
 
-        public Rows Output => output;
+        public HeadRows Output => output;
     }
 
     private sealed class Problem
@@ -155,7 +142,7 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         /// <summary>Calls the work for every part of every unit, as many at once as there are threads.</summary>
         public void Run(Action<long, long> work) => TensorThreads.ForEach(Units * Parts, task => work(task / Parts, task % Parts));
 
-        public void Forward(long unit, long part, RowsOfUnit q, RowsOfUnit k, RowsOfUnit v, RowsOfUnit output, float* logSumExp)
+        public void Forward(long unit, long part, HeadRows.OfOne q, HeadRows.OfOne k, HeadRows.OfOne v, HeadRows.OfOne output, float* logSumExp)
         {
             int d = headDim;
             WorkBuffer buffer = WorkBuffer.Rent(
@@ -185,10 +172,9 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
 
                 for (int row = 0; row < count; row++)
                 {
-                    float* target = output.Row(first + row);
                     Vector512<float> factor = Vector512.Create(1 / denominators[row]);
                     for (int c = 0; c < d; c += Lanes)
-                        (Vector512.Load(sums + row * d + c) * factor).Store(target + c);
+                        output.Store(first + row, c, Vector512.Load(sums + row * d + c) * factor);
                     logSumExp[first + row] = largest[row] + MathF.Log(denominators[row]);
                 }
             }
@@ -197,7 +183,7 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         }
 
         public void Backward(
-            long unit, long part, in Sides sides, float* logSumExp, RowsOfUnit queryGradient, float* keyGradient, float* valueGradient, float* biasGradient)
+            long unit, long part, in Sides sides, float* logSumExp, HeadRows.OfOne queryGradient, HeadRows.OfOne keyGradient, HeadRows.OfOne valueGradient, float* biasGradient)
         {
             int d = headDim;
             WorkBuffer buffer = WorkBuffer.Rent(
@@ -206,7 +192,7 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
             float* keySums = buffer.TakeZeros(KeyRows * d), valueSums = buffer.TakeZeros(KeyRows * d);
             float* queries = buffer.Take(QueryTile * d), outputGradients = buffer.Take(QueryTile * d), querySums = buffer.Take(QueryTile * d);
             float* probabilities = buffer.Take(QueryTile * KeyTile), logits = buffer.Take(QueryTile * KeyTile), common = buffer.Take(QueryTile);
-            RowsOfUnit k = sides.K.Of(unit), output = sides.Output.Of(unit), gradient = sides.Gradient.Of(unit);
+            HeadRows.OfOne k = sides.K.Of(unit), output = sides.Output.Of(unit), gradient = sides.Gradient.Of(unit);
             PackPanels(k, keyPanels);
             PackPanels(sides.V.Of(unit), valuePanels);
             Pack(k, 0, keys, keyRows, 1, keys);
@@ -217,7 +203,7 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                 Pack(gradient, first, count, outputGradients, 1, QueryTile);
                 new Span<float>(querySums, QueryTile * d).Clear();
                 for (int row = 0; row < count; row++)
-                    common[row] = Dot(outputGradients + row * d, output.Row(first + row));
+                    common[row] = Dot(outputGradients + row * d, output, first + row);
                 long end = causal ? Math.Min(keys, first + count) : keys;
                 for (long key = 0; key < end; key += KeyTile)
                 {
@@ -244,11 +230,15 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
 
                 VectorMath.Multiply(querySums, scale, QueryTile * d);
                 for (int row = 0; row < count; row++)
-                    Copy(querySums + row * d, queryGradient.Row(first + row));
+                    Copy(querySums + row * d, queryGradient, first + row);
             }
 
-            Buffer.MemoryCopy(keySums, keyGradient, keys * d * sizeof(float), keys * d * sizeof(float));
-            Buffer.MemoryCopy(valueSums, valueGradient, keys * d * sizeof(float), keys * d * sizeof(float));
+            for (long row = 0; row < keys; row++)
+            {
+                Copy(keySums + row * d, keyGradient, row);
+                Copy(valueSums + row * d, valueGradient, row);
+            }
+
             buffer.Return();
         }
 
@@ -345,8 +335,9 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
 
         // Panels of 32 keys, [headDim, 32] each, zeros after the last key: the columns of a product of queries and keys lie side by side.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void PackPanels(RowsOfUnit rows, float* panels)
+        private void PackPanels(HeadRows.OfOne rows, float* panels)
         {
+            float* space = stackalloc float[headDim];
             long padded = RoundUp(keys, Panel);
             for (long first = 0; first < padded; first += Panel)
             {
@@ -355,7 +346,7 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                 {
                     if (first + j < keys)
                     {
-                        float* row = rows.Row(first + j);
+                        float* row = rows.Read(first + j, headDim, space);
                         for (int c = 0; c < headDim; c++)
                             panel[c * Panel + j] = row[c];
                     }
@@ -369,30 +360,30 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         }
 
         // Rows side by side, scaled; zeros after the last one.
-        private void Pack(RowsOfUnit rows, long first, long count, float* packed, float factor, long padded)
+        private void Pack(HeadRows.OfOne rows, long first, long count, float* packed, float factor, long padded)
         {
             Vector512<float> factors = Vector512.Create(factor);
             for (long row = 0; row < count; row++)
             {
-                float* source = rows.Row(first + row), target = packed + row * headDim;
+                float* target = packed + row * headDim;
                 for (int c = 0; c < headDim; c += Lanes)
-                    (Vector512.Load(source + c) * factors).Store(target + c);
+                    (rows.Load(first + row, c) * factors).Store(target + c);
             }
 
             new Span<float>(packed + count * headDim, (int)((padded - count) * headDim)).Clear();
         }
 
-        private void Copy(float* source, float* target)
+        private void Copy(float* source, HeadRows.OfOne target, long row)
         {
             for (int c = 0; c < headDim; c += Lanes)
-                Vector512.Load(source + c).Store(target + c);
+                target.Store(row, c, Vector512.Load(source + c));
         }
 
-        private float Dot(float* a, float* b)
+        private float Dot(float* a, HeadRows.OfOne b, long row)
         {
             Vector512<float> sum = Vector512<float>.Zero;
             for (int c = 0; c < headDim; c += Lanes)
-                sum = Avx512F.FusedMultiplyAdd(Vector512.Load(a + c), Vector512.Load(b + c), sum);
+                sum = Avx512F.FusedMultiplyAdd(Vector512.Load(a + c), b.Load(row, c), sum);
             return Vector512.Sum(sum);
         }
 
