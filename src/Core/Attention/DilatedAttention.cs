@@ -150,6 +150,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     internal long Heads => heads;
 
+    internal long DModel => queryProjection.weight!.shape[0];
+
     internal RelativePositionBias? Bias => bias?.Module;
 
     internal IKeyValueExchange Exchange => exchange;
@@ -162,7 +164,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     /// <summary>What attention over the rows held here consists of.</summary>
     internal DilatedAttentionPlan Plan(long batch, long rows) =>
-        DilatedAttentionPlan.Create([batch, rows, heads, queryProjection.weight!.shape[0] / heads], options, exchange, null, bias?.Module);
+        DilatedAttentionPlan.Create([batch, rows, heads, DModel / heads], options, exchange, null, bias?.Module);
 
     /// <summary>What comes before the attention itself, row by row.</summary>
     /// <param name="input">[batch, rows, dModel]: rows held here. Not disposed.</param>

@@ -127,6 +127,18 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         return OutputLoss.Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Bytes that recomputed blocks offload between forward and backward. Collective when an exchange was given.</summary>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="length">Rows held of each.</param>
+    /// <returns>0 where nothing is offloaded.</returns>
+    public long OffloadedBytes(long batch, long length) =>
+        Execution.OffloadFolder is null || store is null ? 0 : blocks.Sum(block => block.Recomputed!.KeptBytes(batch, length, ComputeType));
+
+    /// <summary>Takes space in the offload folder now, where the file system can, and sees that it is there. Not collective.</summary>
+    /// <param name="bytes">From <see cref="OffloadedBytes"/>.</param>
+    /// <exception cref="UserException">There is less; says what is needed, what is there, and what to do.</exception>
+    public void ReserveOffload(long bytes) => store?.Reserve(bytes);
+
     private Tensor Projection => outputProjection?.weight ?? embedding.weight!;
 
     // What the last block gives, in the scope of the caller.

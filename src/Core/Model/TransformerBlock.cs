@@ -53,6 +53,9 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
 
     internal DilatedAttention Attention => attention;
 
+    /// <summary>How it recomputes; null where it keeps everything.</summary>
+    internal RecomputedBlock? Recomputed => recomputed;
+
     /// <summary>Whether there are random choices now.</summary>
     internal bool DropsOut => training && dropout > 0;
 

@@ -25,6 +25,7 @@ public sealed class TrainingState : IDisposable
     /// <summary>Makes the initial state. Collective over the mesh.</summary>
     /// <param name="plan">The run. </param>
     /// <param name="mesh">The ranks. Not owned.</param>
+    /// <exception cref="UnanimousException">A rank has no disk, or too little of it, for what is offloaded.</exception>
     public TrainingState(RunPlan plan, DeviceMesh mesh)
     {
         ArgumentNullException.ThrowIfNull(plan);
@@ -33,7 +34,9 @@ public sealed class TrainingState : IDisposable
         this.mesh = mesh;
         RunConfig config = plan.Config;
         Exchange = new GatheredKeyValues(mesh.Sequence);
-        Model = new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution());
+        Model = RankAgreement.Run(mesh.World, () => new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution()));
+        long offloaded = Model.OffloadedBytes(plan.Batch.MicroBatchSize, plan.RowsPerRank);
+        RankAgreement.Run(mesh.World, () => Model.ReserveOffload(offloaded));
         LossScaler = config.Precision.Compute == ComputePrecision.Float16 ? new LossScaler() : null;
         var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];

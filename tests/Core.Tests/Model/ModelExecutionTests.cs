@@ -154,6 +154,74 @@ public class ModelExecutionTests
             Assert.Throws<UserException>(() => new LongNetLanguageModel(Config, 1, execution: new ModelExecution { Recompute = Recompute.Full, OffloadFolder = file })).Message);
     }
 
+    [Theory]
+    [InlineData(Recompute.Full, ScalarType.Float32)]
+    [InlineData(Recompute.Block, ScalarType.Float32)]
+    [InlineData(Recompute.Block, ScalarType.BFloat16)]
+    public void OffloadedBytes_AreThoseOfTheFile(Recompute recompute, ScalarType type)
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "The file has no name, and Linux shows it by its number.");
+        using var scope = NewDisposeScope();
+        using var folder = new TemporaryFolder();
+        using var model = new LongNetLanguageModel(Config, seed: 1, execution: new ModelExecution { ComputeType = type, Recompute = recompute, OffloadFolder = folder.Path });
+        var (tokens, targets) = Batch();
+        long bytes = model.OffloadedBytes(tokens.shape[0], tokens.shape[1]);
+        model.ReserveOffload(bytes);
+        string file = Directory.GetFiles("/proc/self/fd").Single(open => new FileInfo(open).LinkTarget?.StartsWith($"{folder.Path}/", StringComparison.Ordinal) ?? false);
+        Assert.Equal(0, Length());
+        BackwardPass.Run(model.LossSum(tokens, targets, new DropoutContext(new RandomStream(0), [0, 1], 0)));
+        Assert.Equal(bytes, Length());
+        Assert.Equal(0, new LongNetLanguageModel(Config, seed: 1, execution: new ModelExecution { Recompute = recompute }).OffloadedBytes(2, 96));
+
+        long Length()
+        {
+            using var handle = File.OpenHandle(file);
+            return RandomAccess.GetLength(handle);
+        }
+    }
+
+    [Fact]
+    public void Offload_ToADiskThatIsFull_SaysWhatIsNeededAndLeavesNothing()
+    {
+        using var scope = NewDisposeScope();
+        using SmallDisk disk = SmallDisk.Mount(1);
+        disk.Fill(but: 100_000);
+        string folder = Path.Combine(disk.Path, "offload");
+        var execution = new ModelExecution { Recompute = Recompute.Full, OffloadFolder = folder };
+        using (var model = new LongNetLanguageModel(Config with { DModel = 256 }, seed: 1, execution: execution))
+        {
+            // 3 blocks of 2 · 96 rows of 256 channels.
+            long bytes = model.OffloadedBytes(2, 96);
+            Assert.Equal(3 * 2 * 96 * 256 * 4, bytes);
+            string told = $"Activations cannot be kept in {folder}: those of this rank need 0.6 MB, and the disk has 0.1 MB free. " +
+                "Choose a folder on a disk with more space (memory.offload_directory), or keep them in memory (memory.offload: none).";
+            Assert.Equal(told, Assert.Throws<UserException>(() => model.ReserveOffload(bytes)).Message);
+            var (tokens, targets) = Batch();
+            // Written as it comes, the first of the blocks has taken what there was.
+            Assert.Equal(
+                told.Replace("has 0.1 MB", "has 0.0 MB", StringComparison.Ordinal), Assert.Throws<UserException>(() => model.LossSum(tokens, targets)).Message);
+        }
+
+        Assert.Empty(Directory.GetFileSystemEntries(folder));
+        disk.Free();
+        using var again = new LongNetLanguageModel(Config with { DModel = 256 }, seed: 1, execution: execution);
+        again.ReserveOffload(again.OffloadedBytes(2, 96));
+        Assert.InRange(new DriveInfo(disk.Path).AvailableFreeSpace, 1 << 18, (1 << 20) - again.OffloadedBytes(2, 96));
+    }
+
+    [Fact]
+    public void Offload_WhereAKilledProcessLeftItsFile_RemovesIt()
+    {
+        using var folder = new TemporaryFolder();
+        string host = Environment.MachineName;
+        // A process of this machine that does not run, one that does, and one of another machine, of which nobody here knows.
+        string gone = $"longnet-activations-{host}-{int.MaxValue}-a", runs = $"longnet-activations-{host}-{Environment.ProcessId}-a", other = $"longnet-activations-not{host}-{int.MaxValue}-a";
+        foreach (string name in new[] { gone, runs, other, "mine" })
+            folder.Write(name, "");
+        using (new LongNetLanguageModel(Config, 1, execution: new ModelExecution { Recompute = Recompute.Full, OffloadFolder = folder.Path }))
+            Assert.Equal(new[] { runs, other, "mine" }.Order(StringComparer.Ordinal), Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+    }
+
     private static (double Loss, Tensor[] Gradients) Run(LongNetConfig config, ModelExecution execution, int times = 1, ScalarType type = ScalarType.Float32)
     {
         using var model = new LongNetLanguageModel(config, seed: 1, execution: execution);

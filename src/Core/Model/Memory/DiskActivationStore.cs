@@ -1,3 +1,6 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.InteropServices;
 using LongNet.Core.Native;
 using Microsoft.Win32.SafeHandles;
 using static TorchSharp.torch;
@@ -8,12 +11,17 @@ namespace LongNet.Core.Model.Memory;
 /// In a file without a name, which is gone when the process is, however it ends. Tensors are written while the next block computes, one
 /// at a time, and read back one ahead of the one that backward works on.
 /// </summary>
-internal sealed class DiskActivationStore : IActivationStore
+internal sealed partial class DiskActivationStore : IActivationStore
 {
+    private const string Prefix = "longnet-activations";
+
+    // errno of Linux: no space, no more of a quota; and the file's size stays as it is.
+    private const int NoSpace = 28, OverQuota = 122, KeepSize = 1;
+
     private readonly string folder;
     private readonly SafeFileHandle file;
     private readonly Stack<Stored> waiting = [];
-    private long end;
+    private long end, reserved;
     private Task writing = Task.CompletedTask;
 
     /// <param name="folder">On a disk with space for what all blocks keep.</param>
@@ -24,7 +32,8 @@ internal sealed class DiskActivationStore : IActivationStore
         try
         {
             Directory.CreateDirectory(folder);
-            string path = Path.Combine(folder, $"longnet-activations-{Environment.ProcessId}-{Guid.NewGuid():N}");
+            RemoveLeftovers(folder);
+            string path = Path.Combine(folder, $"{Prefix}-{Environment.MachineName}-{Environment.ProcessId}-{Guid.NewGuid():N}");
             file = File.OpenHandle(path, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.Read | FileShare.Delete, FileOptions.DeleteOnClose);
             // Else it stays where the process is killed; other systems remove no open file.
             if (OperatingSystem.IsLinux())
@@ -34,6 +43,20 @@ internal sealed class DiskActivationStore : IActivationStore
         {
             throw Failed(error);
         }
+    }
+
+    public void Reserve(long bytes)
+    {
+        reserved = bytes;
+        if (bytes == 0)
+            return;
+        // A file system that reserves nothing is asked what it has.
+        bool allocated = OperatingSystem.IsLinux() && Allocate(file, KeepSize, 0, bytes) == 0;
+        if (allocated || (Marshal.GetLastPInvokeError() is not (NoSpace or OverQuota) && Free() >= bytes))
+            return;
+        // Some systems keep what they had allocated when they ran out.
+        RandomAccess.SetLength(file, 0);
+        throw new UserException(NoRoom(bytes, Free()));
     }
 
     public IStoredActivation Store(Tensor tensor)
@@ -75,7 +98,50 @@ internal sealed class DiskActivationStore : IActivationStore
     }
 
     private UserException Failed(Exception error) => new(
-        $"Activations cannot be kept in {folder}: {error.Message.TrimEnd('.')}. Choose a folder on a disk with more space (memory.offload_directory), or keep them in memory (memory.offload: none).", error);
+        error is IOException { HResult: NoSpace or OverQuota } ? NoRoom(Math.Max(reserved, end), Free()) : Told(error.Message.TrimEnd('.')), error);
+
+    private string NoRoom(long needed, long free) =>
+        Told(string.Create(CultureInfo.InvariantCulture, $"those of this rank need {needed / 1e6:F1} MB, and the disk has {free / 1e6:F1} MB free"));
+
+    private string Told(string problem) =>
+        $"Activations cannot be kept in {folder}: {problem}. Choose a folder on a disk with more space (memory.offload_directory), or keep them in memory (memory.offload: none).";
+
+    private long Free() => new DriveInfo(Path.GetFullPath(folder)).AvailableFreeSpace;
+
+    // A process that is killed before its file has lost its name leaves an empty one.
+    private static void RemoveLeftovers(string folder)
+    {
+        string ofHost = $"{Prefix}-{Environment.MachineName}-";
+        foreach (string path in Directory.EnumerateFiles(folder, ofHost + "*"))
+        {
+            if (!int.TryParse(Path.GetFileName(path)[ofHost.Length..].Split('-')[0], NumberStyles.None, CultureInfo.InvariantCulture, out int process) || Runs(process))
+                continue;
+            try
+            {
+                File.Delete(path);
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                // Another user's, which takes no space.
+            }
+        }
+    }
+
+    private static bool Runs(int process)
+    {
+        try
+        {
+            using var found = Process.GetProcessById(process);
+            return true;
+        }
+        catch (ArgumentException)
+        {
+            return false;
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "fallocate", SetLastError = true)]
+    private static partial int Allocate(SafeFileHandle file, int mode, long offset, long length);
 
     // The one below is read while backward works on this.
     private void ReadAhead()

@@ -33,6 +33,20 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
             : Forward(input, context, keeps: false).Output.MoveToOuterDisposeScope();
     }
 
+    /// <summary>What waits in the store between forward and backward. Collective among the shards of the sequence.</summary>
+    /// <param name="batch">Sequences.</param>
+    /// <param name="length">Rows held of each.</param>
+    /// <param name="type">That is computed in.</param>
+    public long KeptBytes(long batch, long length, ScalarType type)
+    {
+        long elements = batch * length * block.Attention.DModel, statistics = batch * length * block.Attention.Heads;
+        long size = type switch { ScalarType.Float64 => sizeof(double), ScalarType.Float32 => sizeof(float), _ => sizeof(short) };
+        if (recompute == Recompute.Full)
+            return elements * size;
+        long gathered = block.Attention.Plan(batch, length).Branches.Sum(branch => branch.Shared.Sum(shared => shared.TotalElements));
+        return (2 * elements + gathered) * size + statistics * Math.Max(sizeof(float), size);
+    }
+
     /// <summary>Forward, outside autograd.</summary>
     /// <param name="input">[batch, length, dModel]. Not disposed.</param>
     /// <param name="context">Of the rows held.</param>
