@@ -72,26 +72,23 @@ public class FullDiskTests
         Assert.Equal([2, 4, Steps], new CheckpointStore(checkpoints).Steps());
     }
 
-    [Theory]
-    [InlineData(MpiKind.None, 1, "1.0 MB, and the disk has 0.3 MB free")]
-    [InlineData(MpiKind.OpenMpi, 2, "0.5 MB, and the disk has 0.[0-3] MB free")]
-    public void Train_WhereTheDiskIsFullForWhatIsOffloaded_EndsInOneSentenceBeforeTheFirstStep(MpiKind kind, int ranks, string told)
+    [Fact]
+    public void Train_WhereTheDiskIsFullForWhatIsOffloaded_EndsAllRanksInOneSentenceBeforeTheFirstStep()
     {
         using SmallDisk disk = SmallDisk.Mount(1);
         using var folder = new TemporaryFolder();
         disk.Fill(but: 300_000);
         string offload = Path.Combine(disk.Path, "offload");
-        // Two blocks of 4 · 512 rows of 64 channels, over all ranks.
-        ProgramResult Train(params string[] more) => RankTests.Launcher(kind).Run(ranks, Repository.LongNet, TrainingJob.RanksAgreeArguments(
-            1, ranks, folder["run"], ["--steps", "1", "--set", "training.micro_batch_size=4", "--set", "memory.recompute=full", .. more]));
+        ProgramResult Train(params string[] more) => RankTests.Launcher(MpiKind.OpenMpi).Run(2, Repository.LongNet, TrainingJob.RanksAgreeArguments(
+            1, 2, folder["run"], ["--steps", "1", "--set", "training.micro_batch_size=4", "--set", "memory.recompute=full", .. more]));
         string[] offloads = ["--set", "memory.offload=disk", "--set", $"memory.offload_directory={offload}"];
         ProgramResult full = Train(offloads);
         Assert.Equal(2, full.ExitCode);
-        // Open MPI adds lines of its own.
+        // Two blocks of 4 · 256 rows of 64 channels; what one rank finds free depends on how far the other has come. Open MPI adds lines of its own.
         Assert.Matches(
-            $"^longnet: Activations cannot be kept in {Regex.Escape(offload)}: those of this rank need {told}\\. " +
+            $"^longnet: Activations cannot be kept in {Regex.Escape(offload)}: those of this rank need 0\\.5 MB, and the disk has 0\\.[0-3] MB free\\. " +
             "Choose a folder on a disk with more space \\(memory\\.offload_directory\\), or keep them in memory \\(memory\\.offload: none\\)\\.$",
-            Assert.Single(full.Error.Split('\n'), line => line.Contains("longnet", StringComparison.Ordinal) && !line.Contains("Process name", StringComparison.Ordinal)));
+            Assert.Single(full.Error.Split('\n'), line => line.StartsWith("longnet: ", StringComparison.Ordinal)));
         Assert.DoesNotContain("   at ", full.Error, StringComparison.Ordinal);
         Assert.Empty(Directory.GetFileSystemEntries(offload));
         Assert.False(File.Exists(folder["run/metrics.jsonl"]));
