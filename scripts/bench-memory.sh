@@ -43,9 +43,8 @@ measure 131072 256 float32 block none -
 measure 131072 256 float32 full none -
 measure 131072 256 bfloat16 full none -
 measure 131072 100277 float32 full none 12
-measure 131072 100277 bfloat16 full none 12
 measure 1048576 256 bfloat16 full none 16
-measure 1048576 256 float32 full disk 16
+measure 262144 256 float32 full disk 8
 
 if [ "$document" != /dev/null ]; then
   awk -v table="$table" '/<!-- end of table -->/ { skip = 0 } !skip { print } /<!-- table -->/ { while ((getline line < table) > 0) print line; skip = 1 }' "$document" >"$place/document"

@@ -31,6 +31,21 @@ internal static class Measurement
         return shortest;
     }
 
+    /// <summary>Times work on the CPU again and again.</summary>
+    /// <param name="seconds">For how long, after one round that is not counted.</param>
+    /// <param name="work">What is done.</param>
+    /// <returns>The median of its times, in seconds: what the work takes on this machine as it is, with what else goes on there.</returns>
+    public static double MedianSeconds(double seconds, Action work)
+    {
+        ArgumentNullException.ThrowIfNull(work);
+        work();
+        var times = new List<double>();
+        for (var clock = Stopwatch.StartNew(); times.Count == 0 || clock.Elapsed.TotalSeconds < seconds;)
+            times.Add(Seconds(work));
+        times.Sort();
+        return times[times.Count / 2];
+    }
+
     /// <summary>Times work on the CPU once, in seconds.</summary>
     public static double Seconds(Action work)
     {

@@ -1,9 +1,11 @@
 using System.Diagnostics;
 using System.Globalization;
 using LongNet.Core.Model;
+using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed;
 using LongNet.Distributed.Diagnostics;
+using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
@@ -32,6 +34,10 @@ public sealed class TrainingStep
     private readonly FaultDrill? drill;
     private readonly Dictionary<int, int> bucketOfBlock;
 
+    // What lies between kept tensors and fits no other would grow from step to step. Where memory is not what is saved, neither is the time
+    // in which the system hands out its pages anew.
+    private readonly bool givesMemoryBack;
+
     /// <param name="plan">The run.</param>
     /// <param name="mesh">The ranks. Not owned.</param>
     /// <param name="state">What a step changes. Not owned.</param>
@@ -46,6 +52,7 @@ public sealed class TrainingStep
         this.state = state;
         this.reader = reader;
         this.drill = drill;
+        givesMemoryBack = plan.Config.Runtime.Allocator == AllocatorSetting.Tuned && plan.Config.Memory.Recompute != Recompute.None;
         bucketOfBlock = state.Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b)).Where(entry => entry.bucket.Layer is not null)
             .ToDictionary(entry => entry.bucket.Layer!.Value, entry => entry.b);
         order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
@@ -126,6 +133,8 @@ public sealed class TrainingStep
                 $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
         }
 
+        if (givesMemoryBack)
+            MemoryAllocator.GiveBack();
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(

@@ -18,7 +18,7 @@ namespace LongNet.Trainer.Planning;
 /// <param name="Positions">Factors of rotation, and the step's tokens.</param>
 /// <param name="CheckpointCopy">What is copied to be written while training goes on.</param>
 /// <param name="Allocator">Holes between what is in use, which the system's allocator keeps.</param>
-/// <param name="Runtime">.NET, libtorch and MPI before the first tensor.</param>
+/// <param name="Runtime">.NET, libtorch and MPI before the first tensor, and what matrix products take for themselves.</param>
 internal sealed record MemoryCost(
     double Weights, double Gradients, double Optimizer, double Activations, double Gathered, double Logits, double Workspace, string WorkspacePhase,
     double Positions, double CheckpointCopy, double Allocator, double Runtime)
@@ -37,9 +37,12 @@ internal sealed record MemoryCost(
     private const int FactorBytes = 2 * 2 * sizeof(float), MakingBytes = 9 * sizeof(double);
 
     // glibc leaves freed memory in the process, and what is kept of one block lies between the next one's temporaries, so that a block
-    // finds no room in the last one's. Measured, in tensors [local rows, d_model] per block: 9 to 20. Where blocks are recomputed, tensors
-    // of that size are given back, if they are large.
-    private const double HolesPerBlock = 14;
+    // finds no room in the last one's. Measured, in tensors [local rows, d_model] per block, after some steps. Where blocks are recomputed,
+    // it is given back after each step, and during steps too, if the tensors are large.
+    private const double HolesPerBlock = 18, HolesPerRecomputedBlock = 3.5;
+
+    // What oneMKL packs the matrices of float32 products into.
+    private const double PackedBytes = 25 << 20;
 
     public double Total => Weights + Gradients + Optimizer + Activations + Gathered + Logits + Workspace + Positions + CheckpointCopy + Allocator + Runtime;
 
@@ -82,7 +85,10 @@ internal sealed record MemoryCost(
         bool copies = machine.Processors is not null && run.Config.Checkpoint is { Asynchronous: true } and ({ EverySteps: > 0 } or { EveryMinutes: > 0 });
         return new MemoryCost(
             all, all, moments, activations, gatheredKept, lossGradients + lossTile, workspace, phase,
-            factors + tokens, copies ? all + moments : 0, machine.KeepsHoles && !(recomputes && a >= MemoryAllocator.LongSequenceTensor) ? model.Layers * HolesPerBlock * a : 0, machine.RuntimeBytes);
+            factors + tokens, copies ? all + moments : 0, Holes(), machine.RuntimeBytes + (machine.Processors is not null && run.ElementBytes == PlannedRun.SingleBytes ? PackedBytes : 0));
+
+        double Holes() => !machine.KeepsHoles || (recomputes && a >= MemoryAllocator.LongSequenceTensor) ? 0
+            : model.Layers * a * (recomputes ? HolesPerRecomputedBlock : HolesPerBlock);
     }
 
     // What is in memory beside all that is kept, at the moments when that is most.

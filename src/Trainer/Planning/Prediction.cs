@@ -28,9 +28,10 @@ internal sealed record Prediction(
         ParameterCost parameters = ParameterCost.Of(run.Model);
         var attention = new AttentionCost(run);
         IReadOnlyList<CollectiveCost> collectives = CollectiveCost.Of(run, parameters, attention);
+        MemoryCost memory = MemoryCost.Of(run, parameters, attention, share);
         return new Prediction(
             run, share, parameters, attention, Operations.Of(run, attention), collectives,
-            MemoryCost.Of(run, parameters, attention, share), StepTime.Of(run, parameters, attention, collectives, share));
+            memory, StepTime.Of(run, parameters, attention, collectives, memory, share));
     }
 
     /// <summary>The same run with sequences of another length.</summary>

@@ -48,6 +48,10 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
     // GELU reads and writes hidden rows, and the bias was copied there; backward reads two, writes one, and sums for the bias.
     private const double HiddenForwardPasses = 3, HiddenBackwardPasses = 4;
 
+    // Where blocks are recomputed, queries, keys and values are copied out of tiles twice, the output and two gradients once, rows and gradients are
+    // stacked for the projections, and the input's two gradients added.
+    private const double TilePasses = 2 * 3 * 2 + 3 * 2 + 2 * 3 * 2 + 3;
+
     // A branch's result is written, read and mixed into what is read and written; its three gradients are written, read and added.
     private const double MixingPasses = 4, GradientMixingPasses = 12;
 
@@ -65,7 +69,7 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
     /// <summary>The resource that takes most of the step.</summary>
     public Resource Bound => Parts.GroupBy(part => part.Bound).MaxBy(group => group.Sum(part => part.Seconds))!.Key;
 
-    public static StepTime Of(PlannedRun run, ParameterCost parameters, AttentionCost attention, IReadOnlyList<CollectiveCost> collectives, Machine machine)
+    public static StepTime Of(PlannedRun run, ParameterCost parameters, AttentionCost attention, IReadOnlyList<CollectiveCost> collectives, MemoryCost memory, Machine machine)
     {
         double micro = run.Batch.MicroSteps, layers = run.Model.Layers * micro;
         LongNetConfig model = run.Model;
@@ -83,17 +87,22 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
 
         double kept = attention.Branches.Sum(branch => branch.KeptRows) * run.Batch.MicroBatchSize * (model.DModel / model.Heads) * PlannedRun.SingleBytes;
         double rotation = model.Positions == PositionEncoding.None ? 0 : RotationPasses * single + (run.ElementBytes < PlannedRun.SingleBytes ? RotationPasses * (single + a) : 0);
-        double forwardBytes = ForwardPasses * a + rotation + HiddenForwardPasses * hidden + MixingPasses * kept;
-        double backwardBytes = BackwardPasses * a + rotation + HiddenBackwardPasses * hidden + 3 * single + GradientMixingPasses * kept;
-        double bytes = layers * (forwardBytes * (recomputes ? 2 : 1) + backwardBytes) + micro * (LogitPasses * run.LocalRows * model.Vocabulary * PlannedRun.SingleBytes + 4 * a);
+        // libtorch's element-wise operators on CPUs work in float32 whatever the type, and are held up by that rather than by memory.
+        double worked = machine.Processors is null ? a : single, workedHidden = machine.Processors is null ? hidden : hidden * PlannedRun.SingleBytes / run.ElementBytes;
+        double forwardBytes = ForwardPasses * worked + rotation + HiddenForwardPasses * workedHidden + MixingPasses * kept;
+        double backwardBytes = BackwardPasses * worked + rotation + HiddenBackwardPasses * workedHidden + 3 * single + GradientMixingPasses * kept;
+        double bytes = layers * (forwardBytes * (recomputes ? 2 : 1) + backwardBytes + (recomputes ? TilePasses * a : 0)) + micro * (LogitPasses * run.LocalRows * model.Vocabulary * PlannedRun.SingleBytes + 4 * a);
         var byElement = new PartTime("work by element", bytes / machine.MemoryBandwidth, Resource.MemoryBandwidth);
         double updated = parameters.Total / (double)(run.Config.Parallel.ShardOptimizer ? run.Ranks : 1);
         var optimizer = new PartTime(
             "optimizer", (UpdatePasses * updated + GradientPasses * parameters.Total) * PlannedRun.SingleBytes / machine.MemoryBandwidth, Resource.MemoryBandwidth);
+        // What is given back after each step is handed out anew in the next.
+        double touched = recomputes && machine.KeepsHoles ? memory.Activations + memory.Gathered + memory.Logits + memory.Workspace + memory.Allocator : 0;
+        var handedOut = new PartTime("fresh memory", touched / (machine.FirstTouch ?? double.PositiveInfinity), Resource.MemoryBandwidth);
         double tiles = recomputes ? Math.Max(1, run.LocalRows * (double)Math.Max(model.DModel, model.FeedForward) / (16 << 20)) : 1;
         var calls = new PartTime("calls", layers * tiles * ((recomputes ? 2 : 1) * ForwardCalls + BackwardCalls) * machine.CallSeconds, Resource.Calls);
 
-        PartTime[] computed = [projections, attending, feedForward, output, again, attendingAgain, byElement, optimizer, calls];
+        PartTime[] computed = [projections, attending, feedForward, output, again, attendingAgain, byElement, handedOut, optimizer, calls];
         PartTime keyValues = Exchange("keys and values", [CollectiveUse.KeyValues, CollectiveUse.KeyValueGradients], attending.Seconds + attendingAgain.Seconds);
         // All but the last bucket travel while backward of the last micro-batch goes on.
         double lastBackward = 2.0 / 3 * (projections.Seconds + feedForward.Seconds + attending.Seconds) / micro;

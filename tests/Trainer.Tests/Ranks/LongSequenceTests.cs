@@ -18,7 +18,6 @@ public sealed class LongSequenceTests(LongSequenceRuns runs) : IClassFixture<Lon
     [Theory]
     [InlineData("float32", MpiKind.OpenMpi, 2, 2)]
     [InlineData("bfloat16", MpiKind.OpenMpi, 1, 2)]
-    [InlineData("float16", MpiKind.OpenMpi, 1, 2)]
     public void Train_OnAnyMesh_GivesTheNumbersOfOneRank(string compute, MpiKind kind, int data, int sequence) => AssertAgrees(compute, kind, data, sequence);
 
     public static TheoryData<string, MpiKind, int, int> OtherMeshes

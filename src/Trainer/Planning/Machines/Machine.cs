@@ -35,6 +35,9 @@ public sealed record Machine
     /// <summary>Bytes per second of work by element.</summary>
     public required double MemoryBandwidth { get; init; }
 
+    /// <summary>Bytes per second at which the system hands out memory that a process did not have; null: as if it cost nothing.</summary>
+    public double? FirstTouch { get; init; }
+
     /// <summary>Seconds of an operation on next to nothing.</summary>
     public required double CallSeconds { get; init; }
 
@@ -92,6 +95,7 @@ public sealed record Machine
             AttentionBfloat16 = rate * AttentionBfloat16,
             MemoryBandwidth = share * MemoryBandwidth,
             MemoryPerRank = share * MemoryPerRank,
+            FirstTouch = share * FirstTouch,
             DiskWrite = share * DiskWrite,
             DiskRead = share * DiskRead,
         };

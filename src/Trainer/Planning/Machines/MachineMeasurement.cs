@@ -1,4 +1,5 @@
 using LongNet.Core.Attention.Kernels;
+using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed;
 using LongNet.Trainer.Benchmarks;
@@ -7,13 +8,16 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Planning.Machines;
 
-/// <summary>Measures the machine it runs on, in a few seconds: what the threads that are set reach.</summary>
+/// <summary>Measures the machine it runs on, in some seconds: what the threads that are set reach.</summary>
 internal static class MachineMeasurement
 {
+    // How long each rate is measured: a step takes what the machine gives in the middle, and not at its best.
+    private const double SecondsPerRate = 0.5;
+
     private const int Rounds = 3, SmallCalls = 1000, CollectiveRounds = 5;
 
     // Rows and hidden channels of products, rows of a segment, elements of a tensor that no cache holds, bytes of a file.
-    private const long ProductRows = 2048, SegmentRows = 1024, StreamElements = 32 << 20;
+    private const long ProductRows = 8192, SegmentRows = 1024, StreamElements = 32 << 20;
     private const int FileBytes = 64 << 20;
 
     // What a rank that trains the smallest of models takes: .NET 10 with libtorch and MPI on Linux.
@@ -43,7 +47,7 @@ internal static class MachineMeasurement
             Stream(), 1 / CallSeconds(),
         ];
         var (write, read) = diskFolder is null ? (0, 0) : Disk(diskFolder);
-        Tensor slowest = tensor([.. own, write, read]);
+        Tensor slowest = tensor([.. own, write, read, FirstTouch()]);
         world.AllReduce(slowest, ReduceOperation.Min);
         double[] rates = slowest.data<double>().ToArray();
         MemoryFacts memory = MemoryFacts.Collect();
@@ -75,6 +79,7 @@ internal static class MachineMeasurement
             AttentionBfloat16 = rates[3],
             MemoryBandwidth = rates[4],
             CallSeconds = 1 / rates[5],
+            FirstTouch = rates[8],
             MemoryPerRank = (double)limit / ranksOnHost,
             RuntimeBytes = RuntimeBytes,
             AllGatherBandwidth = gather,
@@ -90,11 +95,11 @@ internal static class MachineMeasurement
     {
         using var scope = NewDisposeScope();
         Tensor rows = randn([ProductRows, channels]).to(type), expand = randn([channels, hidden]).to(type), contract = randn([hidden, channels]).to(type);
-        double seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             using Tensor expanded = rows.matmul(expand);
             expanded.matmul(contract).Dispose();
-        })[0];
+        });
         return 2.0 * 2 * ProductRows * channels * hidden / seconds;
     }
 
@@ -104,12 +109,12 @@ internal static class MachineMeasurement
         using var scope = NewDisposeScope();
         long heads = 2 * get_num_threads();
         Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, heads, SegmentRows, headDim]).to(type))];
-        double seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             using var inner = NewDisposeScope();
             var (output, logSumExp) = FlashKernel.Forward(inputs[0], inputs[1], inputs[2], causal: true);
             _ = FlashKernel.Backward(inputs[3], inputs[0], inputs[1], inputs[2], output, logSumExp, causal: true);
-        })[0];
+        });
         return 2.0 * heads * SegmentRows * (SegmentRows + 1) * headDim * (1 + AttentionCost.BackwardShare) / seconds;
     }
 
@@ -118,12 +123,27 @@ internal static class MachineMeasurement
     {
         using var scope = NewDisposeScope();
         Tensor left = ones(StreamElements), right = ones(StreamElements), sum = zeros(StreamElements);
-        double seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
+        double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             sum.copy_(left);
             sum.add_(right, Scalars.One);
-        })[0];
+        });
         return 5.0 * StreamElements * sizeof(float) / seconds;
+    }
+
+    // What filling fresh memory takes longer than filling it again.
+    private static double FirstTouch()
+    {
+        var rates = new double[Rounds];
+        for (int round = 0; round < Rounds; round++)
+        {
+            MemoryAllocator.GiveBack();
+            using Tensor fresh = empty(StreamElements);
+            double first = Measurement.Seconds(() => fresh.fill_(Scalars.One)), again = Measurement.Seconds(() => fresh.fill_(Scalars.One));
+            rates[round] = StreamElements * sizeof(float) / Math.Max(first - again, first / 100);
+        }
+
+        return rates.Order().ElementAt(Rounds / 2);
     }
 
     private static double CallSeconds()
