@@ -30,7 +30,7 @@ bits() { # TYPE: of the last evaluation
 for _ in $(seq "$rounds"); do
   for type in float32 bfloat16; do
     "$longnet" bench step --config longnet-small --steps 3 --set precision.compute="$type" --set model.d_model=512 --set model.heads=8 --set model.feed_forward=2048 |
-      tee /dev/stderr | sed -n 's/.* \([0-9]*\) tokens\/s.*/\1/p' >>"$place/$type.rates"
+      tee >(cat >&2) | sed -n 's/.* \([0-9]*\) tokens\/s.*/\1/p' >>"$place/$type.rates"
   done
 done
 best() { sort -n "$place/$1.rates" | tail -n 1; }
@@ -44,11 +44,15 @@ code=0
   float=$(bits float32) half=$(bits bfloat16)
   awk -v a="$float" -v b="$half" -v x="$(best float32)" -v y="$(best bfloat16)" 'BEGIN {
     printf "| float32 | %.4f | %d |\n| bfloat16 | %.4f (%+.4f) | %d (%.2f times as many) |\n", a, x, b, b - a, y, y / x
-    exit (b - a > 0.02 || a - b > 0.02 || a == "" || b == "")
+    exit (x == 0 || b - a > 0.02 || a - b > 0.02 || a == "" || b == "")
   }' || code=1
   exit "$code"
 } | tee "$place/table" || code=1
 
+if ! grep -q '^| bfloat16 | [0-9]' "$place/table"; then
+  echo "bench-precision.sh: a run has failed; nothing is written." >&2
+  exit 1
+fi
 if [ "$document" != /dev/null ]; then
   awk -v table="$place/table" '/<!-- end of precision -->/ { skip = 0 } !skip { print } /<!-- precision -->/ { while ((getline line < table) > 0) print line; skip = 1 }' "$document" >"$place/document"
   cp "$place/document" "$document"

@@ -1,3 +1,4 @@
+using LongNet.Core.Native;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
@@ -103,6 +104,8 @@ public sealed class RotaryPositions : IDisposable
         if (cached == (shard, type, device.ToString()))
             return;
         Dispose();
+        // The first exponentials of a process that did not start with it.
+        MklVectorMath.Start();
         long block = decaySchedule is null ? 0 : DecayBlock(decaySchedule.CommonBlock(shard.TotalLength), type);
 
         using var noGradient = no_grad();

@@ -54,6 +54,18 @@ public sealed class RunLock : IDisposable
     /// </summary>
     public string? TakenOverBy => taker?.ToString();
 
+    /// <summary>Looks whether the lock was taken over, rather than wait for the next beat.</summary>
+    public bool IsTakenOver()
+    {
+        Attempt(() =>
+        {
+            // An attempt to take over ends when it sees the holder beat; a holder that was taken over must not beat over the other.
+            if (LockFile.Read(file.Path) is { } text && RunLockHolder.Parse(text) is { Heartbeat: >= FirstBeat } other && other.Token != self.Token)
+                taker = other;
+        });
+        return taker is not null;
+    }
+
     /// <summary>Takes the lock, and makes the folder where it is missing. Takes some beats where only a heartbeat can tell whether a lock is held.</summary>
     /// <param name="folder">The run directory.</param>
     /// <param name="beat">Time between beats; <see cref="Beat"/> where null.</param>
@@ -204,20 +216,12 @@ public sealed class RunLock : IDisposable
 
     private void Live()
     {
-        while (taker is null && !ended.Wait(beat))
+        while (!ended.Wait(beat))
         {
-            Attempt(() =>
-            {
-                // An attempt to take over ends when it sees the holder beat; a holder that was taken over must not beat over the other.
-                if (LockFile.Read(file.Path) is { } text && RunLockHolder.Parse(text) is { Heartbeat: >= FirstBeat } other && other.Token != self.Token)
-                {
-                    taker = other;
-                    return;
-                }
-
-                self = self with { Heartbeat = self.Heartbeat + 1 };
-                file.Write(self.ToText());
-            });
+            if (IsTakenOver())
+                return;
+            self = self with { Heartbeat = self.Heartbeat + 1 };
+            Attempt(() => file.Write(self.ToText()));
         }
     }
 

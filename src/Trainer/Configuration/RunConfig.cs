@@ -327,7 +327,7 @@ public sealed record RuntimeConfig
     /// <summary>Whether oneMKL may take its fast kernels on AMD processors too.</summary>
     public MklOnAmdSetting MklOnAmd { get; init; } = MklOnAmdSetting.Auto;
 
-    /// <summary>Which kernel attends in float32 on processors with AVX-512.</summary>
+    /// <summary>Which kernel attends in float32 and bfloat16 on processors with AVX-512.</summary>
     public CpuAttentionSetting CpuAttention { get; init; } = CpuAttentionSetting.Auto;
 
     /// <summary>Whether freed memory stays with the process.</summary>

@@ -69,7 +69,7 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         FaultDrill? drill = RankAgreement.Run(mesh.World, FaultDrill.FromProcess);
         var step = new TrainingStep(plan, mesh, state, reader, drill);
         var evaluation = new Evaluation(plan, mesh, state, reader);
-        using CheckpointSaver saver = Saver(state, metrics, reporter, drill);
+        using CheckpointSaver saver = Saver(held, state, metrics, reporter, drill);
         try
         {
             return Train(held, state, step, evaluation, saver, metrics, reporter);
@@ -98,7 +98,10 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         while (!stopped && state.Step < lastStep)
         {
             StepMetrics done = step.Run() with { CheckpointStallSeconds = saver.TakeStallSeconds() };
-            metrics?.Write(done);
+            // Its lines would come among the other run's. All ranks end together, below.
+            bool takenOver = held?.IsTakenOver() == true;
+            if (!takenOver)
+                metrics?.Write(done);
             reporter?.Step(done);
             if (metrics?.Problem is { } problem && metricsProblem is null)
                 reporter!.Say($"warning: {directory.MetricsFile} cannot be written: {problem.TrimEnd('.')}. Lines wait in memory, and no checkpoint can be saved until they can be.");
@@ -132,7 +135,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             mesh.World.Monitor.Activity = $"evaluation after step {state.Step}";
             EvaluationMetrics result = evaluation.Run();
             validationLoss = result.Loss;
-            metrics?.Write(result);
+            if (held?.TakenOverBy is null)
+                metrics?.Write(result);
             reporter?.Evaluation(result);
         }
 
@@ -152,11 +156,17 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         $"The run directory {directory.Path} was taken over by {held?.TakenOverBy ?? "another run"}, because this run stood still for some time (suspended, or its " +
         "disk out of reach) and looked dead: the other run goes on from the last checkpoint, and this one ends without saving.");
 
-    private CheckpointSaver Saver(TrainingState state, MetricsWriter? metrics, ConsoleReporter? reporter, FaultDrill? drill)
+    private CheckpointSaver Saver(RunLock? held, TrainingState state, MetricsWriter? metrics, ConsoleReporter? reporter, FaultDrill? drill)
     {
         var saver = new CheckpointSaver(directory.Checkpoints, mesh.World, plan.Config.Checkpoint.ToOptions())
         {
-            BeforeCommit = () => metrics!.Sync(),
+            BeforeCommit = () =>
+            {
+                // What is on its way must not come among the other run's checkpoints, nor let go of any.
+                if (held?.IsTakenOver() == true)
+                    throw TakenOver(held);
+                metrics!.Sync();
+            },
             FileWritten = saving => drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, saving),
             Failed = failure => reporter!.Say($"warning: {failure} Training goes on (checkpoint.required: true would end it)."),
             Saved = (step, checkpoint) =>

@@ -87,8 +87,11 @@ internal sealed record MemoryCost(
             all, all, moments, activations, gatheredKept, lossGradients + lossTile, workspace, phase,
             factors + tokens, copies ? all + moments : 0, Holes(), machine.RuntimeBytes + (machine.Processors is not null && run.ElementBytes == PlannedRun.SingleBytes ? PackedBytes : 0));
 
-        double Holes() => !machine.KeepsHoles || (recomputes && a >= MemoryAllocator.LongSequenceTensor) ? 0
-            : model.Layers * a * (recomputes ? HolesPerRecomputedBlock : HolesPerBlock);
+        double Holes()
+        {
+            bool givesBack = recomputes && run.Config.Runtime.Allocator == AllocatorSetting.Tuned;
+            return !machine.KeepsHoles || (givesBack && a >= MemoryAllocator.LongSequenceTensor) ? 0 : model.Layers * a * (givesBack ? HolesPerRecomputedBlock : HolesPerBlock);
+        }
     }
 
     // What is in memory beside all that is kept, at the moments when that is most.

@@ -97,7 +97,7 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
         var optimizer = new PartTime(
             "optimizer", (UpdatePasses * updated + GradientPasses * parameters.Total) * PlannedRun.SingleBytes / machine.MemoryBandwidth, Resource.MemoryBandwidth);
         // What is given back after each step is handed out anew in the next.
-        double touched = recomputes && machine.KeepsHoles ? memory.Activations + memory.Gathered + memory.Logits + memory.Workspace + memory.Allocator : 0;
+        double touched = recomputes && machine.KeepsHoles && run.Config.Runtime.Allocator == AllocatorSetting.Tuned ? memory.Activations + memory.Gathered + memory.Logits + memory.Workspace + memory.Allocator : 0;
         var handedOut = new PartTime("fresh memory", touched / (machine.FirstTouch ?? double.PositiveInfinity), Resource.MemoryBandwidth);
         double tiles = recomputes ? Math.Max(1, run.LocalRows * (double)Math.Max(model.DModel, model.FeedForward) / (16 << 20)) : 1;
         var calls = new PartTime("calls", layers * tiles * ((recomputes ? 2 : 1) * ForwardCalls + BackwardCalls) * machine.CallSeconds, Resource.Calls);

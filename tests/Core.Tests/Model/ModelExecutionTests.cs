@@ -214,12 +214,13 @@ public class ModelExecutionTests
     {
         using var folder = new TemporaryFolder();
         string host = Environment.MachineName;
-        // A process of this machine that does not run, one that does, and one of another machine, of which nobody here knows.
-        string gone = $"longnet-activations-{host}-{int.MaxValue}-a", runs = $"longnet-activations-{host}-{Environment.ProcessId}-a", other = $"longnet-activations-not{host}-{int.MaxValue}-a";
-        foreach (string name in new[] { gone, runs, other, "mine" })
+        // A process of this machine that does not run, one that does, and two of other machines, of which nobody here knows.
+        string gone = $"longnet-activations-{host}-{int.MaxValue}-a", runs = $"longnet-activations-{host}-{Environment.ProcessId}-a", other = $"longnet-activations-not{host}-{int.MaxValue}-a",
+            longer = $"longnet-activations-{host}-{int.MaxValue}-4711-a";
+        foreach (string name in new[] { gone, runs, other, longer, "mine" })
             folder.Write(name, "");
         using (new LongNetLanguageModel(Config, 1, execution: new ModelExecution { Recompute = Recompute.Full, OffloadFolder = folder.Path }))
-            Assert.Equal(new[] { runs, other, "mine" }.Order(StringComparer.Ordinal), Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+            Assert.Equal(new[] { runs, other, longer, "mine" }.Order(StringComparer.Ordinal), Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal));
     }
 
     private static (double Loss, Tensor[] Gradients) Run(LongNetConfig config, ModelExecution execution, int times = 1, ScalarType type = ScalarType.Float32)

@@ -483,6 +483,21 @@ public sealed class RunLockTests : IDisposable
         Assert.Empty(new RunDirectory(Run).Checkpoints.Steps());
     }
 
+    /// <summary>A save is always on its way: what the other run finds is what stays.</summary>
+    [Fact]
+    public void Train_WhoseDirectoryIsTakenOverWhileItSaves_LeavesTheCheckpoints()
+    {
+        using var run = new ProgramRun(Repository.LongNet, [.. Endless(), "--set", "checkpoint.every_steps=1"]);
+        CheckpointStore store = new RunDirectory(Run).Checkpoints;
+        Assert.True(SpinWait.SpinUntil(() => run.HasExited || store.Steps().Count > 2, Limit));
+        TakeOver(OfAnotherHost() with { Heartbeat = 1 });
+        // What had looked at the lock just before.
+        Thread.Sleep(500);
+        IReadOnlyList<long> found = store.Steps();
+        Assert.Equal(2, run.Wait(Limit).ExitCode);
+        Assert.Equal(found, store.Steps());
+    }
+
     private static int WithoutLocks(LockFile file) => NotSupported;
 
     private static RunLockHolder OfAnotherHost() =>

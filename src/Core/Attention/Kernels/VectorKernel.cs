@@ -31,7 +31,7 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
     /// the keys in panels would take longer than to attend.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool Takes(Tensor q) => q.shape[2] >= Strip && TakesAnyLength(q) && q.dtype != ScalarType.Float16;
+    public static bool Takes(Tensor q) => q.shape[2] >= Strip && TakesAnyLength(q) && CpuAttention.UsesOwnKernelFor(q.dtype);
 
     /// <summary>Whether it takes the tensor, once that is converted to float32 where it is float16, however few the queries are.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>

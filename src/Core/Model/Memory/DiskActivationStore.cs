@@ -18,6 +18,9 @@ internal sealed partial class DiskActivationStore : IActivationStore
     // errno of Linux: no space, no more of a quota; and the file's size stays as it is.
     private const int NoSpace = 28, OverQuota = 122, KeepSize = 1;
 
+    // What fallocate answers when a signal came, and where there is no such thing.
+    private const int Interrupted = 4, NotSupported = 95, NotImplemented = 38, Invalid = 22;
+
     private readonly string folder;
     private readonly SafeFileHandle file;
     private readonly Stack<Stored> waiting = [];
@@ -50,9 +53,12 @@ internal sealed partial class DiskActivationStore : IActivationStore
         reserved = bytes;
         if (bytes == 0)
             return;
+        int error;
+        do
+            error = !OperatingSystem.IsLinux() ? NotSupported : Allocate(file, KeepSize, 0, bytes) == 0 ? 0 : Marshal.GetLastPInvokeError();
+        while (error == Interrupted);
         // A file system that reserves nothing is asked what it has.
-        bool allocated = OperatingSystem.IsLinux() && Allocate(file, KeepSize, 0, bytes) == 0;
-        if (allocated || (Marshal.GetLastPInvokeError() is not (NoSpace or OverQuota) && Free() >= bytes))
+        if (error == 0 || (error is NotSupported or NotImplemented or Invalid && Free() >= bytes))
             return;
         // Some systems keep what they had allocated when they ran out.
         RandomAccess.SetLength(file, 0);
@@ -114,7 +120,9 @@ internal sealed partial class DiskActivationStore : IActivationStore
         string ofHost = $"{Prefix}-{Environment.MachineName}-";
         foreach (string path in Directory.EnumerateFiles(folder, ofHost + "*"))
         {
-            if (!int.TryParse(Path.GetFileName(path)[ofHost.Length..].Split('-')[0], NumberStyles.None, CultureInfo.InvariantCulture, out int process) || Runs(process))
+            // Another host's name may begin with this one's.
+            if (Path.GetFileName(path)[ofHost.Length..].Split('-') is not [var number, _]
+                || !int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int process) || Runs(process))
                 continue;
             try
             {
