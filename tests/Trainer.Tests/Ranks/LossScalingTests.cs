@@ -94,7 +94,8 @@ public sealed class LossScalingTests : IDisposable
         string end = folder[$"run/checkpoints/{CheckpointStore.NameOf(Steps)}"];
         CheckpointLossScaler state = CheckpointManifest.Read(end).LossScaler!;
         Assert.Equal((scale, skipped), (state.Scale, state.SkippedSteps));
-        Assert.InRange(state.GoodSteps, 10, Steps - skipped);
+        // A later step may overflow once more, as the text has it.
+        Assert.Equal(lines.Reverse().TakeWhile(line => line.GetProperty("grad_norm").ValueKind != JsonValueKind.Null).Count(), state.GoodSteps);
         using var scope = NewDisposeScope();
         using SafetensorsReader optimizer = SafetensorsReader.Open(Path.Combine(end, sharded ? "optimizer-00000-of-00002.safetensors" : Optimizer));
         Assert.Equal(Steps - skipped, optimizer.Read("step").item<float>());
