@@ -47,7 +47,6 @@ measure 1048576 256 bfloat16 full none 16
 measure 262144 256 float32 full disk 8
 
 if [ "$document" != /dev/null ]; then
-  awk -v table="$table" '/<!-- end of table -->/ { skip = 0 } !skip { print } /<!-- table -->/ { while ((getline line < table) > 0) print line; skip = 1 }' "$document" >"$place/document"
-  cp "$place/document" "$document"
+  scripts/into-document.sh "$document" steps "$table"
 fi
 exit "$code"

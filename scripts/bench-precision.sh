@@ -54,7 +54,6 @@ if ! grep -q '^| bfloat16 | [0-9]' "$place/table"; then
   exit 1
 fi
 if [ "$document" != /dev/null ]; then
-  awk -v table="$place/table" '/<!-- end of precision -->/ { skip = 0 } !skip { print } /<!-- precision -->/ { while ((getline line < table) > 0) print line; skip = 1 }' "$document" >"$place/document"
-  cp "$place/document" "$document"
+  scripts/into-document.sh "$document" precision "$place/table"
 fi
 exit "$code"

@@ -67,9 +67,4 @@ done
   done
 } | tee "$place/table"
 
-awk -v table="$place/table" '
-  /<!-- measured: end -->/ { inside = 0 }
-  !inside { print }
-  /<!-- measured: begin -->/ { inside = 1; while ((getline line < table) > 0) print line }
-' docs/planning.md >"$place/planning.md"
-cp "$place/planning.md" docs/planning.md
+scripts/into-document.sh docs/planning.md measured "$place/table"
