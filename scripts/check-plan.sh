@@ -2,12 +2,12 @@
 # Compares what longnet plan predicts with what training takes on this machine, and writes the table into docs/planning.md.
 #   scripts/check-plan.sh            ten configurations, some minutes per round: leave the machine to them
 #   --rounds N                       how often each is measured and run (default 3): the middle counts
-#   --steps N                        steps of each (default 8)
+#   --steps N                        steps of each (default 40)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/mpi-environment.sh
 
-steps=8 rounds=3
+steps=40 rounds=3
 while [ $# -gt 0 ]; do
   case $1 in
     --steps) steps=$2; shift 2 ;;

@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using System.Globalization;
+using LongNet.Trainer.Loop;
 
 namespace LongNet.Trainer.Benchmarks;
 
@@ -68,19 +68,13 @@ internal static class Measurement
             Core.Native.MemoryAllocator.GiveBack();
             // Resets the peak to what is resident now.
             File.WriteAllText("/proc/self/clear_refs", "5");
-            long before = ResidentPeak();
+            long? before = ResidentMemory.Peak();
             work();
-            return ResidentPeak() - before;
+            return ResidentMemory.Peak() - before;
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             return null;
         }
-    }
-
-    private static long ResidentPeak()
-    {
-        string line = File.ReadLines("/proc/self/status").First(line => line.StartsWith("VmHWM:", StringComparison.Ordinal));
-        return long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[^2], CultureInfo.InvariantCulture) * 1024;
     }
 }

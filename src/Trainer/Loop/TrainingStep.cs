@@ -5,7 +5,6 @@ using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed;
 using LongNet.Distributed.Diagnostics;
-using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
@@ -34,9 +33,7 @@ public sealed class TrainingStep
     private readonly FaultDrill? drill;
     private readonly Dictionary<int, int> bucketOfBlock;
 
-    // What lies between kept tensors and fits no other would grow from step to step. Where memory is not what is saved, neither is the time
-    // in which the system hands out its pages anew.
-    private readonly bool givesMemoryBack;
+    private readonly FreedMemory freed;
 
     /// <param name="plan">The run.</param>
     /// <param name="mesh">The ranks. Not owned.</param>
@@ -52,7 +49,7 @@ public sealed class TrainingStep
         this.state = state;
         this.reader = reader;
         this.drill = drill;
-        givesMemoryBack = plan.Config.Runtime.Allocator == AllocatorSetting.Tuned && plan.Config.Memory.Recompute != Recompute.None;
+        freed = new FreedMemory(plan.Config.Runtime.Allocator, plan.Config.Memory.Recompute);
         bucketOfBlock = state.Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b)).Where(entry => entry.bucket.Layer is not null)
             .ToDictionary(entry => entry.bucket.Layer!.Value, entry => entry.b);
         order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
@@ -66,6 +63,7 @@ public sealed class TrainingStep
     public StepMetrics Run()
     {
         var clock = Stopwatch.StartNew();
+        freed.BeforeStep(ResidentMemory.Allocated());
         long sentBefore = state.BytesSent;
         CollectiveMonitor monitor = mesh.World.Monitor;
         double waitedBefore = monitor.WaitedSeconds, transferredBefore = monitor.TransferSeconds;
@@ -110,7 +108,7 @@ public sealed class TrainingStep
         state.Model.BlockGradientsComplete = null;
         At(null, "reducing gradients");
         state.Gradients.FinishReduce();
-        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, PeakMemory.Bytes() ?? 0);
+        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ResidentMemory.Peak() ?? 0);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
         double mean = lossSum / Math.Max(1, tokens);
         double rate = schedule.RateAt(state.Step + 1);
@@ -133,7 +131,7 @@ public sealed class TrainingStep
                 $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
         }
 
-        if (givesMemoryBack)
+        if (freed.GivesBackAfterStep(ResidentMemory.Allocated()))
             MemoryAllocator.GiveBack();
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;

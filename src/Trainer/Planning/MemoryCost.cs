@@ -37,9 +37,13 @@ internal sealed record MemoryCost(
     private const int FactorBytes = 2 * 2 * sizeof(float), MakingBytes = 9 * sizeof(double);
 
     // glibc leaves freed memory in the process, and what is kept of one block lies between the next one's temporaries, so that a block
-    // finds no room in the last one's. Measured, in tensors [local rows, d_model] per block, after some steps. Where blocks are recomputed,
-    // it is given back after each step, and during steps too, if the tensors are large.
-    private const double HolesPerBlock = 18, HolesPerRecomputedBlock = 3.5;
+    // finds no room in the last one's. A first step leaves a third of what it needs in holes; then the process grows by FreedMemory.MostGrowth
+    // and part of a step before it gives back. Measured, as a share of what a step needs.
+    private const double HolesOfKeptMemory = 1.85;
+
+    // Where blocks are recomputed, memory is given back after each step, and during steps too, if the tensors are large. Measured, in tensors
+    // [local rows, d_model] per block.
+    private const double HolesPerRecomputedBlock = 3.5;
 
     // What oneMKL packs the matrices of float32 products into.
     private const double PackedBytes = 25 << 20;
@@ -90,7 +94,9 @@ internal sealed record MemoryCost(
         double Holes()
         {
             bool givesBack = recomputes && run.Config.Runtime.Allocator == AllocatorSetting.Tuned;
-            return !machine.KeepsHoles || (givesBack && a >= MemoryAllocator.LongSequenceTensor) ? 0 : model.Layers * a * (givesBack ? HolesPerRecomputedBlock : HolesPerBlock);
+            if (!machine.KeepsHoles || (givesBack && a >= MemoryAllocator.LongSequenceTensor))
+                return 0;
+            return givesBack ? model.Layers * a * HolesPerRecomputedBlock : HolesOfKeptMemory * (activations + gatheredKept + lossGradients + lossTile + workspace);
         }
     }
 

@@ -9,8 +9,9 @@ namespace LongNet.Trainer.Tests.Planning;
 /// <summary>Predictions beside what real runs measure.</summary>
 public class RunCheckTests
 {
-    // Holes of the system's allocator differ from shape to shape by half of what is predicted of them, which is up to half of all.
-    private const double MemoryTolerance = 0.25;
+    // Holes of the system's allocator are up to half of all, and differ from run to run by a tenth of all; the preset knows this machine's
+    // runtime to some megabytes.
+    private const double MemoryTolerance = 0.15;
 
     [Theory]
     [InlineData(false)]
@@ -34,15 +35,15 @@ public class RunCheckTests
 
     [Theory]
     [Trait("Category", "slow")]
-    [InlineData("float32", "none")]
-    [InlineData("bfloat16", "full")]
-    public void PeakMemory_OfARun_IsThatPredicted(string precision, string recompute)
+    [InlineData("float32", "none", 50)]
+    [InlineData("bfloat16", "full", 5)]
+    public void PeakMemory_OfARun_IsThatPredicted(string precision, string recompute, int steps)
     {
         using var folder = new TemporaryFolder();
         JsonElement check = Train(
             folder, 1,
             [
-                "--config", "longnet-small", "--set", "training.steps=2", "--set", "evaluation.every_steps=0", "--set", "checkpoint.every_steps=0",
+                "--config", "longnet-small", "--set", $"training.steps={steps}", "--set", "evaluation.every_steps=0", "--set", "checkpoint.every_steps=0",
                 "--set", $"precision.compute={precision}", "--set", $"memory.recompute={recompute}",
             ]);
         JsonElement measured = check.GetProperty("measured").GetProperty("peak_memory_bytes");

@@ -4,15 +4,15 @@ using LongNet.Trainer.Loop;
 
 namespace LongNet.Trainer.Tests.Loop;
 
-public class PeakMemoryTests
+public class ResidentMemoryTests
 {
     private const int Block = 32 << 20;
 
     [Fact]
-    public unsafe void Bytes_AfterMuchMemoryWasUsed_StayWhatTheyWereThen()
+    public unsafe void Peak_AfterMuchMemoryWasUsed_StayWhatTheyWereThen()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Other systems do not tell.");
-        long before = PeakMemory.Bytes()!.Value, resident = 0;
+        long before = ResidentMemory.Peak()!.Value, resident = 0;
         var blocks = new List<nint>();
         // Until more is resident than ever was.
         while (resident < before + Block)
@@ -29,6 +29,21 @@ public class PeakMemoryTests
         using var now = Process.GetCurrentProcess();
         // .NET reads the same number another way; the kernel counts pages of each processor apart, so both may lag by a few megabytes.
         const long Lag = 8 << 20;
-        Assert.InRange(PeakMemory.Bytes()!.Value, resident - Lag, now.PeakWorkingSet64 + Lag);
+        Assert.InRange(ResidentMemory.Peak()!.Value, resident - Lag, now.PeakWorkingSet64 + Lag);
+    }
+
+    [Fact]
+    public unsafe void Allocated_WhileMemoryIsHeld_CountsIt()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Other systems do not tell.");
+        // Far more than other tests of this process take or free meanwhile.
+        const int Large = 1 << 30;
+        long before = ResidentMemory.Allocated()!.Value;
+        void* block = NativeMemory.Alloc(Large);
+        NativeMemory.Fill(block, Large, 1);
+        long held = ResidentMemory.Allocated()!.Value;
+        NativeMemory.Free(block);
+        Assert.InRange(held - before, Large / 2, Large * 2L);
+        Assert.InRange(held - ResidentMemory.Allocated()!.Value, Large / 2, Large * 2L);
     }
 }
