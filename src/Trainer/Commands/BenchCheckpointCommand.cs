@@ -17,12 +17,7 @@ internal static class BenchCheckpointCommand
         Option<string> config = CommonOptions.Config();
         Option<string[]> set = CommonOptions.Set();
         var folder = new Option<string>("--folder") { Description = "Folder on the disk that is meant; what is written there is removed", HelpName = "DIR", Required = true };
-        var saves = new Option<int>("--saves") { Description = "Times that each is measured; the median is told", DefaultValueFactory = _ => 3 };
-        saves.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int value) && value < 1)
-                result.AddError($"--saves is {value}, but must be at least 1.");
-        });
+        Option<int> saves = BenchCommand.AtLeastOne(new Option<int>("--saves") { Description = "Times that each is measured; the median is told", DefaultValueFactory = _ => 3 });
         var command = new Command("checkpoint", "Checkpoints of a configuration's state, on the ranks that mpiexec started, or on one without it") { config, set, folder, saves };
         command.SetAction(parsed => RankProgram.Run(runtime =>
         {

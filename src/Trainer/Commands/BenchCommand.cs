@@ -15,25 +15,20 @@ namespace LongNet.Trainer.Commands;
 /// <summary>longnet bench: what things cost on this machine.</summary>
 internal static class BenchCommand
 {
-    private static readonly Dictionary<string, ScalarType> Types = new()
+    internal static readonly IReadOnlyDictionary<string, ScalarType> Types = new Dictionary<string, ScalarType>
     {
         ["float32"] = ScalarType.Float32,
         ["bfloat16"] = ScalarType.BFloat16,
         ["float64"] = ScalarType.Float64,
     };
 
-    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), BenchCollectivesCommand.Create(), BenchCheckpointCommand.Create(), Decode(), Step() };
+    public static Command Create() => new("bench", "Measures what things cost on this machine") { Attention(), BenchCollectivesCommand.Create(), BenchCheckpointCommand.Create(), Decode(), BenchLossCommand.Create(), Step() };
 
     private static Command Attention()
     {
         var lengths = Numbers("--lengths", "Lengths of the sequence", [8192, 32768, 131072]);
         var (segments, dilations, heads, headDim, threads) = Shape();
-        var dtype = new Option<string>("--dtype") { Description = "Compute type", DefaultValueFactory = _ => "float32" };
-        dtype.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && !Types.ContainsKey(result.Tokens[0].Value))
-                result.AddError($"--dtype is {result.Tokens[0].Value}, but must be one of {string.Join(", ", Types.Keys)}.");
-        });
+        Option<string> dtype = ComputeType();
         var device = new Option<string>("--device") { Description = "Where it computes: cpu or cuda", DefaultValueFactory = _ => "cpu" };
         device.Validators.Add(result =>
         {
@@ -87,9 +82,32 @@ internal static class BenchCommand
         Numbers("--dilation-rates", "Dilation rate of every branch", [1, 2, 4, 8]),
         new Option<long>("--heads") { Description = "Heads", DefaultValueFactory = _ => 8 },
         new Option<long>("--head-dim") { Description = "Channels per head", DefaultValueFactory = _ => 64 },
-        new Option<int?>("--threads") { Description = "CPU threads; default: all" });
+        Threads());
 
-    private static string OneProcess(DistributedRuntime runtime, string what, int? threads) => runtime.World.Size == 1
+    internal static Option<int?> Threads() => new("--threads") { Description = "CPU threads; default: all" };
+
+    internal static Option<string> ComputeType()
+    {
+        var dtype = new Option<string>("--dtype") { Description = "Compute type", DefaultValueFactory = _ => "float32" };
+        dtype.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && !Types.ContainsKey(result.Tokens[0].Value))
+                result.AddError($"--dtype is {result.Tokens[0].Value}, but must be one of {string.Join(", ", Types.Keys)}.");
+        });
+        return dtype;
+    }
+
+    internal static Option<T> AtLeastOne<T>(Option<T> option)
+    {
+        option.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && long.TryParse(result.Tokens[0].Value, out long value) && value < 1)
+                result.AddError($"{option.Name} is {value}, but must be at least 1.");
+        });
+        return option;
+    }
+
+    internal static string OneProcess(DistributedRuntime runtime, string what, int? threads) => runtime.World.Size == 1
         ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
         : throw new UnanimousException($"bench {what} measures one process: start it without mpiexec.");
 
@@ -97,12 +115,7 @@ internal static class BenchCommand
     {
         Option<string> config = CommonOptions.Config();
         Option<string[]> set = CommonOptions.Set();
-        var steps = new Option<int>("--steps") { Description = "Steps that are measured; the shortest counts", DefaultValueFactory = _ => 5 };
-        steps.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int value) && value < 1)
-                result.AddError($"--steps is {value}, but must be at least 1.");
-        });
+        Option<int> steps = AtLeastOne(new Option<int>("--steps") { Description = "Steps that are measured; the shortest counts", DefaultValueFactory = _ => 5 });
         var command = new Command("step", "Training steps of a configuration, on the ranks that mpiexec started, or on one without it") { config, set, steps };
         command.SetAction(parsed => RankProgram.Run(runtime =>
         {
@@ -155,7 +168,7 @@ internal static class BenchCommand
         }
     }
 
-    private static Option<long[]> Numbers(string name, string description, long[] standard) => new(name)
+    internal static Option<long[]> Numbers(string name, string description, long[] standard) => new(name)
     {
         Description = $"{description}, separated by commas",
         HelpName = "N,N,...",
@@ -175,5 +188,5 @@ internal static class BenchCommand
         },
     };
 
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+    internal static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

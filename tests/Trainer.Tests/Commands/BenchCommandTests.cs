@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using LongNet.Core.Native;
@@ -107,6 +108,37 @@ public class BenchCommandTests
         // 100 rows: 36 of the second segment of 64, and 25 of the first of 256. 260 rows: 4 of either, of which every fourth is kept.
         Assert.Matches(@"(?m)^ +100 \| +[0-9.]+ \| +61 \| +[1-9][0-9]*$", result.Output);
         Assert.Matches(@"(?m)^ +260 \| +[0-9.]+ \| +5 \| +[1-9][0-9]*$", result.Output);
+    }
+
+    [Fact]
+    public void Loss_OfTwoVocabularies_TellsBothWaysTimesAndMemory()
+    {
+        using var folder = new TemporaryFolder();
+        string file = folder["loss.md"];
+        ProgramResult result = ProgramRun.ToEnd(TimeSpan.FromMinutes(2), Repository.LongNet,
+        [
+            "bench", "loss", "--vocabularies", "64,8192", "--rows", "2048", "--d-model", "32", "--tile-rows", "128", "--rounds", "1", "--markdown", file,
+        ]).AssertSuccess();
+        const string Measured = "[0-9]+ ms \\| [0-9]+ ms \\| [0-9]+ % \\| ([0-9]+) MiB \\| ([0-9]+) MiB \\|$";
+        Assert.Matches($"(?m)^\\| 64 \\| {Measured}", result.Output);
+        Match large = Regex.Match(result.Output, $"(?m)^\\| 8192 \\| {Measured}");
+        // 64 MiB of logits and as much of their gradients, against 4 MiB each for a tile.
+        Assert.InRange(int.Parse(large.Groups[2].Value, CultureInfo.InvariantCulture), 128, 400);
+        Assert.InRange(int.Parse(large.Groups[1].Value, CultureInfo.InvariantCulture), 1, 64);
+        Assert.Contains(large.Value, File.ReadAllText(file), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("loss", "--rows")]
+    [InlineData("loss", "--d-model")]
+    [InlineData("loss", "--tile-rows")]
+    [InlineData("loss", "--rounds")]
+    [InlineData("step", "--steps")]
+    public void Bench_OfNothing_IsRefused(string benchmark, string option)
+    {
+        ProgramResult result = ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["bench", benchmark, option, "0"]);
+        Assert.Contains($"longnet: {option} is 0, but must be at least 1.\n", result.Error, StringComparison.Ordinal);
+        Assert.Equal(2, result.ExitCode);
     }
 
     [Theory]

@@ -1,0 +1,52 @@
+using LongNet.Core.Model.Memory;
+using LongNet.Core.Numerics;
+using static TorchSharp.torch;
+
+namespace LongNet.Trainer.Benchmarks;
+
+/// <summary>What the loss of one vocabulary takes, forward and backward.</summary>
+/// <param name="Vocabulary">Tokens.</param>
+/// <param name="TiledSeconds">Tile by tile, as in training.</param>
+/// <param name="PlainSeconds">With the logits of all rows at once.</param>
+/// <param name="TiledBytes">What the tiled one's resident memory grows by; null where the system does not tell.</param>
+/// <param name="PlainBytes">What the plain one's grows by.</param>
+internal sealed record LossTimes(long Vocabulary, double TiledSeconds, double PlainSeconds, long? TiledBytes, long? PlainBytes);
+
+/// <summary>Final norm, output projection and cross-entropy with their gradients: tile by tile, and as libtorch's operations do it over all rows.</summary>
+/// <param name="Rows">Rows, all with a target.</param>
+/// <param name="Channels">d_model.</param>
+/// <param name="Type">Compute type; parameters are float32, as in training.</param>
+/// <param name="TileRows">Most rows of a tile; null: as many as training takes.</param>
+/// <param name="Rounds">How often each is measured.</param>
+internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, long? TileRows, int Rounds)
+{
+    public LossTimes Run(long vocabulary)
+    {
+        using var scope = NewDisposeScope();
+        using TorchSharp.Modules.LayerNorm norm = nn.LayerNorm(Channels);
+        Tensor hidden = randn(1, Rows, Channels).to(Type).requires_grad_(true);
+        Tensor projection = randn(vocabulary, Channels).mul(0.02).detach().requires_grad_(true);
+        Tensor targets = randint(vocabulary, [1, Rows], dtype: ScalarType.Int64);
+        Tensor[] leaves = [hidden, projection, norm.weight!, norm.bias!];
+
+        void Backward(Func<Tensor> loss)
+        {
+            using var inner = NewDisposeScope();
+            BackwardPass.Run(loss());
+            foreach (Tensor leaf in leaves)
+                leaf.grad = null;
+        }
+
+        void Tiled() => Backward(() => OutputLoss.Sum(hidden, norm, projection, targets, TileRows));
+        void Plain() => Backward(() =>
+        {
+            Tensor logits = nn.functional.linear(MixedPrecision.Apply(norm, hidden), projection.to(Type)).to(ScalarType.Float32);
+            return nn.functional.cross_entropy(logits.view(-1, vocabulary), targets.view(-1), reduction: nn.Reduction.Sum);
+        });
+
+        // Memory first: what is freed by a round that was timed would be taken again unseen.
+        long? tiledBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Tiled), plainBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Plain);
+        double[] seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, Tiled, Plain);
+        return new LossTimes(vocabulary, seconds[0], seconds[1], tiledBytes, plainBytes);
+    }
+}
