@@ -3,7 +3,7 @@
 #   scripts/test.sh           all but the slow ones
 #   scripts/test.sh --slow    only the slow proofs (trait Category=slow)
 #   scripts/test.sh --all     everything
-# The last line is "N passed, N failed" (", N skipped") over all test projects.
+# Then come the twenty slowest tests with their seconds; the last line is "N passed, N failed" (", N skipped") over all test projects.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,6 +32,9 @@ for project in tests/*.Tests; do
     crashed=$((crashed + 1))
   fi
 done
+
+echo "slowest:"
+cat "$reports"/*.xml 2>/dev/null | grep -o '<test [^>]*' | sed -E 's/.* name="([^"]*)".* time="([0-9.]*)".*/\2 s  \1/' | sort -rn | sed -n 1,20p || true
 
 # Totals come from the reports' own attributes.
 total() { cat "$reports"/*.xml 2>/dev/null | grep -o '<assembly [^>]*' | grep -o " $1=\"[0-9]*\"" | grep -o '[0-9]*' | awk '{ n += $1 } END { print n + 0 }' || true; }
