@@ -35,15 +35,15 @@ public class RunCheckTests
 
     [Theory]
     [Trait("Category", "slow")]
-    [InlineData("float32", "none", 50)]
-    [InlineData("bfloat16", "full", 5)]
-    public void PeakMemory_OfARun_IsThatPredicted(string precision, string recompute, int steps)
+    [InlineData("float32", "none")]
+    [InlineData("bfloat16", "full")]
+    public void PeakMemory_OfARun_IsThatPredicted(string precision, string recompute)
     {
         using var folder = new TemporaryFolder();
         JsonElement check = Train(
             folder, 1,
             [
-                "--config", "longnet-small", "--set", $"training.steps={steps}", "--set", "evaluation.every_steps=0", "--set", "checkpoint.every_steps=0",
+                "--config", "longnet-small", "--set", "training.steps=40", "--set", "evaluation.every_steps=0", "--set", "checkpoint.every_steps=0",
                 "--set", $"precision.compute={precision}", "--set", $"memory.recompute={recompute}",
             ]);
         JsonElement measured = check.GetProperty("measured").GetProperty("peak_memory_bytes");
