@@ -55,7 +55,7 @@ for round in $(seq "$rounds"); do
 done
 
 {
-  echo "On $(grep -m 1 '^model name' /proc/cpuinfo | cut -d : -f 2 | xargs), $(nproc) processors, \`configs/longnet-small.yaml\`, $steps steps, the middle of $rounds rounds:"
+  echo "On $(grep -m 1 '^model name' /proc/cpuinfo | cut -d : -f 2 | xargs), $(nproc) processors, \`configs/longnet-small.yaml\`, $steps steps, $([ "$rounds" = 1 ] && echo "one round" || echo "the middle of $rounds rounds"):"
   echo
   echo "| length | ranks | compute | recompute | memory predicted | measured | error | step predicted | measured | error |"
   echo "| ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
