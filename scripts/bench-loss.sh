@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the loss tile by tile against the loss with the logits of all rows at once, and writes the table into docs/memory.md.
-#   scripts/bench-loss.sh      half a minute; options of longnet bench loss may follow
+#   scripts/bench-loss.sh      a minute; options of longnet bench loss may follow
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
