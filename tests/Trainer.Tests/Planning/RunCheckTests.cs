@@ -80,7 +80,7 @@ public class RunCheckTests
     private static JsonElement Train(TemporaryFolder folder, int ranks, string[] arguments)
     {
         string run = folder["run"];
-        RankTests.Launcher(ranks == 1 ? MpiKind.None : MpiKind.OpenMpi).Run(ranks, Repository.LongNet, ["train", .. arguments, "--set", $"data.path=[{Repository.PathOf("src")}]", "--output", run]).AssertSuccess();
+        RankTests.Launcher(ranks == 1 ? MpiKind.None : MpiKind.OpenMpi).Run(ranks, Repository.LongNet, ["train", .. arguments, "--set", $"data.path=[{Repository.PathOf("configs/text")}]", "--output", run]).AssertSuccess();
         ProgramResult result = ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["plan", "--check", run, "--machine", "desk", "--json"]);
         result.AssertSuccess();
         return JsonElement.Parse(result.Output);

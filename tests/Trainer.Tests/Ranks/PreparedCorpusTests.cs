@@ -85,7 +85,7 @@ public sealed class PreparedCorpusTests : IDisposable
             $"data.path {corpus} was prepared with tokenizer.json, which is not the tokenizer that data.tokenizer {other} names: " +
             "remove data.tokenizer to train on it as it is, or prepare the text again.",
             $"data.path=[{corpus}]", "model.vocabulary=286", $"data.tokenizer={other}");
-        string text = Repository.PathOf("src/Core/**/*.cs");
+        string text = Repository.PathOf("configs/text/*.txt");
         Fails(
             $"data.tokenizer is {tokenizer}, and data.path names text, which is tokenized before training: run longnet data prepare --input '{text}' " +
             $"--tokenizer {tokenizer} --output ranks-agree.tokens, then set data.path to the file that it writes.",
@@ -112,7 +112,7 @@ public sealed class PreparedCorpusTests : IDisposable
     }
 
     private void Prepare(string output, string tokenizer) => ProgramRun.ToEnd(
-        TimeSpan.FromMinutes(1), Repository.LongNet, ["data", "prepare", "--input", Repository.PathOf("src/**/*.cs"), "--tokenizer", tokenizer, "--output", output]).AssertSuccess();
+        TimeSpan.FromMinutes(1), Repository.LongNet, ["data", "prepare", "--input", Repository.PathOf("configs/text/*.txt"), "--tokenizer", tokenizer, "--output", output]).AssertSuccess();
 
     private void Fails(string message, params string[] settings)
     {
