@@ -7,12 +7,8 @@ namespace LongNet.Core;
 public class UserException : Exception
 {
     public UserException(string message)
-        : base(message)
-    {
-    }
+        : base(message) { }
 
     public UserException(string message, Exception innerException)
-        : base(message, innerException)
-    {
-    }
+        : base(message, innerException) { }
 }

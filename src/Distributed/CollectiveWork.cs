@@ -7,8 +7,8 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed;
 
 /// <summary>
-/// A collective that was started. Its tensors must be left alone until <see cref="Wait"/> has returned; a work that nobody waits for
-/// still runs to its end.
+/// A collective that was started. Its tensors must be left alone until <see cref="Wait"/> has returned; a work that
+/// nobody waits for still runs to its end.
 /// </summary>
 public sealed class CollectiveWork : IPendingTensor
 {
@@ -31,8 +31,8 @@ public sealed class CollectiveWork : IPendingTensor
     public bool IsCompleted => transfer.IsCompleted;
 
     /// <summary>
-    /// Waits for this rank's part. A CPU tensor then holds the result; a CUDA tensor will hold it for everything that is put on the
-    /// current stream from now on.
+    /// Waits for this rank's part. A CPU tensor then holds the result; a CUDA tensor will hold it for everything that
+    /// is put on the current stream from now on.
     /// </summary>
     public void Wait()
     {
@@ -53,7 +53,10 @@ public sealed class CollectiveWork : IPendingTensor
         }
     }
 
-    /// <summary>Waits and returns the result: the new tensor, owned by the caller of the collective, or the one that it changed in place.</summary>
+    /// <summary>
+    /// Waits and returns the result: the new tensor, owned by the caller of the collective, or the one that it changed
+    /// in place.
+    /// </summary>
     /// <exception cref="InvalidOperationException">The collective has no result (send, barrier).</exception>
     public Tensor Result()
     {

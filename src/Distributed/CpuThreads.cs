@@ -2,7 +2,9 @@ using System.Globalization;
 
 namespace LongNet.Distributed;
 
-/// <summary>How many threads a rank may use for its tensors, so that the ranks of one machine do not fight for it.</summary>
+/// <summary>
+/// How many threads a rank may use for its tensors, so that the ranks of one machine do not fight for it.
+/// </summary>
 public static class CpuThreads
 {
     /// <summary>The rule. Pure.</summary>
@@ -31,8 +33,8 @@ public static class CpuThreads
 
     /// <summary>Reads what <see cref="PerRank"/> needs.</summary>
     /// <remarks>
-    /// A container's limits bind all its ranks together, so they make the machine smaller; only a set of processors that
-    /// is this process's own makes it see fewer.
+    /// A container's limits bind all its ranks together, so they make the machine smaller; only a set of processors
+    /// that is this process's own makes it see fewer.
     /// </remarks>
     public static (int Visible, int Machine) Processors()
     {
@@ -64,7 +66,9 @@ public static class CpuThreads
     private static int? AllowedProcessors()
     {
         const string Key = "Cpus_allowed_list:";
-        string? line = Text("/proc/self/status")?.Split('\n').FirstOrDefault(line => line.StartsWith(Key, StringComparison.Ordinal));
+        string? line = Text("/proc/self/status")
+            ?.Split('\n')
+            .FirstOrDefault(line => line.StartsWith(Key, StringComparison.Ordinal));
         return line is null ? null : CountOf(line[Key.Length..]);
     }
 

@@ -56,26 +56,35 @@ public sealed class DeviceMesh : IDisposable
             case (int d, int s) when (long)d * s == worldSize:
                 return (d, s);
             case (int d, int s):
-                string otherwise = worldSize % d == 0 ? $"set sequence: {worldSize / d}"
+                string otherwise =
+                    worldSize % d == 0 ? $"set sequence: {worldSize / d}"
                     : worldSize % s == 0 ? $"set data: {worldSize / s}"
                     : "set both to auto";
                 throw new UserException(
-                    $"parallel: data ({d}) × sequence ({s}) = {(long)d * s}, but {started}. Start {(long)d * s} ranks, or {otherwise}.");
+                    $"parallel: data ({d}) × sequence ({s}) = {(long)d * s}, but {started}. Start "
+                        + $"{(long)d * s} ranks, or {otherwise}."
+                );
             case (int d, null):
                 return (d, Quotient("data", d));
             case (null, int s):
                 return (Quotient("sequence", s), s);
         }
 
-        int Quotient(string axis, int size) => worldSize % size == 0
-            ? worldSize / size
-            : throw new UserException(
-                $"parallel: {axis} ({size}) does not divide the {worldSize} rank{(worldSize == 1 ? "" : "s")} that {(worldSize == 1 ? "was" : "were")} started. " +
-                $"Start {Math.Max(1, (worldSize + size / 2) / size) * (long)size} ranks, or set {axis}: {NearestDivisor(size)}.");
+        int Quotient(string axis, int size) =>
+            worldSize % size == 0
+                ? worldSize / size
+                : throw new UserException(
+                    $"parallel: {axis} ({size}) does not divide the {worldSize} "
+                        + $"rank{(worldSize == 1 ? "" : "s")} that {(worldSize == 1 ? "was" : "were")} started. "
+                        + $"Start {Math.Max(1, (worldSize + size / 2) / size) * (long)size} ranks, or set "
+                        + $"{axis}: {NearestDivisor(size)}."
+                );
 
-        int NearestDivisor(int size) => Enumerable.Range(1, worldSize)
-            .Where(divisor => worldSize % divisor == 0)
-            .MinBy(divisor => Math.Abs((long)divisor - size));
+        int NearestDivisor(int size) =>
+            Enumerable
+                .Range(1, worldSize)
+                .Where(divisor => worldSize % divisor == 0)
+                .MinBy(divisor => Math.Abs((long)divisor - size));
     }
 
     /// <summary>Collective, as <see cref="ProcessGroup.Dispose()"/> is.</summary>

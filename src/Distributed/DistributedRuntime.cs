@@ -7,14 +7,15 @@ using LongNet.Distributed.Mpi;
 namespace LongNet.Distributed;
 
 /// <summary>
-/// The ranks of this job: one where no launcher started the process (no MPI is loaded), else MPI's. Made once per process,
-/// at the start of the program, and disposed at its end.
+/// The ranks of this job: one where no launcher started the process (no MPI is loaded), else MPI's. Made once per
+/// process, at the start of the program, and disposed at its end.
 /// </summary>
 /// <remarks>
 /// A rank that fails takes the others with it, which would else wait for it for ever: an unhandled exception prints its
 /// message with the rank and ends the job with code 1; a process that exits without <see cref="Dispose"/> ends it with
-/// <see cref="LeftWithoutFinishing"/>; a collective that does not finish within <see cref="CollectiveMonitor.Timeout"/>, with
-/// <see cref="TimedOut"/>. Every rank then writes its flight record into <see cref="CollectiveMonitor.RecordFolder"/>.
+/// <see cref="LeftWithoutFinishing"/>; a collective that does not finish within
+/// <see cref="CollectiveMonitor.Timeout"/>, with <see cref="TimedOut"/>. Every rank then writes its flight record into
+/// <see cref="CollectiveMonitor.RecordFolder"/>.
 /// </remarks>
 public sealed class DistributedRuntime : IDisposable
 {
@@ -35,7 +36,12 @@ public sealed class DistributedRuntime : IDisposable
     private readonly JobTermination? termination;
     private StopRequest? request;
 
-    private DistributedRuntime(RankEnvironment environment, MpiSession? session, RankSentinel? sentinel, int largestMessage)
+    private DistributedRuntime(
+        RankEnvironment environment,
+        MpiSession? session,
+        RankSentinel? sentinel,
+        int largestMessage
+    )
     {
         Environment = environment;
         this.session = session;
@@ -48,7 +54,11 @@ public sealed class DistributedRuntime : IDisposable
         {
             termination = new JobTermination(session, environment, sentinel!);
             World = new ProcessGroup(
-                "world", "world", new DeviceCommunicator(new MpiCommunicator(session, "world", largestMessage), "world", session.Monitor), session.Monitor);
+                "world",
+                "world",
+                new DeviceCommunicator(new MpiCommunicator(session, "world", largestMessage), "world", session.Monitor),
+                session.Monitor
+            );
         }
     }
 
@@ -60,20 +70,27 @@ public sealed class DistributedRuntime : IDisposable
     /// <summary>All ranks. Owned by the runtime.</summary>
     public ProcessGroup World { get; }
 
-    /// <summary>What this process knows of its collectives: their deadline, the time they take, the last thousand.</summary>
+    /// <summary>
+    /// What this process knows of its collectives: their deadline, the time they take, the last thousand.
+    /// </summary>
     public CollectiveMonitor Monitor => World.Monitor;
 
     /// <summary>Joins the ranks the launcher started. Collective.</summary>
     /// <param name="environment">What the launcher said; read from this process where null.</param>
-    /// <param name="finishLimit">How long <see cref="Dispose"/> waits for MPI to end, once all ranks are there; 30 s where null.</param>
+    /// <param name="finishLimit">How long <see cref="Dispose"/> waits for MPI to end, once all ranks are there; 30 s
+    /// where null.</param>
     /// <exception cref="UserException">MPI's library is missing, or not the launcher's.</exception>
     /// <exception cref="UnanimousException">Ranks run different programs.</exception>
     public static DistributedRuntime Start(RankEnvironment? environment = null, TimeSpan? finishLimit = null) =>
-        Start(environment ?? RankEnvironment.FromProcess(), finishLimit ?? DefaultFinishLimit, MpiCommunicator.DefaultLargestMessage);
+        Start(
+            environment ?? RankEnvironment.FromProcess(),
+            finishLimit ?? DefaultFinishLimit,
+            MpiCommunicator.DefaultLargestMessage
+        );
 
     /// <summary>
-    /// Tells an error of this rank and ends all ranks at once, for failures that the other ranks do not see. Returns only where there is
-    /// no job to end: the process was not started by a launcher.
+    /// Tells an error of this rank and ends all ranks at once, for failures that the other ranks do not see. Returns
+    /// only where there is no job to end: the process was not started by a launcher.
     /// </summary>
     public void Fail(Exception error, int exitCode)
     {
@@ -82,15 +99,18 @@ public sealed class DistributedRuntime : IDisposable
     }
 
     /// <summary>
-    /// From now on the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 to this rank does not end it, but asks the program to stop; what comes
-    /// more than half a second later ends it at once. For programs that save something first: all ranks must agree on where to stop.
+    /// From now on the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 to this rank does not end it, but asks the program to
+    /// stop; what comes more than half a second later ends it at once. For programs that save something first: all
+    /// ranks must agree on where to stop.
     /// </summary>
-    /// <returns>What says whether there was one. Owned by the runtime, which ends by signals as before once it is disposed.</returns>
+    /// <returns>
+    /// What says whether there was one. Owned by the runtime, which ends by signals as before once it is disposed.
+    /// </returns>
     public StopRequest DeferSignals() => request ??= termination?.DeferSignals() ?? new StopRequest();
 
     /// <summary>
-    /// Lets this rank write no flight record any more, for a program that has obeyed a <see cref="StopRequest"/> and removes the records
-    /// that its ranks wrote at the signal, in case the launcher would kill them.
+    /// Lets this rank write no flight record any more, for a program that has obeyed a <see cref="StopRequest"/> and
+    /// removes the records that its ranks wrote at the signal, in case the launcher would kill them.
     /// </summary>
     public void StopRecording() => termination?.StopRecording();
 
@@ -107,7 +127,8 @@ public sealed class DistributedRuntime : IDisposable
         sentinel?.Dispose();
     }
 
-    /// <param name="largestMessage">Most bytes per MPI call; a small number makes small tensors take the way of large ones.</param>
+    /// <param name="largestMessage">Most bytes per MPI call; a small number makes small tensors take the way of large
+    /// ones.</param>
     internal static DistributedRuntime Start(RankEnvironment environment, TimeSpan finishLimit, int largestMessage)
     {
         if (environment.Launcher == RankLauncher.None)
@@ -115,11 +136,23 @@ public sealed class DistributedRuntime : IDisposable
         // Before MPI, some of whose transports do not survive a fork.
         var sentinel = RankSentinel.Start(environment);
         using var deadline = new Timer(
-            _ => GiveUp($"MPI has not started within {StartLimit.TotalMinutes:0} minutes: other ranks did not start, or their machines cannot reach this one; ending the job."),
-            null, StartLimit, Timeout.InfiniteTimeSpan);
+            _ =>
+                GiveUp(
+                    $"MPI has not started within {StartLimit.TotalMinutes:0} minutes: other ranks did not "
+                        + "start, or their machines cannot reach this one; ending the job."
+                ),
+            null,
+            StartLimit,
+            Timeout.InfiniteTimeSpan
+        );
         try
         {
-            return new DistributedRuntime(environment, MpiSession.Start(environment, finishLimit, GiveUp), sentinel, largestMessage);
+            return new DistributedRuntime(
+                environment,
+                MpiSession.Start(environment, finishLimit, GiveUp),
+                sentinel,
+                largestMessage
+            );
         }
         catch (UserException)
         {
@@ -127,7 +160,8 @@ public sealed class DistributedRuntime : IDisposable
             throw;
         }
 
-        // MPI_Abort is not allowed before MPI_Init has ended, nor once MPI_Finalize has begun; launchers end the job when a rank is killed.
+        // MPI_Abort is not allowed before MPI_Init has ended, nor once MPI_Finalize has begun; launchers end the job
+        // when a rank is killed.
         void GiveUp(string message)
         {
             sentinel.Told();

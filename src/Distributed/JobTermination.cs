@@ -7,8 +7,8 @@ using LongNet.Distributed.Mpi;
 namespace LongNet.Distributed;
 
 /// <summary>
-/// How a rank that fails takes the others with it, which would else wait for it for ever: it tells its message with the rank, makes
-/// everyone write a flight record, and ends the job.
+/// How a rank that fails takes the others with it, which would else wait for it for ever: it tells its message with the
+/// rank, makes everyone write a flight record, and ends the job.
 /// </summary>
 internal sealed partial class JobTermination : IDisposable
 {
@@ -36,21 +36,32 @@ internal sealed partial class JobTermination : IDisposable
         this.sentinel = sentinel;
         sentinel.Mark(session.JobId, session.LocalProcesses);
         neighbours = [.. session.LocalProcesses.Where(IsAlive)];
-        watchdog = new MpiWatchdog(session.Native, session.Monitor, environment, sentinel.Told, (message, failed, code) => End(message, failed, code));
+        watchdog = new MpiWatchdog(
+            session.Native,
+            session.Monitor,
+            environment,
+            sentinel.Told,
+            (message, failed, code) => End(message, failed, code)
+        );
         AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
         AppDomain.CurrentDomain.ProcessExit += OnProcessExit;
         signals =
         [
-            .. new[] { (PosixSignal.SIGTERM, 15), (PosixSignal.SIGINT, 2), (PosixSignal.SIGHUP, 1) }
-                .Select(entry => PosixSignalRegistration.Create(entry.Item1, context => OnSignal(context, entry.Item2))),
+            .. new[] { (PosixSignal.SIGTERM, 15), (PosixSignal.SIGINT, 2), (PosixSignal.SIGHUP, 1) }.Select(entry =>
+                PosixSignalRegistration.Create(entry.Item1, context => OnSignal(context, entry.Item2))
+            ),
         ];
     }
 
     /// <summary>Notes the next signal as <see cref="StopRequest"/> says, instead of ending this rank by it.</summary>
     /// <returns>Owned by the caller.</returns>
-    public StopRequest DeferSignals() => request = new StopRequest(OnRequest, signal => EndBySignal($"{signal}", signal.Number()));
+    public StopRequest DeferSignals() =>
+        request = new StopRequest(OnRequest, signal => EndBySignal($"{signal}", signal.Number()));
 
-    /// <summary>Keeps this rank from writing its flight record once more: the run has stopped in order, and the records are to go.</summary>
+    /// <summary>
+    /// Keeps this rank from writing its flight record once more: the run has stopped in order, and the records are to
+    /// go.
+    /// </summary>
     public void StopRecording()
     {
         lock (recording)
@@ -65,8 +76,14 @@ internal sealed partial class JobTermination : IDisposable
     {
         if (Interlocked.Exchange(ref ending, 1) != 0)
             Thread.Sleep(Timeout.Infinite);
-        // Nothing below may keep the job: not a full pipe, a file system that hangs, nor an MPI that has lost the others.
-        using var deadline = new Timer(_ => Process.GetCurrentProcess().Kill(), null, TimeToBeHeard + TimeToAbort, Timeout.InfiniteTimeSpan);
+        // Nothing below may keep the job: not a full pipe, a file system that hangs, nor an MPI that has lost the
+        // others.
+        using var deadline = new Timer(
+            _ => Process.GetCurrentProcess().Kill(),
+            null,
+            TimeToBeHeard + TimeToAbort,
+            Timeout.InfiniteTimeSpan
+        );
         reason ??= message ?? "";
         Attempt(sentinel.Told);
         Attempt(() =>
@@ -91,7 +108,12 @@ internal sealed partial class JobTermination : IDisposable
         if (error is CollectiveException { Speaker: int speaker } && speaker != environment.Rank)
             Thread.Sleep(CollectiveException.SpeakerTime);
         bool isForPeople = error is UserException;
-        End(isForPeople ? error.Message : error.ToString(), environment.Rank, exitCode, isForPeople ? error.Message : $"{error.GetType()}: {error.Message}");
+        End(
+            isForPeople ? error.Message : error.ToString(),
+            environment.Rank,
+            exitCode,
+            isForPeople ? error.Message : $"{error.GetType()}: {error.Message}"
+        );
     }
 
     /// <summary>The job is over, and this rank ends as it should.</summary>
@@ -119,7 +141,9 @@ internal sealed partial class JobTermination : IDisposable
             Activity = session.Monitor.Activity,
         };
         session.Monitor.Enqueue(call);
-        session.Progress.Enqueue(new MpiStream(), new MpiTransfer(session.Progress, call, session.Monitor, Requests())).Wait();
+        session
+            .Progress.Enqueue(new MpiStream(), new MpiTransfer(session.Progress, call, session.Monitor, Requests()))
+            .Wait();
 
         IEnumerable<nint> Requests()
         {
@@ -135,7 +159,11 @@ internal sealed partial class JobTermination : IDisposable
     private void OnProcessExit(object? sender, EventArgs arguments)
     {
         if (session.IsActive && Volatile.Read(ref ending) == 0)
-            End($"left without finishing; ending the job with code {DistributedRuntime.LeftWithoutFinishing}.", environment.Rank, DistributedRuntime.LeftWithoutFinishing);
+            End(
+                $"left without finishing; ending the job with code {DistributedRuntime.LeftWithoutFinishing}.",
+                environment.Rank,
+                DistributedRuntime.LeftWithoutFinishing
+            );
     }
 
     private void OnSignal(PosixSignalContext context, int number)
@@ -145,12 +173,18 @@ internal sealed partial class JobTermination : IDisposable
             EndBySignal($"{context.Signal}", number);
     }
 
-    // From a launcher, when another rank has gone: that one's death is what is told. Else the sentinel tells of this one.
+    // From a launcher, when another rank has gone: that one's death is what is told. Else the sentinel tells of this
+    // one.
     private void EndBySignal(string name, int number)
     {
         if (Interlocked.Exchange(ref ending, 1) != 0)
             return;
-        using var deadline = new Timer(_ => Process.GetCurrentProcess().Kill(), null, TimeToAbort, Timeout.InfiniteTimeSpan);
+        using var deadline = new Timer(
+            _ => Process.GetCurrentProcess().Kill(),
+            null,
+            TimeToAbort,
+            Timeout.InfiniteTimeSpan
+        );
         Note(name);
         Console.Out.Flush();
         // Without the exit handlers of MPI's libraries, which other threads are still in.
@@ -169,7 +203,9 @@ internal sealed partial class JobTermination : IDisposable
     private void Note(string signal)
     {
         string text = $"was ended by {signal}";
-        sentinel.Message($"longnet: rank {environment.Rank} ({Environment.MachineName}, process {Environment.ProcessId}) {text}.");
+        sentinel.Message(
+            $"longnet: rank {environment.Rank} ({Environment.MachineName}, process {Environment.ProcessId}) {text}."
+        );
         Attempt(() => WriteRecord(text, null));
     }
 

@@ -8,9 +8,15 @@ namespace LongNet.Distributed;
 /// <param name="Version">Its name and version as it tells them, e.g. "Open MPI v4.1.4" or "MPICH 4.0.2".</param>
 public sealed record MpiLibrary(string File, string Interface, string Version)
 {
-    internal static MpiLibrary Of(MpiNative native) => new(native.LibraryName, native.Abi.Name, Short(native.LibraryVersion()));
+    internal static MpiLibrary Of(MpiNative native) =>
+        new(native.LibraryName, native.Abi.Name, Short(native.LibraryVersion()));
 
     /// <summary>The name and version, without the lines and clauses about the build.</summary>
-    internal static string Short(string text) => string.Join(' ', text.Split('\n', ',')[0]
-        .Replace("Version:", "", StringComparison.Ordinal).Split([' ', '\t'], StringSplitOptions.RemoveEmptyEntries));
+    internal static string Short(string text) =>
+        string.Join(
+            ' ',
+            text.Split('\n', ',')[0]
+                .Replace("Version:", "", StringComparison.Ordinal)
+                .Split([' ', '\t'], StringSplitOptions.RemoveEmptyEntries)
+        );
 }

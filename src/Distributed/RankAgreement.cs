@@ -5,12 +5,14 @@ using static TorchSharp.torch;
 
 namespace LongNet.Distributed;
 
-/// <summary>Makes a mistake that some ranks see (a missing file on one machine) end the program on all of them alike.</summary>
+/// <summary>
+/// Makes a mistake that some ranks see (a missing file on one machine) end the program on all of them alike.
+/// </summary>
 public static class RankAgreement
 {
     /// <summary>
-    /// Runs the action on every rank; returns only if no rank threw a <see cref="UserException"/>. Collective. The action
-    /// itself must not communicate, because a rank that throws would leave the others waiting.
+    /// Runs the action on every rank; returns only if no rank threw a <see cref="UserException"/>. Collective. The
+    /// action itself must not communicate, because a rank that throws would leave the others waiting.
     /// </summary>
     /// <exception cref="UnanimousException">
     /// On every rank, with the message of the lowest rank that failed, and its number where not all did.
@@ -29,9 +31,12 @@ public static class RankAgreement
     /// <returns>What the function returned on this rank.</returns>
     public static T Run<T>(ProcessGroup group, Func<T> function) => Run(group, function, namesRank: true);
 
-    /// <summary>Runs the function on rank 0 alone, for what one process does on behalf of all, such as files. Collective.</summary>
+    /// <summary>
+    /// Runs the function on rank 0 alone, for what one process does on behalf of all, such as files. Collective.
+    /// </summary>
     /// <returns>What the function returned on rank 0; the default on other ranks.</returns>
-    /// <exception cref="UnanimousException">On every rank, with the message of rank 0's <see cref="UserException"/>.</exception>
+    /// <exception cref="UnanimousException">On every rank, with the message of rank 0's
+    /// <see cref="UserException"/>.</exception>
     public static T? RunOnRoot<T>(ProcessGroup group, Func<T> function)
     {
         ArgumentNullException.ThrowIfNull(group);
@@ -40,8 +45,8 @@ public static class RankAgreement
     }
 
     /// <summary>
-    /// The same for what may take longer than ranks wait for each other, such as reading a whole checkpoint: others hear from rank 0 meanwhile.
-    /// The function runs on a thread of its own. Collective.
+    /// The same for what may take longer than ranks wait for each other, such as reading a whole checkpoint: others
+    /// hear from rank 0 meanwhile. The function runs on a thread of its own. Collective.
     /// </summary>
     /// <inheritdoc cref="RunOnRoot{T}"/>
     public static T? RunLongOnRoot<T>(ProcessGroup group, Func<T> function)
@@ -50,16 +55,21 @@ public static class RankAgreement
         ArgumentNullException.ThrowIfNull(function);
         if (group.Size == 1)
             return RunOnRoot(group, function);
-        Task<T>? work = group.Rank == 0
-            ? Task.Factory.StartNew(function, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)
-            : null;
+        Task<T>? work =
+            group.Rank == 0
+                ? Task.Factory.StartNew(
+                    function,
+                    CancellationToken.None,
+                    TaskCreationOptions.LongRunning,
+                    TaskScheduler.Default
+                )
+                : null;
         bool done;
         do
         {
             work?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(Patience(group));
             done = Broadcast(group, [work?.IsCompleted == true ? (byte)1 : (byte)0], 0) is [1];
-        }
-        while (!done);
+        } while (!done);
         return RunOnRoot(group, () => work!.GetAwaiter().GetResult());
     }
 

@@ -22,14 +22,18 @@ public static class RankDevice
         if (gpus == 0)
         {
             throw new UserException(
-                $"Rank {environment.Rank} finds no CUDA device: start it where there is one, with a libtorch built for CUDA ({LibTorch.FolderVariable}), or compute on the CPU.");
+                $"Rank {environment.Rank} finds no CUDA device: start it where there is one, with a "
+                    + $"libtorch built for CUDA ({LibTorch.FolderVariable}), or compute on the CPU."
+            );
         }
 
         // Of several ranks that see one GPU each may see another; if not, the first collective says so.
         if (gpus > 1 && environment.LocalSize > gpus)
         {
             throw new UserException(
-                $"This machine has {environment.LocalSize} ranks, but rank {environment.Rank} sees {gpus} GPUs, and every rank needs one of its own: start at most {gpus} ranks per machine.");
+                $"This machine has {environment.LocalSize} ranks, but rank {environment.Rank} sees {gpus} "
+                    + $"GPUs, and every rank needs one of its own: start at most {gpus} ranks per machine."
+            );
         }
 
         return environment.LocalRank % gpus;

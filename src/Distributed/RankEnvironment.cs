@@ -26,14 +26,15 @@ public enum RankLauncher
 internal static class RankLauncherNames
 {
     /// <summary>What the user typed, e.g. "Open MPI's mpiexec".</summary>
-    public static string Command(this RankLauncher launcher) => launcher switch
-    {
-        RankLauncher.OpenMpi => "Open MPI's mpiexec",
-        RankLauncher.Mpich => "MPICH's mpiexec",
-        RankLauncher.SlurmPmix => "srun --mpi=pmix",
-        RankLauncher.SlurmPmi2 => "srun --mpi=pmi2",
-        _ => "nothing",
-    };
+    public static string Command(this RankLauncher launcher) =>
+        launcher switch
+        {
+            RankLauncher.OpenMpi => "Open MPI's mpiexec",
+            RankLauncher.Mpich => "MPICH's mpiexec",
+            RankLauncher.SlurmPmix => "srun --mpi=pmix",
+            RankLauncher.SlurmPmi2 => "srun --mpi=pmi2",
+            _ => "nothing",
+        };
 }
 
 /// <summary>
@@ -45,20 +46,35 @@ internal static class RankLauncherNames
 /// <param name="Size">Processes the launcher started in all.</param>
 /// <param name="LocalRank">Place among the ranks of this machine.</param>
 /// <param name="LocalSize">Ranks on this machine.</param>
-/// <param name="MpiLibrary">MPI library the user names in LONGNET_MPI_LIBRARY, instead of the launcher's usual one.</param>
+/// <param name="MpiLibrary">MPI library the user names in LONGNET_MPI_LIBRARY, instead of the launcher's usual
+/// one.</param>
 public sealed partial record RankEnvironment(
-    RankLauncher Launcher, int Rank, int Size, int LocalRank, int LocalSize, string? MpiLibrary = null)
+    RankLauncher Launcher,
+    int Rank,
+    int Size,
+    int LocalRank,
+    int LocalSize,
+    string? MpiLibrary = null
+)
 {
     /// <summary>Environment variable that names another MPI library, by file name or path.</summary>
     public const string LibraryVariable = "LONGNET_MPI_LIBRARY";
 
-    private const string OpenMpiSize = "OMPI_COMM_WORLD_SIZE", PmiSize = "PMI_SIZE", PmiRank = "PMI_RANK", PmiLocalRank = "MPI_LOCALRANKID", PmixRank = "PMIX_RANK";
+    private const string OpenMpiSize = "OMPI_COMM_WORLD_SIZE",
+        PmiSize = "PMI_SIZE",
+        PmiRank = "PMI_RANK",
+        PmiLocalRank = "MPI_LOCALRANKID",
+        PmixRank = "PMIX_RANK";
 
-    private const string SlurmRank = "SLURM_PROCID", SlurmSize = "SLURM_STEP_NUM_TASKS", SlurmLocalRank = "SLURM_LOCALID",
-        SlurmNode = "SLURM_NODEID", SlurmTasksPerNode = "SLURM_STEP_TASKS_PER_NODE";
+    private const string SlurmRank = "SLURM_PROCID",
+        SlurmSize = "SLURM_STEP_NUM_TASKS",
+        SlurmLocalRank = "SLURM_LOCALID",
+        SlurmNode = "SLURM_NODEID",
+        SlurmTasksPerNode = "SLURM_STEP_TASKS_PER_NODE";
 
     /// <summary>Whether a launcher started this process. Reads no numbers, so it never fails.</summary>
-    public static bool IsLaunched => Environment.GetEnvironmentVariable(OpenMpiSize) is { Length: > 0 }
+    public static bool IsLaunched =>
+        Environment.GetEnvironmentVariable(OpenMpiSize) is { Length: > 0 }
         || Environment.GetEnvironmentVariable(PmiSize) is { Length: > 0 }
         || Environment.GetEnvironmentVariable(PmixRank) is { Length: > 0 };
 
@@ -80,15 +96,22 @@ public sealed partial record RankEnvironment(
         if (variable(OpenMpiSize) is { Length: > 0 })
         {
             return Read(
-                RankLauncher.OpenMpi, "OMPI_COMM_WORLD_RANK", OpenMpiSize,
-                "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE");
+                RankLauncher.OpenMpi,
+                "OMPI_COMM_WORLD_RANK",
+                OpenMpiSize,
+                "OMPI_COMM_WORLD_LOCAL_RANK",
+                "OMPI_COMM_WORLD_LOCAL_SIZE"
+            );
         }
 
-        // Slurm's own variables count only where srun itself started this rank: a job's script and every mpiexec within it hand down
-        // those of the job, or of the step that is mpiexec's.
+        // Slurm's own variables count only where srun itself started this rank: a job's script and every mpiexec within
+        // it hand down those of the job, or of the step that is mpiexec's.
         if (variable(PmiSize) is { Length: > 0 })
         {
-            return variable(PmiLocalRank) is not { Length: > 0 } && variable(PmiRank) == variable(SlurmRank) && variable(PmiSize) == variable(SlurmSize)
+            return
+                variable(PmiLocalRank) is not { Length: > 0 }
+                && variable(PmiRank) == variable(SlurmRank)
+                && variable(PmiSize) == variable(SlurmSize)
                 ? ReadSlurm(RankLauncher.SlurmPmi2)
                 : Read(RankLauncher.Mpich, PmiRank, PmiSize, PmiLocalRank, "MPI_LOCALNRANKS");
         }
@@ -98,13 +121,21 @@ public sealed partial record RankEnvironment(
             return pmixRank == variable(SlurmRank) && variable(SlurmSize) is { Length: > 0 }
                 ? ReadSlurm(RankLauncher.SlurmPmix)
                 : throw new UserException(
-                    "A launcher started this process as one of several ranks (PMIX_RANK is set) without saying how many there are: start the ranks with mpiexec " +
-                    "or with srun.");
+                    "A launcher started this process as one of several ranks (PMIX_RANK is set) without "
+                        + "saying how many there are: start the ranks with mpiexec "
+                        + "or with srun."
+                );
         }
 
         return new RankEnvironment(RankLauncher.None, 0, 1, 0, 1, library);
 
-        RankEnvironment Read(RankLauncher launcher, string rankName, string sizeName, string localRankName, string localSizeName)
+        RankEnvironment Read(
+            RankLauncher launcher,
+            string rankName,
+            string sizeName,
+            string localRankName,
+            string localSizeName
+        )
         {
             int size = Number(sizeName, 1, int.MaxValue, null);
             int rank = Number(rankName, 0, size - 1, null);
@@ -118,11 +149,21 @@ public sealed partial record RankEnvironment(
         {
             int size = Number(SlurmSize, 1, int.MaxValue, null);
             int rank = Number(SlurmRank, 0, size - 1, null);
-            int[] perNode = TasksPerNode(variable(SlurmTasksPerNode), size) ?? throw new UserException(
-                $"The environment variable {SlurmTasksPerNode} is {Shown(SlurmTasksPerNode)}, where srun puts the ranks of every node, such as '4(x2),3', " +
-                $"in all {size}: start the ranks with srun, or unset the variables it left behind.");
+            int[] perNode = TasksPerNode(variable(SlurmTasksPerNode), size)
+                ?? throw new UserException(
+                    $"The environment variable {SlurmTasksPerNode} is {Shown(SlurmTasksPerNode)}, where srun "
+                        + "puts the ranks of every node, such as '4(x2),3', "
+                        + $"in all {size}: start the ranks with srun, or unset the variables it left behind."
+                );
             int localSize = perNode[Number(SlurmNode, 0, perNode.Length - 1, null)];
-            return new RankEnvironment(launcher, rank, size, Number(SlurmLocalRank, 0, localSize - 1, null), localSize, library);
+            return new RankEnvironment(
+                launcher,
+                rank,
+                size,
+                Number(SlurmLocalRank, 0, localSize - 1, null),
+                localSize,
+                library
+            );
         }
 
         int Number(string name, int least, int most, int? otherwise)
@@ -130,11 +171,17 @@ public sealed partial record RankEnvironment(
             string? text = variable(name);
             if (string.IsNullOrEmpty(text) && otherwise is int value)
                 return value;
-            if (int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number) && number >= least && number <= most)
+            if (
+                int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number)
+                && number >= least
+                && number <= most
+            )
                 return number;
             throw new UserException(
-                $"The environment variable {name} is {Shown(name)}, where a launcher puts a number from {least} to {most}: " +
-                "start the ranks with mpiexec, or unset the variables a launcher left behind.");
+                $"The environment variable {name} is {Shown(name)}, where a launcher puts a number from "
+                    + $"{least} to {most}: "
+                    + "start the ranks with mpiexec, or unset the variables a launcher left behind."
+            );
         }
 
         string Shown(string name) => variable(name) is string text ? $"'{text}'" : "not set";
@@ -149,10 +196,26 @@ public sealed partial record RankEnvironment(
         foreach (string entry in (list ?? "").Split(','))
         {
             Match match = NodesAlike().Match(entry);
-            if (!match.Success || !int.TryParse(match.Groups["tasks"].Value, NumberStyles.None, CultureInfo.InvariantCulture, out int tasks))
+            if (
+                !match.Success
+                || !int.TryParse(
+                    match.Groups["tasks"].Value,
+                    NumberStyles.None,
+                    CultureInfo.InvariantCulture,
+                    out int tasks
+                )
+            )
                 return null;
             int nodes = 1;
-            if (match.Groups["nodes"].Success && !int.TryParse(match.Groups["nodes"].Value, NumberStyles.None, CultureInfo.InvariantCulture, out nodes))
+            if (
+                match.Groups["nodes"].Success
+                && !int.TryParse(
+                    match.Groups["nodes"].Value,
+                    NumberStyles.None,
+                    CultureInfo.InvariantCulture,
+                    out nodes
+                )
+            )
                 return null;
             total += (long)tasks * nodes;
             // Every node has a task, so this also bounds the list's length.

@@ -4,18 +4,19 @@ using System.Globalization;
 namespace LongNet.Distributed;
 
 /// <summary>
-/// A small process beside every rank that speaks for it when it is killed and cannot. Some launchers end the job then without a word
-/// of which rank it was.
+/// A small process beside every rank that speaks for it when it is killed and cannot. Some launchers end the job then
+/// without a word of which rank it was.
 /// </summary>
 /// <remarks>
-/// A shell reads words from a pipe that only the rank holds. At its end without "done" the rank is dead. Of a machine's ranks only the
-/// first that dies is told of: the others are what the launcher ended, or what its death made crash in MPI. The shell keeps the launcher's connection open until it has
-/// spoken, because the launcher takes the job down once it is closed.
+/// A shell reads words from a pipe that only the rank holds. At its end without "done" the rank is dead. Of a machine's
+/// ranks only the first that dies is told of: the others are what the launcher ended, or what its death made crash in
+/// MPI. The shell keeps the launcher's connection open until it has spoken, because the launcher takes the job down
+/// once it is closed.
 /// </remarks>
 internal sealed class RankSentinel : IDisposable
 {
-    // $1: the message; $2: the rank's process. The last number of a dead process's stat says which signal ended it: one that aborted (6, 7,
-    // 11) may have done so because another died under its reads, so that other has the word.
+    // $1: the message; $2: the rank's process. The last number of a dead process's stat says which signal ended it: one
+    // that aborted (6, 7, 11) may have done so because another died under its reads, so that other has the word.
     private const string Script = """
         message=$1 marker= told= others=
         while read -r word rest; do
@@ -55,13 +56,24 @@ internal sealed class RankSentinel : IDisposable
     {
         string rank = string.Create(CultureInfo.InvariantCulture, $"{environment.Rank}");
         string message =
-            $"longnet: rank {rank} ({Environment.MachineName}, process {Environment.ProcessId}) was killed: by kill -9, the out-of-memory killer (dmesg tells) or a crash in native code.";
-        // .NET sets up the terminal when it first starts a process. Under a launcher there is none, but Open MPI makes the console look
-        // like one, and an escape sequence would be printed.
+            $"longnet: rank {rank} ({Environment.MachineName}, process {Environment.ProcessId}) was killed: "
+            + "by kill -9, the out-of-memory killer (dmesg tells) or a crash in native code.";
+        // .NET sets up the terminal when it first starts a process. Under a launcher there is none, but Open MPI makes
+        // the console look like one, and an escape sequence would be printed.
         Environment.SetEnvironmentVariable("TERM", "dumb");
         try
         {
-            var start = new ProcessStartInfo("setsid", ["/bin/sh", "-c", Script, "longnet-sentinel", message, string.Create(CultureInfo.InvariantCulture, $"{Environment.ProcessId}")])
+            var start = new ProcessStartInfo(
+                "setsid",
+                [
+                    "/bin/sh",
+                    "-c",
+                    Script,
+                    "longnet-sentinel",
+                    message,
+                    string.Create(CultureInfo.InvariantCulture, $"{Environment.ProcessId}"),
+                ]
+            )
             {
                 RedirectStandardInput = true,
                 WorkingDirectory = "/",
@@ -74,8 +86,11 @@ internal sealed class RankSentinel : IDisposable
         }
     }
 
-    /// <summary>Names the job, by which the machine's sentinels know that one of them has spoken: it leaves an empty folder.</summary>
-    /// <param name="others">Processes of the machine's other ranks: where one is dead already, its sentinel has the word.</param>
+    /// <summary>
+    /// Names the job, by which the machine's sentinels know that one of them has spoken: it leaves an empty folder.
+    /// </summary>
+    /// <param name="others">Processes of the machine's other ranks: where one is dead already, its sentinel has the
+    /// word.</param>
     public void Mark(string jobId, IEnumerable<int> others)
     {
         // TMPDIR may name what is on another machine only.

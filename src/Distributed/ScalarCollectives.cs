@@ -8,7 +8,12 @@ public static class ScalarCollectives
 {
     /// <summary>Adds up every rank's number, in rank order. Collective.</summary>
     /// <returns>The sum, the same bits on all ranks.</returns>
-    public static double Sum(this ProcessGroup group, double value, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+    public static double Sum(
+        this ProcessGroup group,
+        double value,
+        [CallerFilePath] string file = "",
+        [CallerLineNumber] int line = 0
+    )
     {
         ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();
@@ -20,7 +25,12 @@ public static class ScalarCollectives
     /// <summary><see cref="Sum"/> of one number and the largest of another, in one collective. Collective.</summary>
     /// <returns>The same bits on all ranks.</returns>
     public static (double Sum, double Largest) SumAndLargest(
-        this ProcessGroup group, double added, double compared, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0)
+        this ProcessGroup group,
+        double added,
+        double compared,
+        [CallerFilePath] string file = "",
+        [CallerLineNumber] int line = 0
+    )
     {
         ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();

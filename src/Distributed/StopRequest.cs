@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace LongNet.Distributed;
 
 /// <summary>
-/// From when it is made, the first signal of <see cref="StopSignal"/> to this process is only noted, for a program that stops where it
-/// can. A later one ends the process at once.
+/// From when it is made, the first signal of <see cref="StopSignal"/> to this process is only noted, for a program that
+/// stops where it can. A later one ends the process at once.
 /// </summary>
 public sealed partial class StopRequest : IDisposable
 {
@@ -19,18 +19,20 @@ public sealed partial class StopRequest : IDisposable
     private volatile int received = -1;
 
     /// <param name="noted">Called once, on another thread, after the first signal.</param>
-    /// <param name="again">Called, on another thread, at a later one. Does not return; null: the signal does what it does by default.</param>
+    /// <param name="again">Called, on another thread, at a later one. Does not return; null: the signal does what it
+    /// does by default.</param>
     internal StopRequest(Action<StopSignal>? noted = null, Action<StopSignal>? again = null)
     {
         this.noted = noted;
         this.again = again ?? EndByDefault;
         registrations =
         [
-            .. Enum.GetValues<StopSignal>().Select(signal => PosixSignalRegistration.Create(signal.ToPosix(), context =>
-            {
-                context.Cancel = true;
-                OnSignal(signal);
-            })),
+            .. Enum.GetValues<StopSignal>()
+                .Select(signal => PosixSignalRegistration.Create(signal.ToPosix(), context =>
+                    {
+                        context.Cancel = true;
+                        OnSignal(signal);
+                    })),
         ];
     }
 
@@ -45,7 +47,8 @@ public sealed partial class StopRequest : IDisposable
 
     private void OnSignal(StopSignal signal)
     {
-        long now = Stopwatch.GetTimestamp(), first = Interlocked.CompareExchange(ref firstAt, now, 0);
+        long now = Stopwatch.GetTimestamp(),
+            first = Interlocked.CompareExchange(ref firstAt, now, 0);
         if (first == 0)
         {
             received = (int)signal;

@@ -10,12 +10,21 @@ internal static class Program
 {
     public static int Main(string[] arguments)
     {
-        // Under a launcher the console is no terminal, but Open MPI makes it look like one, and .NET would print escapes.
+        // Under a launcher the console is no terminal, but Open MPI makes it look like one, and .NET would print
+        // escapes.
         if (Console.IsOutputRedirected || RankEnvironment.IsLaunched)
             Environment.SetEnvironmentVariable("TERM", "dumb");
-        var root = new RootCommand("Trains transformers with dilated attention on sequences that no single device holds")
+        var root = new RootCommand(
+            "Trains transformers with dilated attention on sequences that no single device holds"
+        )
         {
-            TrainCommand.Create(), PlanCommand.Create(), BenchCommand.Create(), DoctorCommand.Create(), FlightRecordCommand.Create(), CheckpointCommand.Create(), DataCommand.Create(),
+            TrainCommand.Create(),
+            PlanCommand.Create(),
+            BenchCommand.Create(),
+            DoctorCommand.Create(),
+            FlightRecordCommand.Create(),
+            CheckpointCommand.Create(),
+            DataCommand.Create(),
         };
         ParseResult parsed = root.Parse(arguments);
         if (parsed.Errors.Count == 0)
@@ -51,6 +60,14 @@ internal static class Program
         string word = parsed.UnmatchedTokens[0];
         string[] commands = [.. root.Subcommands.Select(command => command.Name)];
         string? nearest = ConfigurationProblems.Nearest(word, commands);
-        return [$"There is no command \"{word}\"" + (nearest is null ? $"; the commands are {string.Join(", ", commands)}." : $"; did you mean \"{nearest}\"?")];
+        return
+        [
+            $"There is no command \"{word}\""
+                + (
+                    nearest is null
+                        ? $"; the commands are {string.Join(", ", commands)}."
+                        : $"; did you mean \"{nearest}\"?"
+                ),
+        ];
     }
 }

@@ -5,24 +5,28 @@ using LongNet.Distributed;
 namespace LongNet.Trainer;
 
 /// <summary>
-/// Runs a command on every rank and ends it on all of them: a mistake that all ranks see is told once, by rank 0, with exit
-/// code 2; an error of one rank is told by it and ends the job.
+/// Runs a command on every rank and ends it on all of them: a mistake that all ranks see is told once, by rank 0, with
+/// exit code 2; an error of one rank is told by it and ends the job.
 /// </summary>
 internal static class RankProgram
 {
     public const int UserError = 2;
 
     /// <summary>
-    /// Exit code, on every rank, of a run that was asked to stop before its last step, and saved a checkpoint: start it again with --resume
-    /// auto. It is EX_TEMPFAIL of sysexits.h.
+    /// Exit code, on every rank, of a run that was asked to stop before its last step, and saved a checkpoint: start it
+    /// again with --resume auto. It is EX_TEMPFAIL of sysexits.h.
     /// </summary>
     public const int StoppedEarly = 75;
 
     private const int CollectiveFailed = 1;
 
     /// <param name="command">What runs on every rank.</param>
-    /// <param name="notStarted">What a rank does instead of telling the mistake, where libtorch or MPI cannot be started; returns the exit code.</param>
-    public static int Run(Action<DistributedRuntime> command, Func<RankEnvironment?, UserException, int>? notStarted = null)
+    /// <param name="notStarted">What a rank does instead of telling the mistake, where libtorch or MPI cannot be
+    /// started; returns the exit code.</param>
+    public static int Run(
+        Action<DistributedRuntime> command,
+        Func<RankEnvironment?, UserException, int>? notStarted = null
+    )
     {
         DistributedRuntime runtime;
         RankEnvironment? environment = null;
@@ -70,7 +74,9 @@ internal static class RankProgram
         }
     }
 
-    /// <summary>Runs a command that only looks at files: rank 0 alone does, the others end at once, and MPI is not loaded.</summary>
+    /// <summary>
+    /// Runs a command that only looks at files: rank 0 alone does, the others end at once, and MPI is not loaded.
+    /// </summary>
     /// <param name="command">Returns the exit code.</param>
     public static int RunOnRoot(Func<int> command)
     {

@@ -4,7 +4,9 @@ using LongNet.Core.Native;
 
 namespace LongNet.Core.Tests;
 
-/// <summary>Loads libtorch as the program does, so that the tests also run on the one that LONGNET_LIBTORCH names.</summary>
+/// <summary>
+/// Loads libtorch as the program does, so that the tests also run on the one that LONGNET_LIBTORCH names.
+/// </summary>
 public sealed class LibTorchFixture
 {
     public LibTorchFixture() => LibTorch.Load();

@@ -21,7 +21,8 @@ public class CpuThreadsTests
     [InlineData("", null)]
     [InlineData("3-1", null)]
     [InlineData("all", null)]
-    public void CountOf_KernelsList_CountsProcessors(string list, int? expected) => Assert.Equal(expected, CpuThreads.CountOf(list));
+    public void CountOf_KernelsList_CountsProcessors(string list, int? expected) =>
+        Assert.Equal(expected, CpuThreads.CountOf(list));
 
     [Fact]
     public void Processors_OfThisMachine_AreNoMoreThanItHas()

@@ -2,7 +2,9 @@ using LongNet.TestKit.Ranks;
 
 namespace LongNet.Distributed.Tests;
 
-/// <summary>Tensors live exactly as long as they are needed. The assertions are in the rank worker's scenario.</summary>
+/// <summary>
+/// Tensors live exactly as long as they are needed. The assertions are in the rank worker's scenario.
+/// </summary>
 public class GarbageCollectionTests
 {
     [Theory]

@@ -18,7 +18,10 @@ public class RankDeviceTests
     {
         string message = Assert.Throws<UserException>(() => RankDevice.Index(Rank(1, 3), 2)).Message;
         Assert.Equal(
-            "This machine has 3 ranks, but rank 1 sees 2 GPUs, and every rank needs one of its own: start at most 2 ranks per machine.", message);
+            "This machine has 3 ranks, but rank 1 sees 2 GPUs, and every rank needs one of its own: start "
+                + "at most 2 ranks per machine.",
+            message
+        );
     }
 
     [Fact]
@@ -26,8 +29,12 @@ public class RankDeviceTests
     {
         string message = Assert.Throws<UserException>(() => RankDevice.Index(Rank(1, 2), 0)).Message;
         Assert.Equal(
-            "Rank 1 finds no CUDA device: start it where there is one, with a libtorch built for CUDA (LONGNET_LIBTORCH), or compute on the CPU.", message);
+            "Rank 1 finds no CUDA device: start it where there is one, with a libtorch built for CUDA "
+                + "(LONGNET_LIBTORCH), or compute on the CPU.",
+            message
+        );
     }
 
-    private static RankEnvironment Rank(int localRank, int localSize) => new(RankLauncher.OpenMpi, localRank, localSize, localRank, localSize);
+    private static RankEnvironment Rank(int localRank, int localSize) =>
+        new(RankLauncher.OpenMpi, localRank, localSize, localRank, localSize);
 }

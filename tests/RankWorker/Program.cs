@@ -3,7 +3,8 @@ using LongNet.Distributed;
 using LongNet.RankWorker.Scenarios;
 using TorchSharp;
 
-// longnet-rank-worker SCENARIO [ARGUMENT …], started on every rank by mpiexec. A failed assertion ends all ranks with its message.
+// longnet-rank-worker SCENARIO [ARGUMENT …], started on every rank by mpiexec. A failed assertion ends all ranks with
+// its message.
 var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
 {
     ["process-group"] = ProcessGroupContract.Run,

@@ -4,8 +4,9 @@ using static TorchSharp.torch;
 namespace LongNet.TestKit;
 
 /// <summary>
-/// Dilated attention as one dense attention: the pair (i, j) has logit S_ij + log(count_ij), where count_ij is the number
-/// of branches whose kept set of the head holds both rows. Right for forward and backward by construction, and slow.
+/// Dilated attention as one dense attention: the pair (i, j) has logit S_ij + log(count_ij), where count_ij is the
+/// number of branches whose kept set of the head holds both rows. Right for forward and backward by construction, and
+/// slow.
 /// </summary>
 public static class AttentionOracle
 {
@@ -18,9 +19,18 @@ public static class AttentionOracle
     /// <param name="buckets">The numbers that the buckets are made by.</param>
     /// <returns>Mixed heads, shaped like q; differentiable.</returns>
     public static Tensor Attend(
-        Tensor q, Tensor k, Tensor v, DilatedAttentionOptions options, IReadOnlyList<long>? lengths = null, Tensor? table = null, RelativePositionBuckets? buckets = null)
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        DilatedAttentionOptions options,
+        IReadOnlyList<long>? lengths = null,
+        Tensor? table = null,
+        RelativePositionBuckets? buckets = null
+    )
     {
-        long length = q.shape[1], heads = q.shape[2], headDim = q.shape[3];
+        long length = q.shape[1],
+            heads = q.shape[2],
+            headDim = q.shape[3];
         Tensor count = Counts(options, heads, length).unsqueeze(0);
         if (lengths is not null)
         {
@@ -43,21 +53,25 @@ public static class AttentionOracle
     }
 
     /// <summary>
-    /// Rotation by absolute position, channel by channel: pair (2i, 2i + 1) turns by n · 10000^(−2i/d) and grows by ζᵢ^(±n/512),
-    /// ζᵢ = (2i/d + 0.4) / 1.4, where it decays.
+    /// Rotation by absolute position, channel by channel: pair (2i, 2i + 1) turns by n · 10000^(−2i/d) and grows by
+    /// ζᵢ^(±n/512), ζᵢ = (2i/d + 0.4) / 1.4, where it decays.
     /// </summary>
     /// <param name="x">[batch, length, heads, headDim], float64.</param>
     /// <param name="growth">Sign of the exponent: 1 for queries and −1 for keys of xPos, 0 for RoPE.</param>
     public static Tensor Rotate(Tensor x, int growth)
     {
-        long length = x.shape[1], headDim = x.shape[3];
+        long length = x.shape[1],
+            headDim = x.shape[3];
         var channels = new List<Tensor>();
         for (long pair = 0; pair < headDim / 2; pair++)
         {
-            double frequency = Math.Pow(10000, -2.0 * pair / headDim), zeta = (2.0 * pair / headDim + 0.4) / 1.4;
-            Tensor Factor(Func<double, double> turn) => tensor(
-                Range(length).Select(n => turn(n * frequency) * Math.Pow(zeta, growth * n / 512.0)).ToArray()).view(1, length, 1);
-            Tensor a = x.select(3, 2 * pair), b = x.select(3, 2 * pair + 1);
+            double frequency = Math.Pow(10000, -2.0 * pair / headDim),
+                zeta = (2.0 * pair / headDim + 0.4) / 1.4;
+            Tensor Factor(Func<double, double> turn) =>
+                tensor(Range(length).Select(n => turn(n * frequency) * Math.Pow(zeta, growth * n / 512.0)).ToArray())
+                    .view(1, length, 1);
+            Tensor a = x.select(3, 2 * pair),
+                b = x.select(3, 2 * pair + 1);
             channels.Add(a * Factor(Math.Cos) - b * Factor(Math.Sin));
             channels.Add(a * Factor(Math.Sin) + b * Factor(Math.Cos));
         }
@@ -68,7 +82,8 @@ public static class AttentionOracle
     // As published with T5, number by number.
     private static long Bucket(long distance, RelativePositionBuckets buckets)
     {
-        long count = buckets.Count, bucket = 0;
+        long count = buckets.Count,
+            bucket = 0;
         if (buckets.Bidirectional)
         {
             count /= 2;
@@ -81,7 +96,8 @@ public static class AttentionOracle
         long exact = count / 2;
         if (distance < exact)
             return bucket + distance;
-        float scale = MathF.Log((float)distance / exact) / (float)Math.Log((double)buckets.MaxDistance / exact) * (count - exact);
+        float scale =
+            MathF.Log((float)distance / exact) / (float)Math.Log((double)buckets.MaxDistance / exact) * (count - exact);
         return bucket + Math.Min(exact + (long)scale, count - 1);
     }
 
@@ -99,15 +115,19 @@ public static class AttentionOracle
         {
             for (long head = 0; head < heads; head++)
             {
-                long offset = options.HeadOffsets == HeadOffsets.Interleaved
-                    ? head % branch.Dilation
-                    : head / ((heads + branch.Dilation - 1) / branch.Dilation);
+                long offset =
+                    options.HeadOffsets == HeadOffsets.Interleaved
+                        ? head % branch.Dilation
+                        : head / ((heads + branch.Dilation - 1) / branch.Dilation);
                 for (long i = 0; i < length; i++)
                 {
                     for (long j = 0; j < length; j++)
                     {
-                        bool together = i / branch.SegmentLength == j / branch.SegmentLength
-                            && Kept(i) && Kept(j) && (!options.Causal || j <= i);
+                        bool together =
+                            i / branch.SegmentLength == j / branch.SegmentLength
+                            && Kept(i)
+                            && Kept(j)
+                            && (!options.Causal || j <= i);
                         if (together)
                             counts[(head * length + i) * length + j]++;
                     }

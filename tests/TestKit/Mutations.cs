@@ -12,14 +12,63 @@ public sealed partial class Mutations(int seed)
 
     private static readonly string[] Numbers =
     [
-        "0", "-0", "-1", "1", "2", "3", "1.5", "1e1", "1e400", "-1e400", "1e-400", "2147483648", "4294967296", "9223372036854775807", "9223372036854775808",
-        "-9223372036854775808", "18446744073709551616", "99999999999999999999999999999999", "null", "true", "\"1\"", "[]", "{}", "NaN", "Infinity", "01", "0x10",
+        "0",
+        "-0",
+        "-1",
+        "1",
+        "2",
+        "3",
+        "1.5",
+        "1e1",
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "2147483648",
+        "4294967296",
+        "9223372036854775807",
+        "9223372036854775808",
+        "-9223372036854775808",
+        "18446744073709551616",
+        "99999999999999999999999999999999",
+        "null",
+        "true",
+        "\"1\"",
+        "[]",
+        "{}",
+        "NaN",
+        "Infinity",
+        "01",
+        "0x10",
     ];
 
     private static readonly string[] Texts =
     [
-        "", ".", "..", "../decoy", "../../decoy", "/etc/passwd", "/dev/zero", "C:\\decoy", "model.safetensors/../../decoy", "decoy\\u0000.safetensors", "\\u0000", "\\ud800",
-        "link", "pipe", "model.safetensors", "optimizer-00000-of-00002.safetensors", "F64", "F32", "I32", "BF16", "BOOL", "F99", "__metadata__", "shape", "state.json", "\\u001b[2J\\n",
+        "",
+        ".",
+        "..",
+        "../decoy",
+        "../../decoy",
+        "/etc/passwd",
+        "/dev/zero",
+        "C:\\decoy",
+        "model.safetensors/../../decoy",
+        "decoy\\u0000.safetensors",
+        "\\u0000",
+        "\\ud800",
+        "link",
+        "pipe",
+        "model.safetensors",
+        "optimizer-00000-of-00002.safetensors",
+        "F64",
+        "F32",
+        "I32",
+        "BF16",
+        "BOOL",
+        "F99",
+        "__metadata__",
+        "shape",
+        "state.json",
+        "\\u001b[2J\\n",
     ];
 
     private readonly Random random = new(seed);
@@ -34,7 +83,9 @@ public sealed partial class Mutations(int seed)
         ArgumentNullException.ThrowIfNull(bytes);
         if (bytes.Length == 0)
             return [(byte)random.Next(256)];
-        int from = random.Next(bytes.Length), length = random.Next(1, Math.Min(bytes.Length - from, 64) + 1), to = random.Next(bytes.Length);
+        int from = random.Next(bytes.Length),
+            length = random.Next(1, Math.Min(bytes.Length - from, 64) + 1),
+            to = random.Next(bytes.Length);
         switch (random.Next(8))
         {
             case 0:
@@ -49,15 +100,27 @@ public sealed partial class Mutations(int seed)
             case 3:
                 return Did($"{length} bytes at {from} twice", [.. bytes[..(from + length)], .. bytes[from..]]);
             case 4:
-                return Did($"{length} bytes at {from} put in at {to}", [.. bytes[..to], .. bytes.AsSpan(from, length), .. bytes[to..]]);
+                return Did(
+                    $"{length} bytes at {from} put in at {to}",
+                    [.. bytes[..to], .. bytes.AsSpan(from, length), .. bytes[to..]]
+                );
             case 5:
-                byte value = new byte[] { 0, 0xFF, (byte)' ', (byte)'"', (byte)'\\', (byte)'{', (byte)'[' }[random.Next(7)];
+                byte value = new byte[] { 0, 0xFF, (byte)' ', (byte)'"', (byte)'\\', (byte)'{', (byte)'[' }[
+                    random.Next(7)
+                ];
                 byte[] filled = [.. bytes];
                 filled.AsSpan(from, length).Fill(value);
                 return Did($"{length} bytes at {from} are {value}", filled);
             case 6:
                 // No UTF-8: a byte that begins nothing, a character too long, half of a pair.
-                byte[] invalid = new byte[][] { [0xFF], [0xC0, 0x80], [0xED, 0xA0, 0x80], [0xF5, 0x80, 0x80, 0x80], [0x80] }[random.Next(5)];
+                byte[] invalid = new byte[][]
+                {
+                    [0xFF],
+                    [0xC0, 0x80],
+                    [0xED, 0xA0, 0x80],
+                    [0xF5, 0x80, 0x80, 0x80],
+                    [0x80],
+                }[random.Next(5)];
                 return Did($"invalid UTF-8 at {from}", [.. bytes[..from], .. invalid, .. bytes[from..]]);
             default:
                 var more = new byte[random.Next(1, 5000)];
@@ -77,14 +140,29 @@ public sealed partial class Mutations(int seed)
             case 2 or 3:
                 return Replace("text", text, Text(), $"\"{Texts[random.Next(Texts.Length)]}\"");
             case 4:
-                return Replace("member", text, Member(), random.Next(3) switch { 0 => "", 1 => $"{Itself},{Itself}", _ => $"\"new\":1,{Itself}" });
+                return Replace(
+                    "member",
+                    text,
+                    Member(),
+                    random.Next(3) switch
+                    {
+                        0 => "",
+                        1 => $"{Itself},{Itself}",
+                        _ => $"\"new\":1,{Itself}",
+                    }
+                );
             default:
                 int depth = random.Next(1, 5000);
                 bool closed = random.Next(2) == 0;
                 string open = random.Next(2) == 0 ? "[" : "{\"a\":";
-                string nest = string.Concat(Enumerable.Repeat(open, depth)) + "1" + (closed ? new string(open == "[" ? ']' : '}', depth) : "");
+                string nest =
+                    string.Concat(Enumerable.Repeat(open, depth))
+                    + "1"
+                    + (closed ? new string(open == "[" ? ']' : '}', depth) : "");
                 Match[] values = [.. Number().Matches(text).Concat(Text().Matches(text))];
-                return values.Length == 0 ? nest : Splice($"nested {depth} deep", text, values[random.Next(values.Length)], nest);
+                return values.Length == 0
+                    ? nest
+                    : Splice($"nested {depth} deep", text, values[random.Next(values.Length)], nest);
         }
     }
 
@@ -98,7 +176,24 @@ public sealed partial class Mutations(int seed)
             case 0:
                 return Bytes(file);
             case 1:
-                long[] lengths = [0, 1, -1, 8, end - 9, end - 7, file.Length - 8, file.Length - 7, file.Length, 100_000_000, 100_000_001, int.MaxValue, 1L << 32, long.MaxValue, long.MinValue];
+                long[] lengths =
+                [
+                    0,
+                    1,
+                    -1,
+                    8,
+                    end - 9,
+                    end - 7,
+                    file.Length - 8,
+                    file.Length - 7,
+                    file.Length,
+                    100_000_000,
+                    100_000_001,
+                    int.MaxValue,
+                    1L << 32,
+                    long.MaxValue,
+                    long.MinValue,
+                ];
                 long length = lengths[random.Next(lengths.Length)];
                 byte[] lying = [.. file];
                 BinaryPrimitives.WriteInt64LittleEndian(lying, length);
@@ -126,10 +221,16 @@ public sealed partial class Mutations(int seed)
         if (matches.Count == 0)
             return text;
         Match match = matches[random.Next(matches.Count)];
-        return Splice($"{what} {match.Value} at {match.Index} replaced by {by}", text, match, by.Replace(Itself, match.Value, StringComparison.Ordinal));
+        return Splice(
+            $"{what} {match.Value} at {match.Index} replaced by {by}",
+            text,
+            match,
+            by.Replace(Itself, match.Value, StringComparison.Ordinal)
+        );
     }
 
-    private string Splice(string what, string text, Match match, string by) => Did(what, text[..match.Index] + by + text[(match.Index + match.Length)..]);
+    private string Splice(string what, string text, Match match, string by) =>
+        Did(what, text[..match.Index] + by + text[(match.Index + match.Length)..]);
 
     private string Did(string what, string result)
     {

@@ -20,7 +20,9 @@ public static class Repository
         // tests/X/bin/Release/net10.0/
         var framework = new DirectoryInfo(AppContext.BaseDirectory.TrimEnd(Path.DirectorySeparatorChar));
         string program = PathOf(Path.Combine(project, "bin", framework.Parent!.Name, framework.Name, name));
-        return File.Exists(program) ? program : throw new FileNotFoundException($"{program} is not built: build the solution first.");
+        return File.Exists(program)
+            ? program
+            : throw new FileNotFoundException($"{program} is not built: build the solution first.");
     }
 
     private static string FindRoot()

@@ -10,9 +10,7 @@ public sealed class SmallDisk : IDisposable
 
     private readonly TemporaryFolder folder = new();
 
-    private SmallDisk()
-    {
-    }
+    private SmallDisk() { }
 
     public string Path => folder.Path;
 
@@ -21,9 +19,16 @@ public sealed class SmallDisk : IDisposable
     /// <summary>Mounts one; skips the test where this machine mounts none.</summary>
     public static SmallDisk Mount(int megabytes)
     {
-        Assert.SkipUnless(OperatingSystem.IsLinux() && Environment.IsPrivilegedProcess, "A small disk is a tmpfs of Linux, which only root mounts.");
+        Assert.SkipUnless(
+            OperatingSystem.IsLinux() && Environment.IsPrivilegedProcess,
+            "A small disk is a tmpfs of Linux, which only root mounts."
+        );
         var disk = new SmallDisk();
-        ProgramResult mounted = ProgramRun.ToEnd(Limit, "mount", ["-t", "tmpfs", "-o", $"size={megabytes}m", "longnet-test", disk.Path]);
+        ProgramResult mounted = ProgramRun.ToEnd(
+            Limit,
+            "mount",
+            ["-t", "tmpfs", "-o", $"size={megabytes}m", "longnet-test", disk.Path]
+        );
         if (mounted.ExitCode != 0)
         {
             disk.folder.Dispose();

@@ -1,8 +1,8 @@
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// One branch of dilated attention: the sequence is cut into segments, and of each segment every dilation-th row is kept
-/// (section 2.2 of arXiv:2307.02486).
+/// One branch of dilated attention: the sequence is cut into segments, and of each segment every dilation-th row is
+/// kept (section 2.2 of arXiv:2307.02486).
 /// </summary>
 /// <param name="SegmentLength">Rows per segment, w in the paper.</param>
 /// <param name="Dilation">Distance between kept rows, r in the paper.</param>

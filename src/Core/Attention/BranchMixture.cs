@@ -13,9 +13,7 @@ internal sealed class BranchMixture
 
     /// <param name="q">Gives shape, dtype and device. [batch, length, heads, headDim].</param>
     public BranchMixture(Tensor q)
-        : this(q, 0, q.shape[2])
-    {
-    }
+        : this(q, 0, q.shape[2]) { }
 
     /// <summary>Of some heads only.</summary>
     /// <param name="q">As above.</param>
@@ -27,7 +25,12 @@ internal sealed class BranchMixture
         Heads = heads;
         ScalarType accumulate = AccumulationType(q.dtype);
         Output = zeros([q.shape[0], q.shape[1], heads, q.shape[3]], dtype: accumulate, device: q.device);
-        LogSumExp = full([q.shape[0], q.shape[1], heads], Scalars.NegativeInfinity, dtype: accumulate, device: q.device);
+        LogSumExp = full(
+            [q.shape[0], q.shape[1], heads],
+            Scalars.NegativeInfinity,
+            dtype: accumulate,
+            device: q.device
+        );
     }
 
     /// <summary>How many heads are mixed.</summary>

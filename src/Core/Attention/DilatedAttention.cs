@@ -6,16 +6,19 @@ using static TorchSharp.torch.nn;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// Multi-head dilated attention (section 2 of arXiv:2307.02486): project to queries, keys and values, attend in every branch,
-/// mix the branches by their softmax denominators, drop out, project back.
+/// Multi-head dilated attention (section 2 of arXiv:2307.02486): project to queries, keys and values, attend in every
+/// branch, mix the branches by their softmax denominators, drop out, project back.
 /// </summary>
 /// <remarks>
-/// Cost grows linearly with length. Lengths that a segment does not divide end in a short segment; nothing is padded. A row
-/// that no branch of a head keeps gets 0 from that head.
+/// Cost grows linearly with length. Lengths that a segment does not divide end in a short segment; nothing is padded. A
+/// row that no branch of a head keeps gets 0 from that head.
 /// </remarks>
 public sealed class DilatedAttention : Module<Tensor, Tensor>
 {
-    private readonly Linear queryProjection, keyProjection, valueProjection, outputProjection;
+    private readonly Linear queryProjection,
+        keyProjection,
+        valueProjection,
+        outputProjection;
     private readonly DilatedAttentionOptions options;
     private readonly IKeyValueExchange exchange;
     private readonly RotaryPositions? positions;
@@ -32,17 +35,23 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="segmentSizes">w of every branch; as many.</param>
     /// <param name="dropout">Probability of dropping an element of the attention output in training mode.</param>
     /// <param name="causal">Whether a row sees only itself and earlier rows.</param>
-    /// <param name="useXpos">Whether queries and keys carry their positions by <see cref="RotaryPositions.XPos"/>.</param>
-    /// <param name="useRelPosBias">Whether logits have a learned bias by distance and head: <see cref="RelativePositionBias"/>.</param>
+    /// <param name="useXpos">Whether queries and keys carry their positions by
+    /// <see cref="RotaryPositions.XPos"/>.</param>
+    /// <param name="useRelPosBias">Whether logits have a learned bias by distance and head:
+    /// <see cref="RelativePositionBias"/>.</param>
     /// <param name="headOffsets">Which rows of a segment each head keeps.</param>
     /// <param name="mixingGradient">Whether the mixing weights have a gradient.</param>
     /// <param name="exchange">
-    /// Where the sequence lives: null when all of it is here, else what finds the keys of other shards. With an exchange,
-    /// forward and backward are collective. This is the <c>Distributed</c> flag of the original documentation.
+    /// Where the sequence lives: null when all of it is here, else what finds the keys of other shards. With an
+    /// exchange, forward and backward are collective. This is the <c>Distributed</c> flag of the original
+    /// documentation.
     /// </param>
-    /// <param name="useRope">Whether queries and keys carry their positions by <see cref="RotaryPositions.Rope"/>; not with xPos.</param>
-    /// <param name="subLayerNorm">Whether the mixed heads are normalized before the output projection (sub-LN, arXiv:2210.06423).</param>
-    /// <exception cref="UserException">Heads do not divide the channels, lists of different lengths, or a value out of range.</exception>
+    /// <param name="useRope">Whether queries and keys carry their positions by <see cref="RotaryPositions.Rope"/>; not
+    /// with xPos.</param>
+    /// <param name="subLayerNorm">Whether the mixed heads are normalized before the output projection (sub-LN,
+    /// arXiv:2210.06423).</param>
+    /// <exception cref="UserException">Heads do not divide the channels, lists of different lengths, or a value out of
+    /// range.</exception>
     public DilatedAttention(
         long dModel,
         long numHeads,
@@ -56,18 +65,32 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         MixingGradient mixingGradient = MixingGradient.Exact,
         IKeyValueExchange? exchange = null,
         bool useRope = false,
-        bool subLayerNorm = false)
+        bool subLayerNorm = false
+    )
         : this(
             dModel,
             numHeads,
-            new DilatedAttentionOptions(SegmentSchedule.FromLists(segmentSizes, dilationRates), causal, headOffsets, mixingGradient),
+            new DilatedAttentionOptions(
+                SegmentSchedule.FromLists(segmentSizes, dilationRates),
+                causal,
+                headOffsets,
+                mixingGradient
+            ),
             dropout,
             Positions(HeadDim(dModel, numHeads), useXpos, useRope, segmentSizes, dilationRates),
             exchange,
             useRelPosBias
-                ? new RelativePositionBias(numHeads, new RelativePositionBuckets(RelativePositionBuckets.DefaultCount, RelativePositionBuckets.DefaultMaxDistance, !causal))
+                ? new RelativePositionBias(
+                    numHeads,
+                    new RelativePositionBuckets(
+                        RelativePositionBuckets.DefaultCount,
+                        RelativePositionBuckets.DefaultMaxDistance,
+                        !causal
+                    )
+                )
                 : null,
-            subLayerNorm)
+            subLayerNorm
+        )
     {
         ownsPositions = true;
         if (bias is not null)
@@ -75,7 +98,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>One branch, as in the original documentation.</summary>
-    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool, HeadOffsets, MixingGradient, IKeyValueExchange?, bool, bool)"/>
+    /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool,
+    /// HeadOffsets, MixingGradient, IKeyValueExchange?, bool, bool)"/>
     /// <param name="dModel">Channels of input and output.</param>
     /// <param name="numHeads">Number of heads.</param>
     /// <param name="dilationRate">r, the distance between kept rows.</param>
@@ -92,10 +116,23 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         IKeyValueExchange? exchange = null,
         bool useRope = false,
-        bool subLayerNorm = false)
-        : this(dModel, numHeads, [dilationRate], [segmentSize], dropout, causal, useXpos, useRelPosBias, headOffsets, MixingGradient.Exact, exchange, useRope, subLayerNorm)
-    {
-    }
+        bool subLayerNorm = false
+    )
+        : this(
+            dModel,
+            numHeads,
+            [dilationRate],
+            [segmentSize],
+            dropout,
+            causal,
+            useXpos,
+            useRelPosBias,
+            headOffsets,
+            MixingGradient.Exact,
+            exchange,
+            useRope,
+            subLayerNorm
+        ) { }
 
     /// <summary>For models: options as one value, and one <see cref="RotaryPositions"/> for all layers.</summary>
     /// <param name="dModel">Channels of input and output; a multiple of <paramref name="numHeads"/>.</param>
@@ -114,7 +151,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         RotaryPositions? positions,
         IKeyValueExchange? exchange,
         RelativePositionBias? bias = null,
-        bool subLayerNorm = false)
+        bool subLayerNorm = false
+    )
         : base(nameof(DilatedAttention))
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -170,7 +208,9 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="input">[batch, rows, dModel]: rows held here. Not disposed.</param>
     /// <param name="shard">All rows held here.</param>
     /// <param name="first">The first of them that is given.</param>
-    /// <returns>[batch, rows, heads, headDim] each, queries and keys rotated by their positions. In the scope of the caller.</returns>
+    /// <returns>
+    /// [batch, rows, heads, headDim] each, queries and keys rotated by their positions. In the scope of the caller.
+    /// </returns>
     internal (Tensor Q, Tensor K, Tensor V) Project(Tensor input, SequenceShard shard, long first = 0)
     {
         Tensor q = SplitHeads(MixedPrecision.Apply(queryProjection, input));
@@ -193,7 +233,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     /// <summary>Attends. Collective among the shards of the sequence when an exchange was given.</summary>
     /// <param name="input">[batch, length, dModel]: the rows held here. Not disposed.</param>
-    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's generator.</param>
+    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's
+    /// generator.</param>
     /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
     public Tensor forward(Tensor input, DropoutContext? dropoutContext)
     {
@@ -205,11 +246,12 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Attends to sequences of different lengths, padded at their ends: each as if it were alone. Padding is not looked at, gives
-    /// zeros and gets no gradient. Collective among the shards of the sequence when an exchange was given.
+    /// Attends to sequences of different lengths, padded at their ends: each as if it were alone. Padding is not looked
+    /// at, gives zeros and gets no gradient. Collective among the shards of the sequence when an exchange was given.
     /// </summary>
     /// <param name="input">[batch, length, dModel]: the rows held here. Not disposed.</param>
-    /// <param name="lengths">Rows of every whole sequence; the rest is padding. Sharded: the same list on all shards.</param>
+    /// <param name="lengths">Rows of every whole sequence; the rest is padding. Sharded: the same list on all
+    /// shards.</param>
     /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
     /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
     /// <exception cref="UserException">Not one length per sequence, or one out of range.</exception>
@@ -245,8 +287,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Attends the next rows of sequences whose earlier rows went through the same cache: one at a time, in chunks or all at once, with
-    /// the result of the whole sequence to rounding. Without dropout, not differentiable.
+    /// Attends the next rows of sequences whose earlier rows went through the same cache: one at a time, in chunks or
+    /// all at once, with the result of the whole sequence to rounding. Without dropout, not differentiable.
     /// </summary>
     /// <param name="input">[batch, rows, dModel]. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>; takes up the rows. Not disposed.</param>
@@ -265,12 +307,14 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>The attention itself, without projections. Differentiable; collective when the exchange is.</summary>
-    /// <param name="q">Queries, [batch, length, heads, headDim]; float32, float64, bfloat16 or float16. Not disposed.</param>
+    /// <param name="q">Queries, [batch, length, heads, headDim]; float32, float64, bfloat16 or float16. Not
+    /// disposed.</param>
     /// <param name="k">Keys, shaped like q.</param>
     /// <param name="v">Values, shaped like q.</param>
     /// <param name="options">What is computed.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
-    /// <param name="lengths">Rows of every whole sequence; the rest is padding, which gets zeros. Null where there is none.</param>
+    /// <param name="lengths">Rows of every whole sequence; the rest is padding, which gets zeros. Null where there is
+    /// none.</param>
     /// <param name="bias">Added to the logits by distance; null for none. Its table gets its gradient.</param>
     /// <returns>Mixed heads, shaped like q. Owned by the caller.</returns>
     public static Tensor Attend(
@@ -280,7 +324,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         DilatedAttentionOptions options,
         IKeyValueExchange? exchange = null,
         IReadOnlyList<long>? lengths = null,
-        RelativePositionBias? bias = null)
+        RelativePositionBias? bias = null
+    )
     {
         ArgumentNullException.ThrowIfNull(q);
         ArgumentNullException.ThrowIfNull(k);
@@ -289,16 +334,24 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         if (q.dim() != 4 || !q.shape.SequenceEqual(k.shape) || !q.shape.SequenceEqual(v.shape))
         {
             throw new UserException(
-                $"Attention takes q, k and v of one shape [batch, length, heads, headDim], but was given [{string.Join(", ", q.shape)}], " +
-                $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
+                "Attention takes q, k and v of one shape [batch, length, heads, headDim], but was given "
+                    + $"[{string.Join(", ", q.shape)}], "
+                    + $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}]."
+            );
         }
 
-        if (q.shape[1] == 0 || q.dtype != k.dtype || q.dtype != v.dtype
-            || q.dtype is not (ScalarType.Float32 or ScalarType.Float64 or ScalarType.BFloat16 or ScalarType.Float16))
+        if (
+            q.shape[1] == 0
+            || q.dtype != k.dtype
+            || q.dtype != v.dtype
+            || q.dtype is not (ScalarType.Float32 or ScalarType.Float64 or ScalarType.BFloat16 or ScalarType.Float16)
+        )
         {
             throw new UserException(
-                $"Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 or float16, but was given {q.shape[1]} rows of " +
-                $"{q.dtype}, {k.dtype} and {v.dtype}.");
+                "Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 "
+                    + $"or float16, but was given {q.shape[1]} rows of "
+                    + $"{q.dtype}, {k.dtype} and {v.dtype}."
+            );
         }
 
         bias?.CheckHeads(q.shape[2]);
@@ -322,9 +375,12 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         base.Dispose(disposing);
     }
 
-    private static long HeadDim(long dModel, long numHeads) => numHeads >= 1 && dModel >= 1 && dModel % numHeads == 0
-        ? dModel / numHeads
-        : throw new UserException($"numHeads ({numHeads}) must divide dModel ({dModel}): choose a head count that divides it.");
+    private static long HeadDim(long dModel, long numHeads) =>
+        numHeads >= 1 && dModel >= 1 && dModel % numHeads == 0
+            ? dModel / numHeads
+            : throw new UserException(
+                $"numHeads ({numHeads}) must divide dModel ({dModel}): choose a head count that divides it."
+            );
 
     // [batch, length, dModel], in the scope of the caller.
     private Tensor Attend(Tensor input, IReadOnlyList<long>? lengths, DropoutContext? dropoutContext)
@@ -347,7 +403,9 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         if (lengths.Count != batch || lengths.Any(rows => rows < 0 || rows > shard.TotalLength))
         {
             throw new UserException(
-                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to {shard.TotalLength} for each of the {batch} sequences.");
+                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to "
+                    + $"{shard.TotalLength} for each of the {batch} sequences."
+            );
         }
     }
 
@@ -357,21 +415,33 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         if (input.dim() != 3 || input.shape[2] != dModel)
         {
             throw new UserException(
-                $"DilatedAttention takes [batch, length, {dModel}], but was given [{string.Join(", ", input.shape)}].");
+                $"DilatedAttention takes [batch, length, {dModel}], but was given [{string.Join(", ", input.shape)}]."
+            );
         }
     }
 
     private static RotaryPositions? Positions(
-        long headDim, bool useXpos, bool useRope, IReadOnlyList<long> segmentSizes, IReadOnlyList<long> dilationRates) => (useXpos, useRope) switch
+        long headDim,
+        bool useXpos,
+        bool useRope,
+        IReadOnlyList<long> segmentSizes,
+        IReadOnlyList<long> dilationRates
+    ) =>
+        (useXpos, useRope) switch
         {
-            (true, true) => throw new UserException("useXpos and useRope: xPos already rotates as RoPE does, so choose one of them."),
+            (true, true) => throw new UserException(
+                "useXpos and useRope: xPos already rotates as RoPE does, so choose one of them."
+            ),
             (true, false) => RotaryPositions.XPos(headDim, SegmentSchedule.FromLists(segmentSizes, dilationRates)),
             (false, true) => RotaryPositions.Rope(headDim),
             _ => null,
         };
 
     private Tensor ProjectBack(Tensor attended) =>
-        MixedPrecision.Apply(outputProjection, mixedHeadsNorm is null ? attended : MixedPrecision.Apply(mixedHeadsNorm, attended));
+        MixedPrecision.Apply(
+            outputProjection,
+            mixedHeadsNorm is null ? attended : MixedPrecision.Apply(mixedHeadsNorm, attended)
+        );
 
     private Tensor SplitHeads(Tensor projected)
     {
@@ -379,6 +449,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         return projected.view(shape[0], shape[1], heads, shape[2] / heads);
     }
 
-    // TorchSharp makes every module that is a field a part of this one, and its parameters with it: twice, where it is shared.
+    // TorchSharp makes every module that is a field a part of this one, and its parameters with it: twice, where it is
+    // shared.
     private sealed record Unregistered<T>(T Module);
 }

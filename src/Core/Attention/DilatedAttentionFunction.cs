@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// Dilated attention over all branches as one differentiable operation. Only q, k, v, the output, its log-sum-exp and the keys
-/// and values gathered from other shards live from forward to backward.
+/// Dilated attention over all branches as one differentiable operation. Only q, k, v, the output, its log-sum-exp and
+/// the keys and values gathered from other shards live from forward to backward.
 /// </summary>
 /// <remarks>Inputs: q, k, v, the plan, and the table of relative position biases where the plan has buckets.</remarks>
 internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<DilatedAttentionFunction>
@@ -17,7 +17,9 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
 
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
-        Tensor q = (Tensor)vars[0], k = (Tensor)vars[1], v = (Tensor)vars[2];
+        Tensor q = (Tensor)vars[0],
+            k = (Tensor)vars[1],
+            v = (Tensor)vars[2];
         var plan = (DilatedAttentionPlan)vars[3];
         Tensor? table = vars.Length > Table ? ((Tensor)vars[Table]).detach() : null;
         using var scope = NewDisposeScope();
@@ -46,7 +48,15 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         List<Tensor> saved = ctx.get_saved_variables();
         Tensor? table = plan.Buckets is null ? null : saved[5];
         var result = new AttentionResult(saved[3], saved[4], saved[(table is null ? 5 : 6)..]);
-        AttentionGradients all = DilatedAttentionPass.Backward(plan, table, saved[0], saved[1], saved[2], result, outputGradient.contiguous());
+        AttentionGradients all = DilatedAttentionPass.Backward(
+            plan,
+            table,
+            saved[0],
+            saved[1],
+            saved[2],
+            result,
+            outputGradient.contiguous()
+        );
 
         // Frees what was saved now, not when the node dies: the peak of a deep model is in its backward.
         ctx.Dispose();

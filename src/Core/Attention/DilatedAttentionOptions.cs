@@ -9,4 +9,5 @@ public sealed record DilatedAttentionOptions(
     SegmentSchedule Schedule,
     bool Causal,
     HeadOffsets HeadOffsets = HeadOffsets.Interleaved,
-    MixingGradient MixingGradient = MixingGradient.Exact);
+    MixingGradient MixingGradient = MixingGradient.Exact
+);

@@ -17,11 +17,14 @@ internal sealed record AttentionResult(Tensor Output, Tensor LogSumExp, IReadOnl
 /// <param name="Table">Of the relative position biases; null where there are none, or nobody wants it.</param>
 internal sealed record AttentionGradients(Tensor Q, Tensor K, Tensor V, Tensor? Table);
 
-/// <summary>Dilated attention over all branches, forward and exact backward, outside autograd. Both are collective where the plan's exchange is.</summary>
+/// <summary>
+/// Dilated attention over all branches, forward and exact backward, outside autograd. Both are collective where the
+/// plan's exchange is.
+/// </summary>
 internal static class DilatedAttentionPass
 {
-    // What a kernel returns for a part of a branch at once, in elements: it is mixed in before it leaves the last cache, and a
-    // branch's whole output never stands beside the mixture.
+    // What a kernel returns for a part of a branch at once, in elements: it is mixed in before it leaves the last
+    // cache, and a branch's whole output never stands beside the mixture.
     private const long PartElements = 1 << 20;
 
     // The kernels' backward shares out whole heads among the threads.
@@ -39,10 +42,16 @@ internal static class DilatedAttentionPass
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         // Under way while the queries attend to the keys that are here.
-        IPendingTensor[][] gathered = [.. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.StartGather(k, v)).ToArray())];
+        IPendingTensor[][] gathered =
+        [
+            .. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.StartGather(k, v)).ToArray()),
+        ];
         var (output, logSumExp) = Attend(new BranchKernel(table, plan.Buckets), plan, q, k, v, gathered);
         return new AttentionResult(
-            output.MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope(), [.. gathered.SelectMany(parts => parts.Select(part => part.Result().MoveToOuterDisposeScope()))]);
+            output.MoveToOuterDisposeScope(),
+            logSumExp.MoveToOuterDisposeScope(),
+            [.. gathered.SelectMany(parts => parts.Select(part => part.Result().MoveToOuterDisposeScope()))]
+        );
     }
 
     /// <summary>Gradients of what <see cref="Forward"/> gave.</summary>
@@ -55,12 +64,22 @@ internal static class DilatedAttentionPass
     /// <param name="outputGradient">Shaped like the output, contiguous. Not disposed.</param>
     /// <returns>Owned by the caller.</returns>
     public static AttentionGradients Backward(
-        DilatedAttentionPlan plan, Tensor? table, Tensor q, Tensor k, Tensor v, AttentionResult result, Tensor outputGradient)
+        DilatedAttentionPlan plan,
+        Tensor? table,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        AttentionResult result,
+        Tensor outputGradient
+    )
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         // Zero where this shard has no kept row.
-        Tensor? tableGradient = table is null || !plan.BiasNeedsGradient ? null : zeros_like(table, dtype: BranchMixture.AccumulationType(q.dtype));
+        Tensor? tableGradient =
+            table is null || !plan.BiasNeedsGradient
+                ? null
+                : zeros_like(table, dtype: BranchMixture.AccumulationType(q.dtype));
         var kernel = new BranchKernel(table, plan.Buckets) { TableGradient = tableGradient };
         var pass = new Gradients(plan, kernel, q, k, v, result, outputGradient);
         var gathered = new List<Tensor>[plan.Branches.Count];
@@ -78,12 +97,22 @@ internal static class DilatedAttentionPass
             pass.AddOwn(b, gathered[b]);
         pass.AddReturned();
         return new AttentionGradients(
-            pass.Q.MoveToOuterDisposeScope(), pass.K.MoveToOuterDisposeScope(), pass.V.MoveToOuterDisposeScope(), tableGradient?.MoveToOuterDisposeScope());
+            pass.Q.MoveToOuterDisposeScope(),
+            pass.K.MoveToOuterDisposeScope(),
+            pass.V.MoveToOuterDisposeScope(),
+            tableGradient?.MoveToOuterDisposeScope()
+        );
     }
 
     // The output in q's dtype, and its log-sum-exp.
     private static (Tensor Output, Tensor LogSumExp) Attend(
-        BranchKernel kernel, DilatedAttentionPlan plan, Tensor q, Tensor k, Tensor v, IPendingTensor[][] gathered)
+        BranchKernel kernel,
+        DilatedAttentionPlan plan,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        IPendingTensor[][] gathered
+    )
     {
         ScalarType type = BranchMixture.AccumulationType(q.dtype);
         long heads = q.shape[2];
@@ -94,7 +123,8 @@ internal static class DilatedAttentionPass
         }
 
         // A mixture in float32 is twice as large as the output: half of the heads at a time keep it as large.
-        Tensor output = empty(q.shape, dtype: q.dtype, device: q.device), logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
+        Tensor output = empty(q.shape, dtype: q.dtype, device: q.device),
+            logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
         foreach (var (first, count) in new[] { (0, heads / 2), (heads / 2, heads - heads / 2) })
         {
             using var scope = NewDisposeScope();
@@ -117,11 +147,23 @@ internal static class DilatedAttentionPass
     }
 
     // Mixes one branch's attention to the keys that are here into the mixture.
-    private static void AttendOwn(BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, Tensor k, Tensor v)
+    private static void AttendOwn(
+        BranchMixture mixture,
+        BranchKernel kernel,
+        DilatedAttentionPlan plan,
+        int b,
+        Tensor q,
+        Tensor k,
+        Tensor v
+    )
     {
         BranchPlan branch = plan.Branches[b];
         // Where nothing is masked, the own rows of shared segments are among the gathered ones.
-        foreach (RowBlock whole in branch.LocalBlocks.Concat(plan.Causal ? branch.Shared.SelectMany(shared => shared.OwnBlocks.Select(own => own.Block)) : []))
+        foreach (
+            RowBlock whole in branch.LocalBlocks.Concat(
+                plan.Causal ? branch.Shared.SelectMany(shared => shared.OwnBlocks.Select(own => own.Block)) : []
+            )
+        )
         {
             var (own, _, count) = mixture.Restrict(whole);
             foreach (RowBlock block in count > 0 ? Parts(own, q) : [])
@@ -130,7 +172,14 @@ internal static class DilatedAttentionPass
     }
 
     // Mixes one branch's attention to the keys of other shards into the mixture.
-    private static void AttendGathered(BranchMixture mixture, BranchKernel kernel, DilatedAttentionPlan plan, int b, Tensor q, IReadOnlyList<Tensor> gathered)
+    private static void AttendGathered(
+        BranchMixture mixture,
+        BranchKernel kernel,
+        DilatedAttentionPlan plan,
+        int b,
+        Tensor q,
+        IReadOnlyList<Tensor> gathered
+    )
     {
         BranchPlan branch = plan.Branches[b];
         for (int s = 0; s < branch.Shared.Count; s++)
@@ -141,30 +190,62 @@ internal static class DilatedAttentionPass
                     continue;
                 var (own, first, count) = mixture.Restrict(block);
                 if (count > 0)
-                    Mix(mixture, kernel, q, own, keys.narrow(1, first, count), values.narrow(1, first, count), causal: false, before);
+                    Mix(
+                        mixture,
+                        kernel,
+                        q,
+                        own,
+                        keys.narrow(1, first, count),
+                        values.narrow(1, first, count),
+                        causal: false,
+                        before
+                    );
             }
         }
     }
 
-    private static void Mix(BranchMixture mixture, BranchKernel kernel, Tensor q, RowBlock block, Tensor keys, Tensor values, bool causal, long before)
+    private static void Mix(
+        BranchMixture mixture,
+        BranchKernel kernel,
+        Tensor q,
+        RowBlock block,
+        Tensor keys,
+        Tensor values,
+        bool causal,
+        long before
+    )
     {
         using var scope = NewDisposeScope();
         var (output, logSumExp) = kernel.Forward(block, block.View(q), keys, values, causal, before);
         mixture.Add(block, output, logSumExp);
     }
 
-    private static IEnumerable<RowBlock> Parts(RowBlock block, Tensor q) => block.Split(q.shape[3], PartElements, HeadsPerThread * get_num_threads());
+    private static IEnumerable<RowBlock> Parts(RowBlock block, Tensor q) =>
+        block.Split(q.shape[3], PartElements, HeadsPerThread * get_num_threads());
 
     // The gradients of q, k and v, branch by branch.
     private sealed class Gradients
     {
         private readonly DilatedAttentionPlan plan;
         private readonly BranchKernel kernel;
-        private readonly Tensor q, k, v, output, logSumExp, outputGradient;
+        private readonly Tensor q,
+            k,
+            v,
+            output,
+            logSumExp,
+            outputGradient;
         private readonly List<(SharedSegment Shared, IPendingTensor Pending)> returning = [];
         private readonly Tensor?[] alone;
 
-        public Gradients(DilatedAttentionPlan plan, BranchKernel kernel, Tensor q, Tensor k, Tensor v, AttentionResult result, Tensor outputGradient)
+        public Gradients(
+            DilatedAttentionPlan plan,
+            BranchKernel kernel,
+            Tensor q,
+            Tensor k,
+            Tensor v,
+            AttentionResult result,
+            Tensor outputGradient
+        )
         {
             this.plan = plan;
             this.kernel = kernel;
@@ -199,7 +280,11 @@ internal static class DilatedAttentionPass
         {
             using var scope = NewDisposeScope();
             BranchPlan branch = plan.Branches[b];
-            foreach (RowBlock block in branch.LocalBlocks.Concat(plan.Causal ? branch.Shared.SelectMany(shared => shared.OwnBlocks.Select(own => own.Block)) : []))
+            foreach (
+                RowBlock block in branch.LocalBlocks.Concat(
+                    plan.Causal ? branch.Shared.SelectMany(shared => shared.OwnBlocks.Select(own => own.Block)) : []
+                )
+            )
                 AddOwn(block, Attended(b, gathered));
             alone[b]?.Dispose();
             alone[b] = null;
@@ -222,14 +307,22 @@ internal static class DilatedAttentionPass
             {
                 if (shared.Visible(gathered[s], group, plan.Causal) is not var (keys, values, before))
                     continue;
-                var (_, keyGradient, valueGradient) = AddQueries(block, Attended(b, gathered), keys, values, causal: false, before);
+                var (_, keyGradient, valueGradient) = AddQueries(
+                    block,
+                    Attended(b, gathered),
+                    keys,
+                    values,
+                    causal: false,
+                    before
+                );
                 shared.Place(abroad, group, plan.Causal, keyGradient, valueGradient);
             }
 
             return abroad.MoveToOuterDisposeScope();
         }
 
-        // A branch's own output is needed twice, before and after other branches' turns, so it is kept and disposed by hand.
+        // A branch's own output is needed twice, before and after other branches' turns, so it is kept and disposed by
+        // hand.
         private Tensor Attended(int b, IReadOnlyList<Tensor> gathered)
         {
             if (plan.MixingGradient == MixingGradient.Exact)
@@ -257,16 +350,39 @@ internal static class DilatedAttentionPass
             foreach (RowBlock block in Parts(whole, q))
             {
                 using var scope = NewDisposeScope();
-                var (_, keyGradient, valueGradient) = AddQueries(block, attended, block.View(k), block.View(v), plan.Causal, before: 0);
+                var (_, keyGradient, valueGradient) = AddQueries(
+                    block,
+                    attended,
+                    block.View(k),
+                    block.View(v),
+                    plan.Causal,
+                    before: 0
+                );
                 block.View(K).add_(keyGradient, Scalars.One);
                 block.View(V).add_(valueGradient, Scalars.One);
             }
         }
 
-        private (Tensor Q, Tensor K, Tensor V) AddQueries(RowBlock block, Tensor attended, Tensor keys, Tensor values, bool causal, long before)
+        private (Tensor Q, Tensor K, Tensor V) AddQueries(
+            RowBlock block,
+            Tensor attended,
+            Tensor keys,
+            Tensor values,
+            bool causal,
+            long before
+        )
         {
             var gradients = kernel.Backward(
-                block, block.View(outputGradient), block.View(q), keys, values, block.View(attended), block.ViewStatistic(logSumExp), causal, before);
+                block,
+                block.View(outputGradient),
+                block.View(q),
+                keys,
+                values,
+                block.View(attended),
+                block.ViewStatistic(logSumExp),
+                causal,
+                before
+            );
             block.View(Q).add_(gradients.Q, Scalars.One);
             return gradients;
         }

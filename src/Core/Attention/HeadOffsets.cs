@@ -11,8 +11,8 @@ public enum HeadOffsets
 }
 
 /// <summary>
-/// Heads that one strided view selects: an arithmetic progression of heads whose offsets are equal, or rise by one from each
-/// head to the next.
+/// Heads that one strided view selects: an arithmetic progression of heads whose offsets are equal, or rise by one from
+/// each head to the next.
 /// </summary>
 /// <param name="Offset">First kept row within a segment, of the first head.</param>
 /// <param name="FirstHead">First head of the group.</param>
@@ -25,7 +25,12 @@ public readonly record struct HeadGroup(long Offset, long FirstHead, long HeadSt
     /// <param name="first">First of them, counted within the group.</param>
     /// <param name="count">How many.</param>
     public HeadGroup Slice(long first, long count) =>
-        this with { Offset = Offset + first * OffsetStride, FirstHead = FirstHead + first * HeadStride, Heads = count };
+        this with
+        {
+            Offset = Offset + first * OffsetStride,
+            FirstHead = FirstHead + first * HeadStride,
+            Heads = count,
+        };
 }
 
 public static class HeadOffsetRules
@@ -59,13 +64,14 @@ public static class HeadOffsetRules
     }
 
     /// <summary>
-    /// The fewest groups, for rows that every offset keeps equally many of. Fewer groups are fewer kernel calls, each of more heads
-    /// for the threads to share.
+    /// The fewest groups, for rows that every offset keeps equally many of. Fewer groups are fewer kernel calls, each
+    /// of more heads for the threads to share.
     /// </summary>
     /// <param name="rule">How offsets are dealt out.</param>
     /// <param name="heads">Number of heads, H.</param>
     /// <param name="dilation">Dilation of the branch, r.</param>
-    /// <param name="rows">Rows that the groups are to select from; groups of several offsets need r to divide them.</param>
+    /// <param name="rows">Rows that the groups are to select from; groups of several offsets need r to divide
+    /// them.</param>
     public static IReadOnlyList<HeadGroup> Groups(this HeadOffsets rule, long heads, long dilation, long rows)
     {
         IReadOnlyList<HeadGroup> byOffset = rule.Groups(heads, dilation);

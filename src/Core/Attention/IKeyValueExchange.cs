@@ -12,7 +12,9 @@ public interface IKeyValueExchange
     /// <param name="localLength">Rows that this process holds.</param>
     SequenceShard Place(long localLength);
 
-    /// <summary>The shards that share this shard's segment of the branch, or null where every segment is whole here.</summary>
+    /// <summary>
+    /// The shards that share this shard's segment of the branch, or null where every segment is whole here.
+    /// </summary>
     /// <exception cref="UserException">
     /// The branch neither divides the shard nor is divided by it. Thrown alike on every process, before any exchange.
     /// </exception>
@@ -29,14 +31,15 @@ public interface ISegmentPeers
     int Own { get; }
 
     /// <summary>Starts to concatenate every peer's rows. Collective among the peers.</summary>
-    /// <param name="rows">Own elements, [counts[Own]], contiguous; unchanged until the result is taken. Not disposed.</param>
+    /// <param name="rows">Own elements, [counts[Own]], contiguous; unchanged until the result is taken. Not
+    /// disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
     /// <returns>Becomes [Σ counts], in peer order. Owned by the caller.</returns>
     IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts);
 
     /// <summary>
-    /// Starts the transpose of <see cref="StartGather"/>: sums every peer's gradients of the gathered rows and brings each peer the
-    /// sum for its own. Collective among the peers.
+    /// Starts the transpose of <see cref="StartGather"/>: sums every peer's gradients of the gathered rows and brings
+    /// each peer the sum for its own. Collective among the peers.
     /// </summary>
     /// <param name="gradients">[Σ counts], contiguous; unchanged until the result is taken. Not disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
@@ -56,9 +59,7 @@ public sealed class LocalKeyValues : IKeyValueExchange
 {
     public static LocalKeyValues Instance { get; } = new();
 
-    private LocalKeyValues()
-    {
-    }
+    private LocalKeyValues() { }
 
     public SequenceShard Place(long localLength) => SequenceShard.Whole(localLength);
 

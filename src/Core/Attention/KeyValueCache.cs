@@ -4,18 +4,21 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// What decoding keeps of the rows that came before: of every branch the kept keys and values of the segment that the next row
-/// lies in, and nothing of earlier segments, which no later row can see.
+/// What decoding keeps of the rows that came before: of every branch the kept keys and values of the segment that the
+/// next row lies in, and nothing of earlier segments, which no later row can see.
 /// </summary>
 /// <remarks>
-/// <para>Rows may come one at a time, in chunks or all at once; each gets what the whole sequence would give it, to rounding. A row
-/// costs one pass over the kept keys of its segments, at most Σ w/r, however long the sequence has become.</para>
+/// <para>Rows may come one at a time, in chunks or all at once; each gets what the whole sequence would give it, to
+/// rounding. A row costs one pass over the kept keys of its segments, at most Σ w/r, however long the sequence has
+/// become.</para>
 /// <para>A row that several branches keep is held by each, so that every branch's keys lie side by side.</para>
 /// </remarks>
 public sealed class KeyValueCache : IDisposable
 {
     private readonly DilatedAttentionOptions options;
-    private readonly long batch, heads, headDim;
+    private readonly long batch,
+        heads,
+        headDim;
     private readonly BranchCache[] branches;
     private bool disposed;
 
@@ -29,15 +32,28 @@ public sealed class KeyValueCache : IDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         if (!options.Causal)
-            throw new UserException("Decoding row by row needs causal attention: a row that sees later ones cannot be computed before they are there.");
+            throw new UserException(
+                "Decoding row by row needs causal attention: a row that sees later ones cannot be computed "
+                    + "before they are there."
+            );
         if (batch < 1 || maxLength < 1)
-            throw new UserException($"A key/value cache is for at least one sequence of at least one row, not for {batch} of at most {maxLength}.");
+            throw new UserException(
+                $"A key/value cache is for at least one sequence of at least one row, not for {batch} of at "
+                    + $"most {maxLength}."
+            );
         this.options = options;
         this.batch = batch;
         this.heads = heads;
         this.headDim = headDim;
         MaxLength = maxLength;
-        branches = [.. options.Schedule.Select(branch => new BranchCache(branch, options.HeadOffsets.Groups(heads, branch.Dilation), maxLength))];
+        branches =
+        [
+            .. options.Schedule.Select(branch => new BranchCache(
+                branch,
+                options.HeadOffsets.Groups(heads, branch.Dilation),
+                maxLength
+            )),
+        ];
     }
 
     /// <summary>Rows that have come.</summary>
@@ -61,18 +77,33 @@ public sealed class KeyValueCache : IDisposable
         ArgumentNullException.ThrowIfNull(q);
         ArgumentNullException.ThrowIfNull(k);
         ArgumentNullException.ThrowIfNull(v);
-        if (q.dim() != 4 || q.shape[0] != batch || q.shape[2] != heads || q.shape[3] != headDim || !q.shape.SequenceEqual(k.shape) || !q.shape.SequenceEqual(v.shape))
+        if (
+            q.dim() != 4
+            || q.shape[0] != batch
+            || q.shape[2] != heads
+            || q.shape[3] != headDim
+            || !q.shape.SequenceEqual(k.shape)
+            || !q.shape.SequenceEqual(v.shape)
+        )
         {
             throw new UserException(
-                $"This key/value cache takes q, k and v of shape [{batch}, rows, {heads}, {headDim}], but was given [{string.Join(", ", q.shape)}], " +
-                $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}].");
+                $"This key/value cache takes q, k and v of shape [{batch}, rows, {heads}, {headDim}], but was "
+                    + $"given [{string.Join(", ", q.shape)}], "
+                    + $"[{string.Join(", ", k.shape)}] and [{string.Join(", ", v.shape)}]."
+            );
         }
 
         CheckUse(options, q.shape[1]);
         bias?.CheckHeads(heads);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        var pass = new Pass(q.contiguous(), k.contiguous(), v.contiguous(), new BranchMixture(q), new BranchKernel(bias?.Table, bias?.Buckets));
+        var pass = new Pass(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            new BranchMixture(q),
+            new BranchKernel(bias?.Table, bias?.Buckets)
+        );
         foreach (BranchCache branch in branches)
             branch.Attend(pass, Length, options.HeadOffsets);
         Length += q.shape[1];
@@ -86,14 +117,22 @@ public sealed class KeyValueCache : IDisposable
             branch.Dispose();
     }
 
-    /// <summary>Refuses another attention, and more rows than the cache was made for, before anything is computed for them.</summary>
+    /// <summary>
+    /// Refuses another attention, and more rows than the cache was made for, before anything is computed for them.
+    /// </summary>
     internal void CheckUse(DilatedAttentionOptions use, long rows)
     {
         ObjectDisposedException.ThrowIf(disposed, this);
         if (use != options)
-            throw new UserException($"This key/value cache is for the branches {options.Schedule}, but the attention has {use.Schedule} or other options: make a cache with its CreateCache.");
+            throw new UserException(
+                $"This key/value cache is for the branches {options.Schedule}, but the attention has "
+                    + $"{use.Schedule} or other options: make a cache with its CreateCache."
+            );
         if (rows > MaxLength - Length)
-            throw new UserException($"This key/value cache was made for {MaxLength} rows and holds {Length}: {rows} more do not fit. Make it longer.");
+            throw new UserException(
+                $"This key/value cache was made for {MaxLength} rows and holds {Length}: {rows} more do not "
+                    + "fit. Make it longer."
+            );
     }
 
     // The rows of one call: contiguous [batch, rows, heads, headDim], and where their mixture goes.
@@ -112,13 +151,16 @@ public sealed class KeyValueCache : IDisposable
     // One branch: what it keeps of the segment that the next row lies in.
     private sealed class BranchCache(Branch branch, IReadOnlyList<HeadGroup> groups, long maxLength) : IDisposable
     {
-        private readonly GrowingRows[] keys = [.. groups.Select(_ => new GrowingRows())], values = [.. groups.Select(_ => new GrowingRows())];
+        private readonly GrowingRows[] keys = [.. groups.Select(_ => new GrowingRows())],
+            values = [.. groups.Select(_ => new GrowingRows())];
 
         public long KeptKeys => groups.Zip(keys, (group, rows) => group.Heads * rows.Count).Sum();
 
         public void Attend(Pass pass, long firstRow, HeadOffsets offsets)
         {
-            long rows = pass.Q.shape[1], batch = pass.Q.shape[0], inSegment = firstRow % branch.SegmentLength;
+            long rows = pass.Q.shape[1],
+                batch = pass.Q.shape[0],
+                inSegment = firstRow % branch.SegmentLength;
             long begun = inSegment == 0 ? 0 : Math.Min(rows, branch.SegmentLength - inSegment);
             if (begun > 0)
             {
@@ -129,8 +171,16 @@ public sealed class KeyValueCache : IDisposable
             }
 
             // What follows begins with a segment, as a whole sequence does.
-            long others = rows - begun, tail = others % branch.SegmentLength;
-            foreach (RowBlock block in RowBlock.OfBranch(branch, offsets, pass.Q.shape[2], new RowRange(0, batch, rows, begun, others)))
+            long others = rows - begun,
+                tail = others % branch.SegmentLength;
+            foreach (
+                RowBlock block in RowBlock.OfBranch(
+                    branch,
+                    offsets,
+                    pass.Q.shape[2],
+                    new RowRange(0, batch, rows, begun, others)
+                )
+            )
                 pass.MixOwn(block);
             if (tail > 0)
             {
@@ -146,7 +196,8 @@ public sealed class KeyValueCache : IDisposable
             {
                 for (int g = 0; g < groups.Count; g++)
                 {
-                    long before = place - groups[g].Offset, r = branch.Dilation;
+                    long before = place - groups[g].Offset,
+                        r = branch.Dilation;
                     long start = before <= 0 ? -before : (r - before % r) % r;
                     long kept = RowBlock.KeptRows(count, start, r);
                     if (kept > 0)
@@ -175,7 +226,8 @@ public sealed class KeyValueCache : IDisposable
                 pass.Mix(block, keys.All, values.All, causal: false, before);
         }
 
-        private long Capacity(HeadGroup group) => RowBlock.KeptRows(Math.Min(branch.SegmentLength, maxLength), group.Offset, branch.Dilation);
+        private long Capacity(HeadGroup group) =>
+            RowBlock.KeptRows(Math.Min(branch.SegmentLength, maxLength), group.Offset, branch.Dilation);
 
         private void Clear()
         {
@@ -201,7 +253,12 @@ public sealed class KeyValueCache : IDisposable
             if (buffer is null || buffer.shape[2] < count)
             {
                 long room = Math.Min(capacity, Math.Max(count, Math.Max(FirstRoom, 2 * Count)));
-                Tensor larger = empty([rows.shape[0], rows.shape[1], room, rows.shape[3]], dtype: rows.dtype, device: rows.device).DetachFromDisposeScope();
+                Tensor larger = empty(
+                        [rows.shape[0], rows.shape[1], room, rows.shape[3]],
+                        dtype: rows.dtype,
+                        device: rows.device
+                    )
+                    .DetachFromDisposeScope();
                 if (buffer is not null)
                     larger.narrow(2, 0, Count).copy_(All);
                 buffer?.Dispose();

@@ -7,8 +7,8 @@ public enum MixingGradient
     Exact,
 
     /// <summary>
-    /// The weights count as constants in backward, as in the authors' published Python code. For comparison only; costs a
-    /// second forward in backward.
+    /// The weights count as constants in backward, as in the authors' published Python code. For comparison only; costs
+    /// a second forward in backward.
     /// </summary>
     Detached,
 }

@@ -7,7 +7,9 @@ namespace LongNet.Core.Attention;
 /// Learned biases that attention adds to its logits, one for each head and bucket of distances between query and key
 /// (T5, section 2.1 of arXiv:1910.10683). Layers may share one.
 /// </summary>
-/// <remarks>Its parameter is called relative_attention_bias.weight, [buckets, heads], as in the authors' code.</remarks>
+/// <remarks>
+/// Its parameter is called relative_attention_bias.weight, [buckets, heads], as in the authors' code.
+/// </remarks>
 public sealed class RelativePositionBias : nn.Module
 {
     private readonly Embedding table;
@@ -39,6 +41,9 @@ public sealed class RelativePositionBias : nn.Module
     internal void CheckHeads(long heads)
     {
         if (Table.shape[1] != heads)
-            throw new UserException($"The relative position bias is of {Table.shape[1]} heads, but attention has {heads}: make it for as many.");
+            throw new UserException(
+                $"The relative position bias is of {Table.shape[1]} heads, but attention has {heads}: make "
+                    + "it for as many."
+            );
     }
 }

@@ -25,21 +25,26 @@ public sealed record RelativePositionBuckets(long Count, long MaxDistance, bool 
     private long Exact => PerDirection / 2;
 
     /// <summary>Refuses numbers that make no buckets.</summary>
-    /// <exception cref="UserException">Too few buckets, an odd number of them for two directions, or too short a distance.</exception>
+    /// <exception cref="UserException">Too few buckets, an odd number of them for two directions, or too short a
+    /// distance.</exception>
     public void Validate()
     {
         long least = Bidirectional ? 4 : 2;
         if (Count < least || (Bidirectional && Count % 2 != 0))
         {
             throw new UserException(
-                $"Relative position bias has {Count} buckets, but needs {(Bidirectional ? "an even number of at least 4, half for each direction" : "at least 2")}.");
+                $"Relative position bias has {Count} buckets, but needs "
+                    + $"{(Bidirectional ? "an even number of at least 4, half for each direction" : "at least 2")}."
+            );
         }
 
         if (MaxDistance <= Exact)
         {
             throw new UserException(
-                $"Relative position bias tells distances apart up to {MaxDistance}, but its {Count} buckets already give {Exact} distances one each: " +
-                $"choose a maximum distance above {Exact}, or fewer buckets.");
+                $"Relative position bias tells distances apart up to {MaxDistance}, but its {Count} buckets "
+                    + $"already give {Exact} distances one each: "
+                    + $"choose a maximum distance above {Exact}, or fewer buckets."
+            );
         }
     }
 
@@ -60,10 +65,15 @@ public sealed record RelativePositionBuckets(long Count, long MaxDistance, bool 
         Tensor distance = tensor(distances);
         Tensor size = Bidirectional ? distance.abs() : distance.maximum(Integer(0));
 
-        // In float32, as everyone computes it: at a power of two a digit more would choose another bucket than the weights were
-        // trained with.
-        Tensor beyond = size.maximum(Integer(Exact)).to(float32).div(Single(Exact)).log()
-            .div(Single(Math.Log((double)MaxDistance / Exact))).mul(Single(PerDirection - Exact)).to(int64);
+        // In float32, as everyone computes it: at a power of two a digit more would choose another bucket than the
+        // weights were trained with.
+        Tensor beyond = size.maximum(Integer(Exact))
+            .to(float32)
+            .div(Single(Exact))
+            .log()
+            .div(Single(Math.Log((double)MaxDistance / Exact)))
+            .mul(Single(PerDirection - Exact))
+            .to(int64);
         Tensor large = beyond.sub(Integer(-Exact)).minimum(Integer(PerDirection - 1));
         Tensor bucket = where(size.lt(Integer(Exact)), size, large);
         if (Bidirectional)

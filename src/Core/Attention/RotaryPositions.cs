@@ -5,28 +5,36 @@ namespace LongNet.Core.Attention;
 
 /// <summary>
 /// Rotates queries and keys by their absolute positions, so that a logit depends on their distance: RoPE (Su et al.,
-/// arXiv:2104.09864), or xPos, which lets attention decay with distance too (Sun et al., arXiv:2212.10554, section 2.2).
+/// arXiv:2104.09864), or xPos, which lets attention decay with distance too (Sun et al., arXiv:2212.10554, section
+/// 2.2).
 /// </summary>
 /// <remarks>
-/// <para>Neighbouring channels (2i, 2i + 1) form a pair with angle n · 10000^(−2i/d); xPos scales it by ζᵢ^(±n/512), where
-/// ζᵢ = (2i/d + 0.4) / 1.4, plus for queries, minus for keys.</para>
-/// <para>Only the difference of positions enters a logit, so xPos's exponents count from the middle of the block that holds the
-/// row, where blocks are the shortest that no segment straddles. They grow with the segment length, not with the sequence.</para>
+/// <para>Neighbouring channels (2i, 2i + 1) form a pair with angle n · 10000^(−2i/d); xPos scales it by ζᵢ^(±n/512),
+/// where ζᵢ = (2i/d + 0.4) / 1.4, plus for queries, minus for keys.</para>
+/// <para>Only the difference of positions enters a logit, so xPos's exponents count from the middle of the block that
+/// holds the row, where blocks are the shortest that no segment straddles. They grow with the segment length, not with
+/// the sequence.</para>
 /// <para>Angles are computed in float64, which keeps them right to 1e-6 at positions beyond 10⁹.</para>
 /// </remarks>
 public sealed class RotaryPositions : IDisposable
 {
-    private const double ScaleBase = 512, Gamma = 0.4, RotaryBase = 10000;
+    private const double ScaleBase = 512,
+        Gamma = 0.4,
+        RotaryBase = 10000;
 
     private readonly long headDim;
     private readonly SegmentSchedule? decaySchedule;
     private (SequenceShard Shard, ScalarType Type, string Device)? cached;
-    private Tensor? queryFactors, keyFactors;
+    private Tensor? queryFactors,
+        keyFactors;
 
     private RotaryPositions(string name, long headDim, SegmentSchedule? decaySchedule)
     {
         if (headDim % 2 != 0)
-            throw new UserException($"{name} rotates pairs of channels, but a head has {headDim}: choose d_model and heads so that d_model / heads is even.");
+            throw new UserException(
+                $"{name} rotates pairs of channels, but a head has {headDim}: choose d_model and heads so "
+                    + "that d_model / heads is even."
+            );
         this.headDim = headDim;
         this.decaySchedule = decaySchedule;
     }
@@ -49,7 +57,9 @@ public sealed class RotaryPositions : IDisposable
         return new RotaryPositions("xPos", headDim, schedule);
     }
 
-    /// <summary>Refuses a schedule whose decay does not fit the type. Pure, so it can be asked before anything starts.</summary>
+    /// <summary>
+    /// Refuses a schedule whose decay does not fit the type. Pure, so it can be asked before anything starts.
+    /// </summary>
     /// <param name="schedule">The branches.</param>
     /// <param name="sequenceLength">Rows of the whole sequence.</param>
     /// <param name="type">Compute type.</param>
@@ -69,7 +79,8 @@ public sealed class RotaryPositions : IDisposable
     /// <param name="shard">Which rows of the sequence are held here.</param>
     /// <param name="first">The first of them that is given, where these are not all.</param>
     /// <returns>Rotated tensors of the inputs' shape and dtype; computed in float32, or float64 for float64.</returns>
-    /// <exception cref="UserException">The schedule's blocks are so long that a scale would overflow the dtype.</exception>
+    /// <exception cref="UserException">The schedule's blocks are so long that a scale would overflow the
+    /// dtype.</exception>
     public (Tensor Q, Tensor K) Rotate(Tensor q, Tensor k, SequenceShard shard, long first = 0)
     {
         ArgumentNullException.ThrowIfNull(q);
@@ -85,8 +96,8 @@ public sealed class RotaryPositions : IDisposable
         (queryFactors, keyFactors, cached) = (null, null, null);
     }
 
-    // ln of the largest scale a rotated element may carry. The type's own exponents end at ±87 (float16: ±10), and gradients, which
-    // the mean over millions of tokens makes as small as 1e-10, need some of them.
+    // ln of the largest scale a rotated element may carry. The type's own exponents end at ±87 (float16: ±10), and
+    // gradients, which the mean over millions of tokens makes as small as 1e-10, need some of them.
     private static double LargestLogScale(ScalarType type) => type == ScalarType.Float16 ? 4 : 50;
 
     private static Tensor Multiply(Tensor tensor, Tensor factors, long first)
@@ -94,8 +105,16 @@ public sealed class RotaryPositions : IDisposable
         using var scope = NewDisposeScope();
         long[] shape = tensor.shape;
         factors = factors.narrow(0, first, shape[1]);
-        Tensor pairs = tensor.to(BranchMixture.AccumulationType(tensor.dtype)).reshape(shape[0], shape[1], shape[2], shape[3] / 2, 2);
-        return pairs.view_as_complex().mul(factors).view_as_real().reshape(shape).to(tensor.dtype).MoveToOuterDisposeScope();
+        Tensor pairs = tensor
+            .to(BranchMixture.AccumulationType(tensor.dtype))
+            .reshape(shape[0], shape[1], shape[2], shape[3] / 2, 2);
+        return pairs
+            .view_as_complex()
+            .mul(factors)
+            .view_as_real()
+            .reshape(shape)
+            .to(tensor.dtype)
+            .MoveToOuterDisposeScope();
     }
 
     // Factors are the same for every layer and step, so the last shard's are kept.
@@ -130,7 +149,10 @@ public sealed class RotaryPositions : IDisposable
 
         Tensor angles = outer(tensor(positions), tensor(frequencies));
         Tensor exponents = outer(tensor(distances), tensor(logScales));
-        ScalarType complexType = BranchMixture.AccumulationType(type) == ScalarType.Float64 ? ScalarType.ComplexFloat64 : ScalarType.ComplexFloat32;
+        ScalarType complexType =
+            BranchMixture.AccumulationType(type) == ScalarType.Float64
+                ? ScalarType.ComplexFloat64
+                : ScalarType.ComplexFloat32;
         queryFactors = Factors(exponents.exp());
         keyFactors = Factors(exponents.neg().exp());
         cached = (shard, type, device.ToString());
@@ -149,8 +171,11 @@ public sealed class RotaryPositions : IDisposable
             return block;
         long longest = (long)(largest / -Math.Log(Gamma / (1 + Gamma)) * ScaleBase * 2);
         throw new UserException(
-            $"xPos over blocks of {block} rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
-            $"e^{logScale:0}, more than {type} holds; blocks of at most {longest} rows work: shorten the longest segment or choose segment " +
-            "lengths that divide it.");
+            $"xPos over blocks of {block} rows (the least common multiple of the segment lengths, or the "
+                + "whole sequence) needs scales up to "
+                + $"e^{logScale:0}, more than {type} holds; blocks of at most {longest} rows work: shorten the "
+                + "longest segment or choose segment "
+                + "lengths that divide it."
+        );
     }
 }

@@ -15,8 +15,8 @@ internal readonly record struct RowRange(long FirstSequence, long Sequences, lon
 }
 
 /// <summary>
-/// The rows and heads that one kernel call works on: a strided view of a [batch, length, heads, headDim] tensor in which
-/// segments (or sequences) are folded into the batch. Selecting and scattering are views, so neither costs a copy
+/// The rows and heads that one kernel call works on: a strided view of a [batch, length, heads, headDim] tensor in
+/// which segments (or sequences) are folded into the batch. Selecting and scattering are views, so neither costs a copy
 /// (semantics: "No copies").
 /// </summary>
 /// <param name="FirstRow">First row of the first head, counted over batch × length.</param>
@@ -26,18 +26,26 @@ internal readonly record struct RowRange(long FirstSequence, long Sequences, lon
 /// <param name="SegmentStride">Distance between their first rows.</param>
 /// <param name="Group">The heads that keep these rows.</param>
 internal readonly record struct RowBlock(
-    long FirstRow, long Rows, long RowStride, long Segments, long SegmentStride, HeadGroup Group)
+    long FirstRow,
+    long Rows,
+    long RowStride,
+    long Segments,
+    long SegmentStride,
+    HeadGroup Group
+)
 {
     /// <summary>The block of a [batch, length, heads, headDim] tensor, as [segments, heads, rows, headDim].</summary>
     /// <param name="tensor">Contiguous. The view shares its storage.</param>
     public Tensor View(Tensor tensor)
     {
         // Not the tensor's own strides: along an axis of one element they may be anything.
-        long head = tensor.shape[3], row = tensor.shape[2] * head;
+        long head = tensor.shape[3],
+            row = tensor.shape[2] * head;
         return tensor.as_strided(
             [Segments, Group.Heads, Rows, tensor.shape[3]],
             [SegmentStride * row, Group.OffsetStride * row + Group.HeadStride * head, RowStride * row, 1],
-            tensor.storage_offset() + FirstRow * row + Group.FirstHead * head);
+            tensor.storage_offset() + FirstRow * row + Group.FirstHead * head
+        );
     }
 
     /// <summary>The block of a dense [batch, length, heads] tensor, as [segments, heads, rows].</summary>
@@ -47,24 +55,30 @@ internal readonly record struct RowBlock(
         return tensor.as_strided(
             [Segments, Group.Heads, Rows],
             [SegmentStride * row, Group.OffsetStride * row + Group.HeadStride, RowStride * row],
-            tensor.storage_offset() + FirstRow * row + Group.FirstHead);
+            tensor.storage_offset() + FirstRow * row + Group.FirstHead
+        );
     }
 
-    /// <summary>All blocks of a branch over rows that begin where a segment does. A last segment may be short.</summary>
+    /// <summary>
+    /// All blocks of a branch over rows that begin where a segment does. A last segment may be short.
+    /// </summary>
     /// <param name="branch">The branch.</param>
     /// <param name="offsets">How its offsets are dealt out among the heads.</param>
     /// <param name="heads">Number of heads.</param>
     /// <param name="range">The rows.</param>
     public static IEnumerable<RowBlock> OfBranch(Branch branch, HeadOffsets offsets, long heads, RowRange range)
     {
-        long w = branch.SegmentLength, r = branch.Dilation;
-        long segments = range.Rows / w, tail = range.Rows % w;
+        long w = branch.SegmentLength,
+            r = branch.Dilation;
+        long segments = range.Rows / w,
+            tail = range.Rows % w;
         long start = range.FirstSequence * range.Length + range.FirstRow;
         if (segments > 0)
         {
             foreach (HeadGroup group in offsets.Groups(heads, r, w))
             {
-                long kept = KeptRows(w, group.Offset, r), first = start + group.Offset;
+                long kept = KeptRows(w, group.Offset, r),
+                    first = start + group.Offset;
                 if (kept == 0)
                     continue;
 
@@ -92,17 +106,25 @@ internal readonly record struct RowBlock(
         {
             long kept = KeptRows(tail, group.Offset, r);
             if (kept > 0)
-                yield return new RowBlock(start + segments * w + group.Offset, kept, r, range.Sequences, range.Length, group);
+                yield return new RowBlock(
+                    start + segments * w + group.Offset,
+                    kept,
+                    r,
+                    range.Sequences,
+                    range.Length,
+                    group
+                );
         }
     }
 
     /// <summary>
-    /// The block in parts, by segments and where one segment is too much by heads, so that what a kernel returns for a part stays
-    /// in the processor's cache until it is used.
+    /// The block in parts, by segments and where one segment is too much by heads, so that what a kernel returns for a
+    /// part stays in the processor's cache until it is used.
     /// </summary>
     /// <param name="headDim">Elements per row and head.</param>
     /// <param name="elements">Most elements of a part, unless that leaves it too few heads.</param>
-    /// <param name="leastHeads">Heads, counted over all segments, that a part has at least where there are as many.</param>
+    /// <param name="leastHeads">Heads, counted over all segments, that a part has at least where there are as
+    /// many.</param>
     public IEnumerable<RowBlock> Split(long headDim, long elements, long leastHeads)
     {
         long all = Math.Max(leastHeads, elements / (Rows * headDim));
@@ -110,13 +132,16 @@ internal readonly record struct RowBlock(
         long heads = segments > 1 ? Group.Heads : Math.Clamp(all, 1, Group.Heads);
 
         // Parts of equal size: a small last one would leave threads without work.
-        long segmentParts = (Segments + segments - 1) / segments, headParts = (Group.Heads + heads - 1) / heads;
+        long segmentParts = (Segments + segments - 1) / segments,
+            headParts = (Group.Heads + heads - 1) / heads;
         for (long s = 0; s < segmentParts; s++)
         {
-            long firstSegment = Segments * s / segmentParts, endSegment = Segments * (s + 1) / segmentParts;
+            long firstSegment = Segments * s / segmentParts,
+                endSegment = Segments * (s + 1) / segmentParts;
             for (long h = 0; h < headParts; h++)
             {
-                long firstHead = Group.Heads * h / headParts, endHead = Group.Heads * (h + 1) / headParts;
+                long firstHead = Group.Heads * h / headParts,
+                    endHead = Group.Heads * (h + 1) / headParts;
                 yield return this with
                 {
                     FirstRow = FirstRow + firstSegment * SegmentStride + firstHead * Group.OffsetStride,
@@ -133,11 +158,21 @@ internal readonly record struct RowBlock(
     /// <returns>The block, possibly of no head, and its place among the heads of this one.</returns>
     public (RowBlock Block, long First, long Count) OfHeads(long firstHead, long heads)
     {
-        long first = HeadsBefore(firstHead), count = HeadsBefore(firstHead + heads) - first;
-        return (this with { FirstRow = FirstRow + first * Group.OffsetStride, Group = Group.Slice(first, count) }, first, count);
+        long first = HeadsBefore(firstHead),
+            count = HeadsBefore(firstHead + heads) - first;
+        return (
+            this with
+            {
+                FirstRow = FirstRow + first * Group.OffsetStride,
+                Group = Group.Slice(first, count),
+            },
+            first,
+            count
+        );
     }
 
-    private long HeadsBefore(long head) => Math.Clamp((head - Group.FirstHead + Group.HeadStride - 1) / Group.HeadStride, 0, Group.Heads);
+    private long HeadsBefore(long head) =>
+        Math.Clamp((head - Group.FirstHead + Group.HeadStride - 1) / Group.HeadStride, 0, Group.Heads);
 
     /// <summary>How many of a segment's rows an offset and dilation keep.</summary>
     public static long KeptRows(long segmentRows, long offset, long dilation) =>

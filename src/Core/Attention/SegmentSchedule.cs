@@ -16,21 +16,23 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
         ArgumentNullException.ThrowIfNull(branches);
         this.branches = [.. branches];
         if (this.branches.Length == 0)
-            throw new UserException("A segment schedule needs at least one branch: give one segment length and one dilation rate.");
+            throw new UserException(
+                "A segment schedule needs at least one branch: give one segment length and one dilation rate."
+            );
         for (int b = 0; b < this.branches.Length; b++)
         {
             if (this.branches[b].SegmentLength < 1 || this.branches[b].Dilation < 1)
             {
                 throw new UserException(
-                    $"Branch {b} of the segment schedule is {this.branches[b]}: segment length and dilation rate must be at least 1.");
+                    $"Branch {b} of the segment schedule is {this.branches[b]}: segment length and dilation "
+                        + "rate must be at least 1."
+                );
             }
         }
     }
 
     public SegmentSchedule(params Branch[] branches)
-        : this((IEnumerable<Branch>)branches)
-    {
-    }
+        : this((IEnumerable<Branch>)branches) { }
 
     /// <summary>Number of branches.</summary>
     public int Count => branches.Length;
@@ -48,11 +50,15 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
         if (segmentLengths.Count != dilationRates.Count)
         {
             throw new UserException(
-                $"The segment schedule has {segmentLengths.Count} segment lengths but {dilationRates.Count} dilation rates: " +
-                "give one dilation rate per segment length.");
+                $"The segment schedule has {segmentLengths.Count} segment lengths but {dilationRates.Count} "
+                    + "dilation rates: "
+                    + "give one dilation rate per segment length."
+            );
         }
 
-        return new SegmentSchedule(segmentLengths.Zip(dilationRates, (length, dilation) => new Branch(length, dilation)));
+        return new SegmentSchedule(
+            segmentLengths.Zip(dilationRates, (length, dilation) => new Branch(length, dilation))
+        );
     }
 
     /// <summary>

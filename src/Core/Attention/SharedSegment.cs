@@ -11,10 +11,11 @@ internal sealed class SharedSegment
 {
     private readonly ISegmentPeers peers;
     private readonly IReadOnlyList<HeadGroup> groups;
-    private readonly long sequences, headDim;
-    private readonly long[,] rows;   // [peer, group]
+    private readonly long sequences,
+        headDim;
+    private readonly long[,] rows; // [peer, group]
     private readonly long[,] starts; // first element of a group's keys within the peer's keys, [peer, group]
-    private readonly long[] counts;  // elements of keys and values, per peer
+    private readonly long[] counts; // elements of keys and values, per peer
     private readonly long[] origins; // first element of a peer's part
     private readonly RowBlock[] own; // per group
 
@@ -24,7 +25,14 @@ internal sealed class SharedSegment
     /// <param name="heads">Number of heads.</param>
     /// <param name="headDim">Elements per head.</param>
     /// <param name="range">The sequences, rows held here of each, and as Rows those of each whole sequence.</param>
-    public SharedSegment(Branch branch, ISegmentPeers peers, HeadOffsets offsets, long heads, long headDim, RowRange range)
+    public SharedSegment(
+        Branch branch,
+        ISegmentPeers peers,
+        HeadOffsets offsets,
+        long heads,
+        long headDim,
+        RowRange range
+    )
     {
         this.peers = peers;
         this.headDim = headDim;
@@ -46,14 +54,22 @@ internal sealed class SharedSegment
             long elements = 0;
             for (int g = 0; g < groups.Count; g++)
             {
-                // The first row at or after the shard's start that lies at offset (mod r) of the *global* segment start.
+                // The first row at or after the shard's start that lies at offset (mod r) of the *global* segment
+                // start.
                 long before = shard.FirstRow - segmentStart - groups[g].Offset;
                 long first = before <= 0 ? -before : (branch.Dilation - before % branch.Dilation) % branch.Dilation;
                 rows[peer, g] = RowBlock.KeptRows(held, first, branch.Dilation);
                 starts[peer, g] = elements;
                 elements += sequences * rows[peer, g] * groups[g].Heads * headDim;
                 if (peer == peers.Own)
-                    own[g] = new RowBlock(range.FirstSequence * range.Length + first, rows[peer, g], branch.Dilation, sequences, range.Length, groups[g]);
+                    own[g] = new RowBlock(
+                        range.FirstSequence * range.Length + first,
+                        rows[peer, g],
+                        branch.Dilation,
+                        sequences,
+                        range.Length,
+                        groups[g]
+                    );
             }
 
             origins[peer] = origin;
@@ -88,8 +104,9 @@ internal sealed class SharedSegment
     }
 
     /// <summary>
-    /// The gathered keys and values that the own queries see without a mask, each [sequences, heads, rows, headDim], or null where
-    /// there are none. Causal: those of earlier shards, the own ones being masked. Otherwise all, the own ones among them.
+    /// The gathered keys and values that the own queries see without a mask, each [sequences, heads, rows, headDim], or
+    /// null where there are none. Causal: those of earlier shards, the own ones being masked. Otherwise all, the own
+    /// ones among them.
     /// </summary>
     /// <returns>Keys, values, and how many of their rows lie before the own shard's.</returns>
     public (Tensor Keys, Tensor Values, long Before)? Visible(Tensor gathered, int group, bool causal)
@@ -97,7 +114,11 @@ internal sealed class SharedSegment
         int[] visible = [.. VisiblePeers(group, causal)];
         if (visible.Length == 0)
             return null;
-        return (Concatenate(Kind.Keys), Concatenate(Kind.Values), visible.Where(peer => peer < peers.Own).Sum(peer => rows[peer, group]));
+        return (
+            Concatenate(Kind.Keys),
+            Concatenate(Kind.Values),
+            visible.Where(peer => peer < peers.Own).Sum(peer => rows[peer, group])
+        );
 
         Tensor Concatenate(Kind kind)
         {
@@ -106,7 +127,9 @@ internal sealed class SharedSegment
         }
     }
 
-    /// <summary>Writes gradients of <see cref="Visible"/>'s keys and values to their places among all gathered parts.</summary>
+    /// <summary>
+    /// Writes gradients of <see cref="Visible"/>'s keys and values to their places among all gathered parts.
+    /// </summary>
     /// <param name="gradients">[<see cref="TotalElements"/>].</param>
     /// <param name="group">Head group.</param>
     /// <param name="causal">As given to <see cref="Visible"/>.</param>
@@ -124,8 +147,11 @@ internal sealed class SharedSegment
         }
     }
 
-    /// <summary>Starts to bring the gradients of the own rows home, for <see cref="Add"/>. Collective among the peers.</summary>
-    /// <param name="gradients">[<see cref="TotalElements"/>], what this shard's queries say about all gathered rows.</param>
+    /// <summary>
+    /// Starts to bring the gradients of the own rows home, for <see cref="Add"/>. Collective among the peers.
+    /// </summary>
+    /// <param name="gradients">[<see cref="TotalElements"/>], what this shard's queries say about all gathered
+    /// rows.</param>
     public IPendingTensor StartReturnGradients(Tensor gradients) => peers.StartReturnGradients(gradients, counts);
 
     /// <summary>Adds the gradients that have come home.</summary>
@@ -161,11 +187,13 @@ internal sealed class SharedSegment
     // [sequences, heads, rows, headDim], a view of the packed part that begins at `origin`.
     private Tensor Part(Tensor packed, long origin, int peer, int group, Kind kind)
     {
-        long count = rows[peer, group], heads = groups[group].Heads;
+        long count = rows[peer, group],
+            heads = groups[group].Heads;
         long start = origin + starts[peer, group] + (kind == Kind.Values ? counts[peer] / 2 : 0);
         return packed.as_strided(
             [sequences, heads, count, headDim],
             [count * heads * headDim, headDim, heads * headDim, 1],
-            packed.storage_offset() + start);
+            packed.storage_offset() + start
+        );
     }
 }

@@ -8,12 +8,14 @@ namespace LongNet.Core.Model;
 /// <summary>The position-wise network of a block: expand, GELU, normalize where asked, contract.</summary>
 public sealed class FeedForward : Module<Tensor, Tensor>
 {
-    private readonly Linear expand, contract;
+    private readonly Linear expand,
+        contract;
     private readonly LayerNorm? hiddenNorm;
 
     /// <param name="dModel">Channels of input and output.</param>
     /// <param name="hidden">Channels in between.</param>
-    /// <param name="subLayerNorm">Whether those are normalized before the contraction (sub-LN, arXiv:2210.06423).</param>
+    /// <param name="subLayerNorm">Whether those are normalized before the contraction (sub-LN,
+    /// arXiv:2210.06423).</param>
     public FeedForward(long dModel, long hidden, bool subLayerNorm = false)
         : base(nameof(FeedForward))
     {
@@ -34,6 +36,8 @@ public sealed class FeedForward : Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         Tensor hidden = functional.gelu(MixedPrecision.Apply(expand, input));
-        return MixedPrecision.Apply(contract, hiddenNorm is null ? hidden : MixedPrecision.Apply(hiddenNorm, hidden)).MoveToOuterDisposeScope();
+        return MixedPrecision
+            .Apply(contract, hiddenNorm is null ? hidden : MixedPrecision.Apply(hiddenNorm, hidden))
+            .MoveToOuterDisposeScope();
     }
 }

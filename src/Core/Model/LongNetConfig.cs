@@ -32,15 +32,17 @@ public sealed record LongNetConfig
     /// <summary>Buckets of a relative position bias that all blocks share; null for none.</summary>
     public RelativePositionBuckets? RelativePositionBias { get; init; }
 
-    /// <summary>Probability of dropping an element of the embeddings, the attention outputs and the feed-forward outputs.</summary>
+    /// <summary>
+    /// Probability of dropping an element of the embeddings, the attention outputs and the feed-forward outputs.
+    /// </summary>
     public double Dropout { get; init; }
 
     /// <summary>Whether the output projection is the token embedding.</summary>
     public bool TieEmbeddings { get; init; } = true;
 
     /// <summary>
-    /// Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last projection (sub-LN,
-    /// arXiv:2210.06423).
+    /// Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last
+    /// projection (sub-LN, arXiv:2210.06423).
     /// </summary>
     public bool SubLayerNorm { get; init; }
 }

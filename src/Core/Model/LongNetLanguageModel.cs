@@ -31,7 +31,12 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <param name="seed">Decides the initial parameters, alike on every rank.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here. Not owned.</param>
     /// <param name="execution">How it computes; null: in float32, keeping everything.</param>
-    public LongNetLanguageModel(LongNetConfig config, long seed, IKeyValueExchange? exchange = null, ModelExecution? execution = null)
+    public LongNetLanguageModel(
+        LongNetConfig config,
+        long seed,
+        IKeyValueExchange? exchange = null,
+        ModelExecution? execution = null
+    )
         : base(nameof(LongNetLanguageModel))
     {
         ArgumentNullException.ThrowIfNull(config);
@@ -44,10 +49,19 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             _ => null,
         };
         if (Execution.Recompute != Recompute.None)
-            store = Execution.OffloadFolder is { } folder ? new DiskActivationStore(folder) : new MemoryActivationStore();
+            store = Execution.OffloadFolder is { } folder
+                ? new DiskActivationStore(folder)
+                : new MemoryActivationStore();
         embedding = Embedding(config.Vocabulary, config.DModel);
-        RelativePositionBias? bias = config.RelativePositionBias is { } buckets ? new RelativePositionBias(config.Heads, buckets) : null;
-        blocks = [.. Enumerable.Range(0, checked((int)config.Layers)).Select(_ => new TransformerBlock(config, positions, exchange, bias, Execution, store))];
+        RelativePositionBias? bias = config.RelativePositionBias is { } buckets
+            ? new RelativePositionBias(config.Heads, buckets)
+            : null;
+        blocks =
+        [
+            .. Enumerable
+                .Range(0, checked((int)config.Layers))
+                .Select(_ => new TransformerBlock(config, positions, exchange, bias, Execution, store)),
+        ];
         finalNorm = LayerNorm(config.DModel);
         register_module("embed_tokens", embedding);
         register_module("layers", ModuleList(blocks));
@@ -70,8 +84,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     public ModelExecution Execution { get; }
 
     /// <summary>
-    /// Called during the backward pass of what is computed from now on, as soon as the gradients of all parameters of a block
-    /// ("layers.N.…") are complete, with the block's index; the last block comes first. Null: nobody asks.
+    /// Called during the backward pass of what is computed from now on, as soon as the gradients of all parameters of a
+    /// block ("layers.N.…") are complete, with the block's index; the last block comes first. Null: nobody asks.
     /// </summary>
     public Action<int>? BlockGradientsComplete { get; set; }
 
@@ -80,7 +94,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>Next-token logits. Collective among the shards of the sequence when an exchange was given.</summary>
     /// <param name="tokens">[batch, length], int64: the rows held here. Not disposed.</param>
-    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's generator.</param>
+    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's
+    /// generator.</param>
     /// <returns>[batch, length, vocabulary]. Owned by the caller.</returns>
     public Tensor forward(Tensor tokens, DropoutContext? dropoutContext)
     {
@@ -93,11 +108,12 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <param name="maxLength">Most tokens that will come; xPos refuses more than it can scale.</param>
     /// <returns>Owned by the caller.</returns>
     /// <exception cref="UserException">The sequence is sharded.</exception>
-    public DecodingCache CreateCache(long batch, long maxLength) => new([.. blocks.Select(block => block.CreateCache(batch, maxLength))]);
+    public DecodingCache CreateCache(long batch, long maxLength) =>
+        new([.. blocks.Select(block => block.CreateCache(batch, maxLength))]);
 
     /// <summary>
-    /// Logits after the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in chunks or all at
-    /// once, with the result of the whole sequence to rounding. Without dropout, not differentiable.
+    /// Logits after the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in
+    /// chunks or all at once, with the result of the whole sequence to rounding. Without dropout, not differentiable.
     /// </summary>
     /// <param name="tokens">[batch, count], int64. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>; takes up the tokens. Not disposed.</param>
@@ -115,7 +131,9 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         return Logits(hidden).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Sum of the cross-entropies of all valid targets, in nats. Collective when an exchange was given.</summary>
+    /// <summary>
+    /// Sum of the cross-entropies of all valid targets, in nats. Collective when an exchange was given.
+    /// </summary>
     /// <param name="tokens">[batch, length], int64.</param>
     /// <param name="targets">[batch, length], int64; <see cref="IgnoredTarget"/> where there is none.</param>
     /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
@@ -124,17 +142,25 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     {
         ArgumentNullException.ThrowIfNull(targets);
         using var scope = NewDisposeScope();
-        return OutputLoss.Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows).MoveToOuterDisposeScope();
+        return OutputLoss
+            .Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows)
+            .MoveToOuterDisposeScope();
     }
 
-    /// <summary>Bytes that recomputed blocks offload between forward and backward. Collective when an exchange was given.</summary>
+    /// <summary>
+    /// Bytes that recomputed blocks offload between forward and backward. Collective when an exchange was given.
+    /// </summary>
     /// <param name="batch">Sequences.</param>
     /// <param name="length">Rows held of each.</param>
     /// <returns>0 where nothing is offloaded.</returns>
     public long OffloadedBytes(long batch, long length) =>
-        Execution.OffloadFolder is null || store is null ? 0 : blocks.Sum(block => block.Recomputed!.KeptBytes(batch, length, ComputeType));
+        Execution.OffloadFolder is null || store is null
+            ? 0
+            : blocks.Sum(block => block.Recomputed!.KeptBytes(batch, length, ComputeType));
 
-    /// <summary>Takes space in the offload folder now, where the file system can, and sees that it is there. Not collective.</summary>
+    /// <summary>
+    /// Takes space in the offload folder now, where the file system can, and sees that it is there. Not collective.
+    /// </summary>
     /// <param name="bytes">From <see cref="OffloadedBytes"/>.</param>
     /// <exception cref="UserException">There is less; says what is needed, what is there, and what to do.</exception>
     public void ReserveOffload(long bytes) => store?.Reserve(bytes);
@@ -153,12 +179,17 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         {
             DropoutContext? ofLayer = dropoutContext is null
                 ? null
-                : dropoutContext with { Stream = dropoutContext.Stream.Derive(layer) };
+                : dropoutContext with
+                {
+                    Stream = dropoutContext.Stream.Derive(layer),
+                };
             int ofBlock = layer;
-            // A tensor that only backward needs belongs to the graph, or to a recomputed block, which may have moved it elsewhere.
-            using Tensor input = BlockGradientsComplete is { } complete && is_grad_enabled()
-                ? Replace(hidden, BackwardMilestone.Place(hidden, () => complete(ofBlock)))
-                : hidden;
+            // A tensor that only backward needs belongs to the graph, or to a recomputed block, which may have moved it
+            // elsewhere.
+            using Tensor input =
+                BlockGradientsComplete is { } complete && is_grad_enabled()
+                    ? Replace(hidden, BackwardMilestone.Place(hidden, () => complete(ofBlock)))
+                    : hidden;
             hidden = blocks[layer].forward(input, ofLayer);
         }
 
@@ -178,7 +209,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     }
 
     // Parameters that were made float64 compute in it.
-    private ScalarType ComputeType => embedding.weight!.dtype == ScalarType.Float32 ? Execution.ComputeType : embedding.weight.dtype;
+    private ScalarType ComputeType =>
+        embedding.weight!.dtype == ScalarType.Float32 ? Execution.ComputeType : embedding.weight.dtype;
 
     // As precise as the parameters.
     private Tensor Logits(Tensor hidden)
@@ -211,7 +243,9 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             }
             else if (parameter.dim() >= 2) // LayerNorms' weights stay 1.
             {
-                bool intoResidual = name.EndsWith("out_proj.weight", StringComparison.Ordinal) || name.EndsWith("fc2.weight", StringComparison.Ordinal);
+                bool intoResidual =
+                    name.EndsWith("out_proj.weight", StringComparison.Ordinal)
+                    || name.EndsWith("fc2.weight", StringComparison.Ordinal);
                 double deviation = intoResidual ? InitialDeviation / Math.Sqrt(2 * config.Layers) : InitialDeviation;
                 using var generator = new Generator(stream.Derive(name).Key);
                 // init.normal_ takes a generator but ignores it.

@@ -6,15 +6,18 @@ namespace LongNet.Core.Model;
 public sealed record ModelExecution
 {
     /// <summary>
-    /// Type of activations and matrix products: float32, float64 where the parameters are, bfloat16 or float16. Parameters, their gradients, normalizations, softmax
-    /// statistics and the loss stay as precise as the parameters.
+    /// Type of activations and matrix products: float32, float64 where the parameters are, bfloat16 or float16.
+    /// Parameters, their gradients, normalizations, softmax statistics and the loss stay as precise as the parameters.
     /// </summary>
     public ScalarType ComputeType { get; init; } = ScalarType.Float32;
 
     /// <summary>What backward computes again.</summary>
     public Recompute Recompute { get; init; } = Recompute.None;
 
-    /// <summary>Rows of all sequences that a recomputed block works on at once, outside attention; null: as many as fit a cache-friendly tile.</summary>
+    /// <summary>
+    /// Rows of all sequences that a recomputed block works on at once, outside attention; null: as many as fit a
+    /// cache-friendly tile.
+    /// </summary>
     public long? TileRows { get; init; }
 
     /// <summary>Folder of a file in which what recomputed blocks keep waits for backward; null: in memory.</summary>

@@ -7,7 +7,8 @@ public enum Recompute
     None,
 
     /// <summary>
-    /// Everything inside a block but its attention, whose result and gathered keys and values are kept: no kernel and no exchange runs twice.
+    /// Everything inside a block but its attention, whose result and gathered keys and values are kept: no kernel and
+    /// no exchange runs twice.
     /// </summary>
     Block,
 

@@ -11,7 +11,8 @@ namespace LongNet.Core.Model;
 public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
 {
     private readonly DilatedAttention attention;
-    private readonly LayerNorm attentionNorm, feedForwardNorm;
+    private readonly LayerNorm attentionNorm,
+        feedForwardNorm;
     private readonly FeedForward feedForward;
     private readonly RecomputedBlock? recomputed;
     private readonly double dropout;
@@ -20,26 +21,49 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
     /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
-    public TransformerBlock(LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange, RelativePositionBias? bias = null)
-        : this(config, positions, exchange, bias, new ModelExecution(), null)
-    {
-    }
+    public TransformerBlock(
+        LongNetConfig config,
+        RotaryPositions? positions,
+        IKeyValueExchange? exchange,
+        RelativePositionBias? bias = null
+    )
+        : this(config, positions, exchange, bias, new ModelExecution(), null) { }
 
     /// <param name="config">Shape and options.</param>
     /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
     /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
     /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
     /// <param name="execution">How it computes.</param>
-    /// <param name="store">Where what a recomputed block keeps waits; null where nothing is recomputed. Not owned.</param>
+    /// <param name="store">Where what a recomputed block keeps waits; null where nothing is recomputed. Not
+    /// owned.</param>
     internal TransformerBlock(
-        LongNetConfig config, RotaryPositions? positions, IKeyValueExchange? exchange, RelativePositionBias? bias, ModelExecution execution, IActivationStore? store)
+        LongNetConfig config,
+        RotaryPositions? positions,
+        IKeyValueExchange? exchange,
+        RelativePositionBias? bias,
+        ModelExecution execution,
+        IActivationStore? store
+    )
         : base(nameof(TransformerBlock))
     {
         ArgumentNullException.ThrowIfNull(config);
         dropout = config.Dropout;
-        var options = new DilatedAttentionOptions(config.Schedule, Causal: true, config.HeadOffsets, config.MixingGradient);
+        var options = new DilatedAttentionOptions(
+            config.Schedule,
+            Causal: true,
+            config.HeadOffsets,
+            config.MixingGradient
+        );
         attention = new DilatedAttention(
-            config.DModel, config.Heads, options, config.Dropout, positions, exchange, bias, config.SubLayerNorm);
+            config.DModel,
+            config.Heads,
+            options,
+            config.Dropout,
+            positions,
+            exchange,
+            bias,
+            config.SubLayerNorm
+        );
         attentionNorm = LayerNorm(config.DModel);
         feedForward = new FeedForward(config.DModel, config.FeedForward, config.SubLayerNorm);
         feedForwardNorm = LayerNorm(config.DModel);
@@ -48,7 +72,12 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         register_module("ffn", feedForward);
         register_module("final_layer_norm", feedForwardNorm);
         if (store is not null)
-            recomputed = new RecomputedBlock(this, execution.Recompute, execution.TileRows ?? RowTile.DefaultRows(Math.Max(config.FeedForward, config.DModel)), store);
+            recomputed = new RecomputedBlock(
+                this,
+                execution.Recompute,
+                execution.TileRows ?? RowTile.DefaultRows(Math.Max(config.FeedForward, config.DModel)),
+                store
+            );
     }
 
     internal DilatedAttention Attention => attention;
@@ -61,7 +90,8 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
 
     /// <summary>Collective among the shards of the sequence when an exchange was given.</summary>
     /// <param name="input">[batch, length, dModel]. Not disposed.</param>
-    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's generator.</param>
+    /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's
+    /// generator.</param>
     /// <returns>[batch, length, dModel]. Owned by the caller.</returns>
     public override Tensor forward(Tensor input, DropoutContext? dropoutContext)
     {
@@ -71,7 +101,9 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
             return recomputed.Apply(input, dropoutContext);
         using var scope = NewDisposeScope();
         var (q, k, v) = Project(input, attention.Place(input.shape[1]));
-        Tensor attended = DilatedAttention.Attend(q, k, v, attention.Options, attention.Exchange, bias: attention.Bias).view(input.shape);
+        Tensor attended = DilatedAttention
+            .Attend(q, k, v, attention.Options, attention.Exchange, bias: attention.Bias)
+            .view(input.shape);
         return Finish(input, attended, dropoutContext).MoveToOuterDisposeScope();
     }
 
@@ -81,7 +113,9 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     /// <returns>Owned by the caller.</returns>
     public KeyValueCache CreateCache(long batch, long maxLength) => attention.CreateCache(batch, maxLength);
 
-    /// <summary>The next rows of sequences whose earlier rows went through the same cache. Without dropout, not differentiable.</summary>
+    /// <summary>
+    /// The next rows of sequences whose earlier rows went through the same cache. Without dropout, not differentiable.
+    /// </summary>
     /// <param name="input">[batch, rows, dModel]. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>. Not disposed.</param>
     /// <returns>[batch, rows, dModel]. Owned by the caller.</returns>
@@ -90,7 +124,9 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         Tensor attended = input.add(attention.Decode(MixedPrecision.Apply(attentionNorm, input), cache), Scalars.One);
-        return attended.add(feedForward.forward(MixedPrecision.Apply(feedForwardNorm, attended)), Scalars.One).MoveToOuterDisposeScope();
+        return attended
+            .add(feedForward.forward(MixedPrecision.Apply(feedForwardNorm, attended)), Scalars.One)
+            .MoveToOuterDisposeScope();
     }
 
     /// <summary>What comes before the attention itself, row by row.</summary>

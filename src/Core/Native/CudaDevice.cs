@@ -7,7 +7,8 @@ namespace LongNet.Core.Native;
 public static unsafe partial class CudaDevice
 {
     // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and CUDA_SUCCESS of cuda.h.
-    private const int ComputeCapabilityMajor = 75, Success = 0;
+    private const int ComputeCapabilityMajor = 75,
+        Success = 0;
     private const string Driver = "libcuda.so.1";
 
     private static readonly ConcurrentDictionary<int, int?> Capabilities = new();
@@ -18,25 +19,31 @@ public static unsafe partial class CudaDevice
     public static string? Name(int index)
     {
         byte* text = stackalloc byte[256];
-        return Ask(index, device => DeviceGetName(text, 255, device) == Success ? Marshal.PtrToStringUTF8((nint)text) : null);
+        return Ask(index, device =>
+            DeviceGetName(text, 255, device) == Success ? Marshal.PtrToStringUTF8((nint)text) : null
+        );
     }
 
-    /// <summary>Whether the GPU has compute capability 8.0 or more. Where the driver does not tell, it is taken to have.</summary>
+    /// <summary>
+    /// Whether the GPU has compute capability 8.0 or more. Where the driver does not tell, it is taken to have.
+    /// </summary>
     /// <param name="index">As in <see cref="Name"/>.</param>
     internal static bool IsAmpereOrNewer(int index) => (Capabilities.GetOrAdd(index, Major) ?? int.MaxValue) >= 8;
 
     private static int? Major(int index) => Ask<int?>(index, device =>
-    {
-        int value;
-        return DeviceGetAttribute(&value, ComputeCapabilityMajor, device) == Success ? value : null;
-    });
+        {
+            int value;
+            return DeviceGetAttribute(&value, ComputeCapabilityMajor, device) == Success ? value : null;
+        });
 
     private static T? Ask<T>(int index, Func<int, T?> question)
     {
         try
         {
             int device;
-            return Initialise(0) == Success && DeviceGet(&device, Math.Max(index, 0)) == Success ? question(device) : default;
+            return Initialise(0) == Success && DeviceGet(&device, Math.Max(index, 0)) == Success
+                ? question(device)
+                : default;
         }
         catch (Exception error) when (error is DllNotFoundException or EntryPointNotFoundException)
         {

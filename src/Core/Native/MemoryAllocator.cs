@@ -3,20 +3,23 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Native;
 
 /// <summary>
-/// glibc maps and unmaps every large tensor anew, and each is paid for in page faults: a quarter of the memory's speed is left for
-/// element-wise work. This keeps freed memory with the process.
+/// glibc maps and unmaps every large tensor anew, and each is paid for in page faults: a quarter of the memory's speed
+/// is left for element-wise work. This keeps freed memory with the process.
 /// </summary>
 public static partial class MemoryAllocator
 {
     // Names and values of malloc.h.
-    private const int TrimThreshold = -1, TopPad = -2, MapThreshold = -3;
+    private const int TrimThreshold = -1,
+        TopPad = -2,
+        MapThreshold = -3;
 
     // Grown by this much at a time, so that a step's first tensors do not each ask the system.
     private const int TopPadBytes = 256 << 20;
 
     /// <summary>
-    /// Size from which tensors are given back where they are long lived and few: what lies between them of the kept memory fits no other of
-    /// their size, and the peak of a long sequence would be half as high again, or twice as high.
+    /// Size from which tensors are given back where they are long lived and few: what lies between them of the kept
+    /// memory fits no other of their size, and the peak of a long sequence would be half as high again, or twice as
+    /// high.
     /// </summary>
     public const int LongSequenceTensor = 32 << 20;
 
@@ -28,7 +31,9 @@ public static partial class MemoryAllocator
         try
         {
             return OperatingSystem.IsLinux()
-                && Set(MapThreshold, smallerThan) == 1 && Set(TrimThreshold, int.MaxValue) == 1 && Set(TopPad, TopPadBytes) == 1;
+                && Set(MapThreshold, smallerThan) == 1
+                && Set(TrimThreshold, int.MaxValue) == 1
+                && Set(TopPad, TopPadBytes) == 1;
         }
         catch (EntryPointNotFoundException)
         {

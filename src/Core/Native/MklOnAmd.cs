@@ -5,8 +5,9 @@ using System.Text;
 namespace LongNet.Core.Native;
 
 /// <summary>
-/// libtorch's oneMKL takes slow kernels where the processor is not Intel's, though AMD's has the same vector instructions: less than
-/// half of the GEMM rate, measured on an EPYC with AVX-512. One exported function decides; this makes it answer yes.
+/// libtorch's oneMKL takes slow kernels where the processor is not Intel's, though AMD's has the same vector
+/// instructions: less than half of the GEMM rate, measured on an EPYC with AVX-512. One exported function decides; this
+/// makes it answer yes.
 /// </summary>
 public static unsafe partial class MklOnAmd
 {
@@ -16,13 +17,18 @@ public static unsafe partial class MklOnAmd
     private static ReadOnlySpan<byte> AnswerYes => [0xB8, 0x01, 0x00, 0x00, 0x00, 0xC3];
 
     /// <summary>
-    /// Applies where every condition holds: Linux on x64, an AMD processor with AVX2, a libtorch whose oneMKL exports the function,
-    /// and an answer of no so far. Call after <see cref="LibTorch.Load"/> and before the first matrix product, which fixes the choice.
+    /// Applies where every condition holds: Linux on x64, an AMD processor with AVX2, a libtorch whose oneMKL exports
+    /// the function, and an answer of no so far. Call after <see cref="LibTorch.Load"/> and before the first matrix
+    /// product, which fixes the choice.
     /// </summary>
     /// <returns>Whether MKL now takes the fast kernels because of this call.</returns>
     public static bool Apply()
     {
-        if (!OperatingSystem.IsLinux() || RuntimeInformation.ProcessArchitecture != Architecture.X64 || !IsAmdWithAvx2())
+        if (
+            !OperatingSystem.IsLinux()
+            || RuntimeInformation.ProcessArchitecture != Architecture.X64
+            || !IsAmdWithAvx2()
+        )
             return false;
         if (!NativeLibrary.TryGetExport(LibTorch.Handle(), DecidingFunction, out nint address))
             return false;
@@ -41,7 +47,9 @@ public static unsafe partial class MklOnAmd
 
     private static bool Overwrite(byte* code, ReadOnlySpan<byte> bytes)
     {
-        const int Read = 1, Write = 2, Execute = 4;
+        const int Read = 1,
+            Write = 2,
+            Execute = 4;
         nint pageSize = Environment.SystemPageSize;
         nint first = (nint)code / pageSize * pageSize;
         nuint length = (nuint)((nint)code + bytes.Length - first);

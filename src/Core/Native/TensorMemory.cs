@@ -19,8 +19,7 @@ public static unsafe partial class TensorMemory
     public const int DefaultChunkBytes = 64 << 20;
 
     /// <summary>Whether the tensor's elements lie in CPU memory in row-major order without gaps.</summary>
-    public static bool IsDirect(Tensor tensor) =>
-        tensor.device_type == DeviceType.CPU && tensor.is_contiguous();
+    public static bool IsDirect(Tensor tensor) => tensor.device_type == DeviceType.CPU && tensor.is_contiguous();
 
     /// <summary>Size of all elements in bytes.</summary>
     public static long ByteLength(Tensor tensor) => checked(tensor.NumberOfElements * tensor.ElementSize);
@@ -37,8 +36,9 @@ public static unsafe partial class TensorMemory
         {
             throw new ArgumentException(
                 $"A contiguous CPU tensor is needed, not one on {tensor.device} with strides "
-                + $"[{string.Join(", ", tensor.stride())}]; pass tensor.cpu().contiguous().",
-                nameof(tensor));
+                    + $"[{string.Join(", ", tensor.stride())}]; pass tensor.cpu().contiguous().",
+                nameof(tensor)
+            );
         }
 
         var address = THSTensor_data(tensor.Handle);
@@ -47,9 +47,9 @@ public static unsafe partial class TensorMemory
     }
 
     /// <summary>
-    /// Address of the first element in the GPU's memory, the storage offset included; zero for a tensor without elements. Of use to
-    /// the driver and its libraries only. Valid only while the caller keeps the tensor alive, and libtorch's streams are not told of
-    /// what is done by it.
+    /// Address of the first element in the GPU's memory, the storage offset included; zero for a tensor without
+    /// elements. Of use to the driver and its libraries only. Valid only while the caller keeps the tensor alive, and
+    /// libtorch's streams are not told of what is done by it.
     /// </summary>
     /// <param name="tensor">Any shape and dtype; contiguous, on a CUDA device.</param>
     /// <exception cref="ArgumentException">The tensor is strided or on another device.</exception>
@@ -58,7 +58,10 @@ public static unsafe partial class TensorMemory
         if (tensor.device_type != DeviceType.CUDA || !tensor.is_contiguous())
         {
             throw new ArgumentException(
-                $"A contiguous CUDA tensor is needed, not one on {tensor.device} with strides [{string.Join(", ", tensor.stride())}].", nameof(tensor));
+                $"A contiguous CUDA tensor is needed, not one on {tensor.device} with strides "
+                    + $"[{string.Join(", ", tensor.stride())}].",
+                nameof(tensor)
+            );
         }
 
         nint address = THSTensor_data(tensor.Handle);
@@ -67,8 +70,8 @@ public static unsafe partial class TensorMemory
     }
 
     /// <summary>
-    /// Address of the first element of a strided tensor, the storage offset included. Valid only while the caller keeps the tensor
-    /// alive.
+    /// Address of the first element of a strided tensor, the storage offset included. Valid only while the caller keeps
+    /// the tensor alive.
     /// </summary>
     /// <param name="tensor">On the CPU, dense along its last axis.</param>
     /// <exception cref="ArgumentException">It is on another device, or not dense along its last axis.</exception>
@@ -77,8 +80,10 @@ public static unsafe partial class TensorMemory
         if (tensor.device_type != DeviceType.CPU || (tensor.shape[^1] > 1 && tensor.stride(-1) != 1))
         {
             throw new ArgumentException(
-                $"A CPU tensor that is dense along its last axis is needed, not one on {tensor.device} with strides [{string.Join(", ", tensor.stride())}].",
-                nameof(tensor));
+                $"A CPU tensor that is dense along its last axis is needed, not one on {tensor.device} with "
+                    + $"strides [{string.Join(", ", tensor.stride())}].",
+                nameof(tensor)
+            );
         }
 
         nint address = THSTensor_data(tensor.Handle);
@@ -122,7 +127,9 @@ public static unsafe partial class TensorMemory
         GC.KeepAlive(tensor);
     }
 
-    /// <summary>Copies a tensor's bytes over another's, by the calling thread alone. Autograd does not see the change.</summary>
+    /// <summary>
+    /// Copies a tensor's bytes over another's, by the calling thread alone. Autograd does not see the change.
+    /// </summary>
     /// <param name="source">Contiguous, on the CPU.</param>
     /// <param name="destination">Likewise, of as many bytes.</param>
     public static void Copy(Tensor source, Tensor destination)
@@ -130,7 +137,10 @@ public static unsafe partial class TensorMemory
         var length = ByteLength(source);
         if (length != ByteLength(destination))
         {
-            throw new ArgumentException($"{length} bytes cannot be copied over {ByteLength(destination)}.", nameof(destination));
+            throw new ArgumentException(
+                $"{length} bytes cannot be copied over {ByteLength(destination)}.",
+                nameof(destination)
+            );
         }
 
         Buffer.MemoryCopy((void*)Address(source), (void*)Address(destination), length, length);
@@ -138,7 +148,9 @@ public static unsafe partial class TensorMemory
         GC.KeepAlive(destination);
     }
 
-    /// <summary>Whether two tensors have the same bytes; not whether their numbers are equal, as 0 and −0 are.</summary>
+    /// <summary>
+    /// Whether two tensors have the same bytes; not whether their numbers are equal, as 0 and −0 are.
+    /// </summary>
     /// <param name="first">Contiguous, on the CPU.</param>
     /// <param name="second">Likewise.</param>
     public static bool SameBytes(Tensor first, Tensor second)
@@ -148,7 +160,9 @@ public static unsafe partial class TensorMemory
         for (long offset = 0; same && offset < length; offset += DefaultChunkBytes)
         {
             var count = (int)Math.Min(DefaultChunkBytes, length - offset);
-            same = new ReadOnlySpan<byte>((byte*)Address(first) + offset, count).SequenceEqual(new ReadOnlySpan<byte>((byte*)Address(second) + offset, count));
+            same = new ReadOnlySpan<byte>((byte*)Address(first) + offset, count).SequenceEqual(
+                new ReadOnlySpan<byte>((byte*)Address(second) + offset, count)
+            );
         }
 
         GC.KeepAlive(first);

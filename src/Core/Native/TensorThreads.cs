@@ -6,15 +6,19 @@ using TorchSharp;
 namespace LongNet.Core.Native;
 
 /// <summary>
-/// Runs work on the threads that libtorch computes with. They wait for their next work in a loop for some milliseconds before they
-/// sleep, so threads of our own would share the cores with them.
+/// Runs work on the threads that libtorch computes with. They wait for their next work in a loop for some milliseconds
+/// before they sleep, so threads of our own would share the cores with them.
 /// </summary>
 internal static unsafe class TensorThreads
 {
-    // void GOMP_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags), of GNU's and LLVM's OpenMP.
-    private static readonly delegate* unmanaged<delegate* unmanaged<nint, void>, nint, uint, uint, void> Parallel = Find();
+    // void GOMP_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags), of GNU's and LLVM's
+    // OpenMP.
+    private static readonly delegate* unmanaged<delegate* unmanaged<nint, void>, nint, uint, uint, void> Parallel =
+        Find();
 
-    /// <summary>Calls the work once for every number below the count, on as many threads as tensors use, whichever is free.</summary>
+    /// <summary>
+    /// Calls the work once for every number below the count, on as many threads as tensors use, whichever is free.
+    /// </summary>
     /// <param name="count">How many calls.</param>
     /// <param name="work">Is given its number. Calls run at the same time and in any order.</param>
     /// <exception cref="Exception">What one of the calls threw; the others were made or left out.</exception>
@@ -67,7 +71,11 @@ internal static unsafe class TensorThreads
         {
             try
             {
-                for (long number = Interlocked.Increment(ref next); number < count && failure is null; number = Interlocked.Increment(ref next))
+                for (
+                    long number = Interlocked.Increment(ref next);
+                    number < count && failure is null;
+                    number = Interlocked.Increment(ref next)
+                )
                     work(number);
             }
             catch (Exception error)

@@ -3,8 +3,9 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// Tells when backward has passed a point of the computation: everything that was computed from the tensor has its gradients then.
-/// libtorch has hooks for this, TorchSharp has not; an identity with a backward of its own serves as well.
+/// Tells when backward has passed a point of the computation: everything that was computed from the tensor has its
+/// gradients then. libtorch has hooks for this, TorchSharp has not; an identity with a backward of its own serves as
+/// well.
 /// </summary>
 internal sealed class BackwardMilestone : autograd.SingleTensorFunction<BackwardMilestone>
 {
@@ -13,7 +14,8 @@ internal sealed class BackwardMilestone : autograd.SingleTensorFunction<Backward
     public override string Name => nameof(BackwardMilestone);
 
     /// <param name="input">Not disposed.</param>
-    /// <param name="reached">Called during backward, on the thread that runs it, before anything goes further back.</param>
+    /// <param name="reached">Called during backward, on the thread that runs it, before anything goes further
+    /// back.</param>
     /// <returns>A view of the input. Owned by the caller.</returns>
     public static Tensor Place(Tensor input, Action reached)
     {
@@ -29,18 +31,19 @@ internal sealed class BackwardMilestone : autograd.SingleTensorFunction<Backward
         return ((Tensor)vars[0]).alias();
     }
 
-    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) => BackwardPass.Guard(2, () =>
-    {
-        try
+    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) =>
+        BackwardPass.Guard(2, () =>
         {
-            ((Action)ctx.get_data(ActionKey))();
-        }
-        catch (Exception failure)
-        {
-            // The gradient passes on all the same: functions further back must not be called without one.
-            BackwardPass.Keep(failure);
-        }
+            try
+            {
+                ((Action)ctx.get_data(ActionKey))();
+            }
+            catch (Exception failure)
+            {
+                // The gradient passes on all the same: functions further back must not be called without one.
+                BackwardPass.Keep(failure);
+            }
 
-        return [grad_output.alias(), null!];
-    });
+            return [grad_output.alias(), null!];
+        });
 }

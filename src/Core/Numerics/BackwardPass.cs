@@ -11,8 +11,9 @@ public static class BackwardPass
 {
     private static Exception? pending;
 
-    // What the last function on this thread returned. Backward on a GPU runs on libtorch's own threads, where no dispose scope is
-    // open: nobody owns a gradient there, and the collector could free it before libtorch has taken it, or long after.
+    // What the last function on this thread returned. Backward on a GPU runs on libtorch's own threads, where no
+    // dispose scope is open: nobody owns a gradient there, and the collector could free it before libtorch has taken
+    // it, or long after.
     [ThreadStatic]
     private static List<Tensor>? handedOver;
 
@@ -28,16 +29,21 @@ public static class BackwardPass
         ThrowIfFailed();
     }
 
-    /// <summary>Throws what the last backward pass left behind, for those who call <c>Tensor.backward()</c> themselves.</summary>
+    /// <summary>
+    /// Throws what the last backward pass left behind, for those who call <c>Tensor.backward()</c> themselves.
+    /// </summary>
     public static void ThrowIfFailed()
     {
         if (Interlocked.Exchange(ref pending, null) is { } failure)
             ExceptionDispatchInfo.Throw(failure);
     }
 
-    /// <summary>Calls a custom function's backward; on an error keeps it for the pass and returns no gradients.</summary>
+    /// <summary>
+    /// Calls a custom function's backward; on an error keeps it for the pass and returns no gradients.
+    /// </summary>
     /// <param name="inputs">How many gradients the function owes, one per input of forward.</param>
-    /// <param name="backward">Returns as many gradients, null where there is none. They are disposed once libtorch has taken them.</param>
+    /// <param name="backward">Returns as many gradients, null where there is none. They are disposed once libtorch has
+    /// taken them.</param>
     internal static List<Tensor> Guard(int inputs, Func<List<Tensor>> backward)
     {
         try
@@ -53,10 +59,13 @@ public static class BackwardPass
         }
     }
 
-    /// <summary>Keeps an error for the pass to throw when it is over. The first is the cause; later ones follow from it.</summary>
+    /// <summary>
+    /// Keeps an error for the pass to throw when it is over. The first is the cause; later ones follow from it.
+    /// </summary>
     internal static void Keep(Exception failure) => Interlocked.CompareExchange(ref pending, failure, null);
 
-    // libtorch takes a function's gradients before it calls another one on the same thread, so the previous ones can go.
+    // libtorch takes a function's gradients before it calls another one on the same thread, so the previous ones can
+    // go.
     private static void HandOver(List<Tensor>? gradients)
     {
         foreach (Tensor? taken in handedOver ?? [])

@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// The random choices of one training step, for the rows that this process holds. A row's choices depend on its sequence
-/// and its absolute position, so they are the same however the batch and the sequence are sharded.
+/// The random choices of one training step, for the rows that this process holds. A row's choices depend on its
+/// sequence and its absolute position, so they are the same however the batch and the sequence are sharded.
 /// </summary>
 /// <param name="Stream">Stream of the step, e.g. derived from (seed, step).</param>
 /// <param name="Sequences">Identity of every sequence of the batch, e.g. its place in the global batch.</param>
@@ -17,7 +17,11 @@ public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Seq
     internal static DropoutContext Drawn(long batch)
     {
         using Tensor drawn = randint(long.MaxValue, [1], dtype: ScalarType.Int64);
-        return new DropoutContext(new RandomStream(0).Derive(drawn.item<long>()), [.. Enumerable.Range(0, (int)batch).Select(sequence => (long)sequence)], 0);
+        return new DropoutContext(
+            new RandomStream(0).Derive(drawn.item<long>()),
+            [.. Enumerable.Range(0, (int)batch).Select(sequence => (long)sequence)],
+            0
+        );
     }
 }
 
@@ -53,7 +57,9 @@ public static class CounterDropout
         if (shape.Length != 3 || shape[0] != context.Sequences.Count)
         {
             throw new ArgumentException(
-                $"Dropout takes [batch, length, channels] with a batch of {context.Sequences.Count}, not [{string.Join(", ", shape)}].");
+                $"Dropout takes [batch, length, channels] with a batch of {context.Sequences.Count}, not "
+                    + $"[{string.Join(", ", shape)}]."
+            );
         }
 
         long length = shape[1];
@@ -68,12 +74,28 @@ public static class CounterDropout
             0L,
             shape[0] * length,
             new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, get_num_threads()) },
-            row => FillRow(address, row * channels, channels, sequences[row / length].Derive(context.FirstRow + row % length), threshold, kept));
+            row =>
+                FillRow(
+                    address,
+                    row * channels,
+                    channels,
+                    sequences[row / length].Derive(context.FirstRow + row % length),
+                    threshold,
+                    kept
+                )
+        );
         GC.KeepAlive(mask);
         return mask;
     }
 
-    private static unsafe void FillRow(nint address, long first, int channels, RandomStream row, uint threshold, float kept)
+    private static unsafe void FillRow(
+        nint address,
+        long first,
+        int channels,
+        RandomStream row,
+        uint threshold,
+        float kept
+    )
     {
         Span<float> factors = MemoryMarshal.CreateSpan(ref *((float*)address + first), channels);
         for (int c = 0; c < channels; c += 2)

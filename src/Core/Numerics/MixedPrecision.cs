@@ -4,9 +4,9 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// Layers applied to tensors that are less precise than their parameters: matrix products are computed in the input's type from
-/// parameters rounded to it, normalizations as the parameters are. Gradients of parameters arrive in the parameters' own type, so float32
-/// master weights need no copy (Micikevicius et al., arXiv:1710.03740, section 3.1).
+/// Layers applied to tensors that are less precise than their parameters: matrix products are computed in the input's
+/// type from parameters rounded to it, normalizations as the parameters are. Gradients of parameters arrive in the
+/// parameters' own type, so float32 master weights need no copy (Micikevicius et al., arXiv:1710.03740, section 3.1).
 /// </summary>
 internal static class MixedPrecision
 {
@@ -18,17 +18,22 @@ internal static class MixedPrecision
         if (layer.weight!.dtype == input.dtype)
             return layer.forward(input);
         using var scope = NewDisposeScope();
-        return nn.functional.linear(input, layer.weight.to(input.dtype), layer.bias?.to(input.dtype)).MoveToOuterDisposeScope();
+        return nn
+            .functional.linear(input, layer.weight.to(input.dtype), layer.bias?.to(input.dtype))
+            .MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc cref="Apply(Linear, Tensor)"/>
-    public static Tensor Apply(LayerNorm layer, Tensor input) => Normalize(input, layer.weight!, layer.bias!, layer.eps);
+    public static Tensor Apply(LayerNorm layer, Tensor input) =>
+        Normalize(input, layer.weight!, layer.bias!, layer.eps);
 
     /// <param name="input">[…, channels]. Not disposed.</param>
     /// <param name="weight">[channels]. Not disposed.</param>
     /// <param name="bias">[channels]. Not disposed.</param>
     /// <param name="epsilon">Added to the variance.</param>
-    /// <returns>In the input's type; statistics are those of the weight's. Differentiable; owned by the caller.</returns>
+    /// <returns>
+    /// In the input's type; statistics are those of the weight's. Differentiable; owned by the caller.
+    /// </returns>
     public static Tensor Normalize(Tensor input, Tensor weight, Tensor bias, double epsilon)
     {
         long[] channels = weight.shape;
@@ -36,6 +41,9 @@ internal static class MixedPrecision
         if (weight.dtype == input.dtype || input.device_type == TorchSharp.DeviceType.CPU)
             return nn.functional.layer_norm(input, channels, weight, bias, epsilon);
         using var scope = NewDisposeScope();
-        return nn.functional.layer_norm(input.to(weight.dtype), channels, weight, bias, epsilon).to(input.dtype).MoveToOuterDisposeScope();
+        return nn
+            .functional.layer_norm(input.to(weight.dtype), channels, weight, bias, epsilon)
+            .to(input.dtype)
+            .MoveToOuterDisposeScope();
     }
 }

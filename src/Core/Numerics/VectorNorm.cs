@@ -9,10 +9,12 @@ public static class VectorNorm
     private const long PieceElements = 1 << 22;
 
     // TorchScript knows dtypes by number only: 7 is float64.
-    private static readonly TorchScriptModule Operator = new("""
+    private static readonly TorchScriptModule Operator = new(
+        """
         def norm(x: Tensor) -> Tensor:
             return torch.linalg_vector_norm(x, 2, None, False, dtype=7)
-        """);
+        """
+    );
 
     /// <param name="tensor">Any shape, floating point. Not disposed.</param>
     /// <returns>The root of the sum of squares of all elements.</returns>

@@ -5,4 +5,9 @@ namespace LongNet.Core.Optimization;
 /// <param name="Beta2">Decay of the squared gradients' running mean.</param>
 /// <param name="Epsilon">Added to the root of the second moment.</param>
 /// <param name="WeightDecay">Decoupled weight decay of matrices; vectors (norms and biases) have none.</param>
-public sealed record AdamWOptions(double Beta1 = 0.9, double Beta2 = 0.95, double Epsilon = 1e-8, double WeightDecay = 0.1);
+public sealed record AdamWOptions(
+    double Beta1 = 0.9,
+    double Beta2 = 0.95,
+    double Epsilon = 1e-8,
+    double WeightDecay = 0.1
+);

@@ -21,17 +21,22 @@ public sealed class FusedAdamW : IDisposable
     private readonly Group[] groups;
     private readonly TorchScriptModule kernel;
     private readonly List<(string Name, Tensor Value)> state = [];
-    private readonly Tensor stepCount, oneStep, learningRate;
+    private readonly Tensor stepCount,
+        oneStep,
+        learningRate;
 
     /// <param name="parameters">Names and parameters; not owned.</param>
     /// <param name="gradients">The gradient of each, in the same order; read at every step. Not owned.</param>
     /// <param name="options">The method's constants.</param>
-    public FusedAdamW(IReadOnlyList<(string Name, Parameter Parameter)> parameters, IReadOnlyList<Tensor> gradients, AdamWOptions options)
-        : this(Whole(parameters, gradients), options)
-    {
-    }
+    public FusedAdamW(
+        IReadOnlyList<(string Name, Parameter Parameter)> parameters,
+        IReadOnlyList<Tensor> gradients,
+        AdamWOptions options
+    )
+        : this(Whole(parameters, gradients), options) { }
 
-    /// <param name="tensors">What to update: parameters or parts of them, under different names. State is made for these alone.</param>
+    /// <param name="tensors">What to update: parameters or parts of them, under different names. State is made for
+    /// these alone.</param>
     /// <param name="options">The method's constants.</param>
     public FusedAdamW(IReadOnlyList<OptimizedTensor> tensors, AdamWOptions options)
     {
@@ -62,7 +67,9 @@ public sealed class FusedAdamW : IDisposable
         groups = [.. new[] { decayed, plain }.Where(group => group.Parameters.Count > 0)];
     }
 
-    /// <summary>What a checkpoint keeps: the step count, then both moments of every tensor given. Owned by the optimizer.</summary>
+    /// <summary>
+    /// What a checkpoint keeps: the step count, then both moments of every tensor given. Owned by the optimizer.
+    /// </summary>
     public IReadOnlyList<(string Name, Tensor Value)> State => state;
 
     /// <summary>Memory that the state takes, in bytes.</summary>
@@ -75,7 +82,8 @@ public sealed class FusedAdamW : IDisposable
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         learningRate.copy_(tensor(rate, dtype: ScalarType.Float64));
-        // Not the number itself: that overload makes a Scalar for its hidden factor, which a collection may free in the call.
+        // Not the number itself: that overload makes a Scalar for its hidden factor, which a collection may free in the
+        // call.
         stepCount.add_(oneStep, Scalars.One);
         foreach (Group group in groups)
         {
@@ -86,7 +94,8 @@ public sealed class FusedAdamW : IDisposable
                 group.Means.ToArray(),
                 group.Squares.ToArray(),
                 group.Steps.ToArray(),
-                learningRate);
+                learningRate
+            );
         }
     }
 
@@ -98,13 +107,27 @@ public sealed class FusedAdamW : IDisposable
             value.Dispose();
     }
 
-    private static OptimizedTensor[] Whole(IReadOnlyList<(string Name, Parameter Parameter)> parameters, IReadOnlyList<Tensor> gradients)
+    private static OptimizedTensor[] Whole(
+        IReadOnlyList<(string Name, Parameter Parameter)> parameters,
+        IReadOnlyList<Tensor> gradients
+    )
     {
         ArgumentNullException.ThrowIfNull(parameters);
         ArgumentNullException.ThrowIfNull(gradients);
         if (parameters.Count != gradients.Count)
             throw new ArgumentException($"{parameters.Count} parameters have {gradients.Count} gradients.");
-        return [.. parameters.Select((entry, p) => new OptimizedTensor(entry.Name, entry.Parameter, gradients[p], OptimizedTensor.DecaysFor(entry.Parameter)))];
+        return
+        [
+            .. parameters.Select(
+                (entry, p) =>
+                    new OptimizedTensor(
+                        entry.Name,
+                        entry.Parameter,
+                        gradients[p],
+                        OptimizedTensor.DecaysFor(entry.Parameter)
+                    )
+            ),
+        ];
     }
 
     private static string Script(AdamWOptions options)
@@ -112,13 +135,18 @@ public sealed class FusedAdamW : IDisposable
         return Function("step_decayed", options.WeightDecay) + "\n" + Function("step_plain", 0);
 
         // Constants stand in the script, as a number passed by call would be a temporary Scalar.
-        string Function(string name, double weightDecay) => $"""
-            def {name}(params: List[Tensor], grads: List[Tensor], means: List[Tensor], squares: List[Tensor], steps: List[Tensor], lr: Tensor) -> int:
-                none: List[Tensor] = []
-                torch._fused_adamw_(params, grads, means, squares, none, steps, lr=lr, beta1={Number(options.Beta1)}, beta2={Number(options.Beta2)}, weight_decay={Number(weightDecay)}, eps={Number(options.Epsilon)}, amsgrad=False, maximize=False)
-                return 0
+        string Function(string name, double weightDecay) =>
+            $"""
+                def {name}(params: List[Tensor], grads: List[Tensor], means: List[Tensor], squares: List[Tensor], steps: List[Tensor], lr: Tensor) -> int:
+                    none: List[Tensor] = []
+                    torch._fused_adamw_(params, grads, means, squares, none, steps, lr=lr, beta1={Number(
+                    options.Beta1
+                )}, beta2={Number(options.Beta2)}, weight_decay={Number(weightDecay)}, eps={Number(
+                    options.Epsilon
+                )}, amsgrad=False, maximize=False)
+                    return 0
 
-            """;
+                """;
 
         // TorchScript tells floats from ints by the point or the exponent.
         static string Number(double value) => value.ToString("0.0##################E+0", CultureInfo.InvariantCulture);

@@ -9,7 +9,9 @@ namespace LongNet.Core.Optimization;
 /// <param name="Decays">Whether weight decay applies: to matrices, not to norms and biases.</param>
 public sealed record OptimizedTensor(string Name, Tensor Values, Tensor Gradient, bool Decays)
 {
-    /// <summary>Whether a parameter decays: matrices do. Asked of the whole parameter, as a part of one is flat.</summary>
+    /// <summary>
+    /// Whether a parameter decays: matrices do. Asked of the whole parameter, as a part of one is flat.
+    /// </summary>
     public static bool DecaysFor(Tensor parameter)
     {
         ArgumentNullException.ThrowIfNull(parameter);

@@ -24,10 +24,23 @@ public sealed class SafetensorsException : UserException
     public string Problem { get; private init; }
 
     internal static SafetensorsException Invalid(string path, string problem, Exception? innerException = null) =>
-        new(path, null, $"{path} is not a valid safetensors file: {problem}. Copy it again from its source, or give another file.", innerException) { Problem = problem };
+        new(
+            path,
+            null,
+            $"{path} is not a valid safetensors file: {problem}. Copy it again from its source, or give another file.",
+            innerException
+        )
+        {
+            Problem = problem,
+        };
 
     internal static SafetensorsException InvalidTensor(string path, string name, string problem) =>
-        new(path, name, $"{path} is not a valid safetensors file: tensor {Quote(name)} {problem}. Copy it again from its source, or give another file.")
+        new(
+            path,
+            name,
+            $"{path} is not a valid safetensors file: tensor {Quote(name)} {problem}. Copy it again from "
+                + "its source, or give another file."
+        )
         {
             Problem = $"tensor {Quote(name)} {problem}",
         };

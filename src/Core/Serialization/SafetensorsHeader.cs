@@ -82,13 +82,18 @@ internal sealed class SafetensorsHeader
             if (property.Value.ValueKind != JsonValueKind.String)
             {
                 throw SafetensorsException.Invalid(
-                    path, $"its {SafetensorsFormat.MetadataKey} holds {SafetensorsException.Quote(property.Name)}, which is not a string");
+                    path,
+                    $"its {SafetensorsFormat.MetadataKey} holds "
+                        + $"{SafetensorsException.Quote(property.Name)}, which is not a string"
+                );
             }
 
             if (!Metadata.TryAdd(property.Name, property.Value.GetString()!))
             {
                 throw SafetensorsException.Invalid(
-                    path, $"its {SafetensorsFormat.MetadataKey} holds {SafetensorsException.Quote(property.Name)} twice");
+                    path,
+                    $"its {SafetensorsFormat.MetadataKey} holds {SafetensorsException.Quote(property.Name)} twice"
+                );
             }
         }
     }
@@ -125,31 +130,49 @@ internal sealed class SafetensorsHeader
         }
 
         var typeName = typeElement.Value.GetString()!;
-        var type = SafetensorsFormat.TypeOf(typeName) ?? throw new SafetensorsException(
-            path,
-            name,
-            $"{path} holds tensor {SafetensorsException.Quote(name)} of dtype {SafetensorsException.Quote(typeName)}, which is not known here; "
-            + $"convert it to one of {SafetensorsFormat.TypeNames}.");
-        var shape = Integers(shapeElement) ?? throw SafetensorsException.InvalidTensor(
-            path, name, "has no shape of whole numbers from 0 up");
+        var type = SafetensorsFormat.TypeOf(typeName)
+            ?? throw new SafetensorsException(
+                path,
+                name,
+                $"{path} holds tensor {SafetensorsException.Quote(name)} of dtype "
+                    + $"{SafetensorsException.Quote(typeName)}, which is not known here; "
+                    + $"convert it to one of {SafetensorsFormat.TypeNames}."
+            );
+        var shape = Integers(shapeElement)
+            ?? throw SafetensorsException.InvalidTensor(path, name, "has no shape of whole numbers from 0 up");
         var offsets = Integers(offsetsElement);
         if (offsets is not [var start, var end] || end < start)
         {
-            throw SafetensorsException.InvalidTensor(path, name, "has no data_offsets of two whole numbers, the second not the smaller");
+            throw SafetensorsException.InvalidTensor(
+                path,
+                name,
+                "has no data_offsets of two whole numbers, the second not the smaller"
+            );
         }
 
         if (shape.Length > SafetensorsFormat.MaxDimensions)
         {
             throw SafetensorsException.InvalidTensor(
-                path, name, $"has {shape.Length} dimensions, and {SafetensorsFormat.MaxDimensions} are allowed");
+                path,
+                name,
+                $"has {shape.Length} dimensions, and {SafetensorsFormat.MaxDimensions} are allowed"
+            );
         }
 
-        var bytes = ByteLength(type, shape) ?? throw SafetensorsException.InvalidTensor(
-            path, name, $"is {SafetensorsFormat.Describe(type, shape)}, which is more than any file can hold");
+        var bytes = ByteLength(type, shape)
+            ?? throw SafetensorsException.InvalidTensor(
+                path,
+                name,
+                $"is {SafetensorsFormat.Describe(type, shape)}, which is more than any file can hold"
+            );
         if (bytes != end - start)
         {
             throw SafetensorsException.InvalidTensor(
-                path, name, $"is {SafetensorsFormat.Describe(type, shape)}, which takes {bytes} bytes, but its data_offsets [{start}, {end}] span {end - start}");
+                path,
+                name,
+                $"is {SafetensorsFormat.Describe(type, shape)}, which takes {bytes} bytes, but its "
+                    + $"data_offsets [{start}, {end}] span {end - start}"
+            );
         }
 
         return new Entry(type, shape, start, end);
@@ -222,19 +245,29 @@ internal sealed class SafetensorsHeader
             if (entry.End > dataLength)
             {
                 throw SafetensorsException.InvalidTensor(
-                    path, name, $"ends at byte {entry.End} of the data, but the file has only {dataLength} bytes of data");
+                    path,
+                    name,
+                    $"ends at byte {entry.End} of the data, but the file has only {dataLength} bytes of data"
+                );
             }
 
             if (entry.Start < covered)
             {
                 throw SafetensorsException.InvalidTensor(
-                    path, name, $"begins at byte {entry.Start} of the data, inside the tensor before it, which ends at {covered}");
+                    path,
+                    name,
+                    $"begins at byte {entry.Start} of the data, inside the tensor before it, which ends at {covered}"
+                );
             }
 
             if (entry.Start > covered)
             {
                 throw SafetensorsException.InvalidTensor(
-                    path, name, $"begins at byte {entry.Start} of the data, but the tensor before it ends at {covered}, which leaves a hole");
+                    path,
+                    name,
+                    $"begins at byte {entry.Start} of the data, but the tensor before it ends at {covered}, "
+                        + "which leaves a hole"
+                );
             }
 
             covered = entry.End;
@@ -242,7 +275,10 @@ internal sealed class SafetensorsHeader
 
         if (covered < dataLength)
         {
-            throw SafetensorsException.Invalid(path, $"its tensors cover {covered} bytes of data, but the file has {dataLength}");
+            throw SafetensorsException.Invalid(
+                path,
+                $"its tensors cover {covered} bytes of data, but the file has {dataLength}"
+            );
         }
     }
 }

@@ -7,9 +7,12 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Serialization;
 
-/// <summary>What a safetensors file of some tensors looks like: its header, and the order and place of the data.</summary>
+/// <summary>
+/// What a safetensors file of some tensors looks like: its header, and the order and place of the data.
+/// </summary>
 /// <remarks>
-/// Data lies largest elements first, so that every tensor is aligned to its elements for those who map the file into memory.
+/// Data lies largest elements first, so that every tensor is aligned to its elements for those who map the file into
+/// memory.
 /// </remarks>
 public sealed class SafetensorsLayout
 {
@@ -27,10 +30,15 @@ public sealed class SafetensorsLayout
     public long FileLength { get; }
 
     /// <summary>Lays tensors out.</summary>
-    /// <param name="tensors">As for <see cref="SafetensorsWriter"/>. Not owned; not changed until they are written.</param>
+    /// <param name="tensors">As for <see cref="SafetensorsWriter"/>. Not owned; not changed until they are
+    /// written.</param>
     /// <param name="metadata">Text to keep with the tensors.</param>
-    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the format.</exception>
-    public static SafetensorsLayout Of(IReadOnlyList<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null)
+    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the
+    /// format.</exception>
+    public static SafetensorsLayout Of(
+        IReadOnlyList<KeyValuePair<string, Tensor>> tensors,
+        IReadOnlyDictionary<string, string>? metadata = null
+    )
     {
         ArgumentNullException.ThrowIfNull(tensors);
         return Of([.. tensors.Select(entry => SafetensorsEntry.Of(entry.Key, entry.Value))], metadata);
@@ -39,8 +47,12 @@ public sealed class SafetensorsLayout
     /// <summary>Lays out tensors that may not exist yet.</summary>
     /// <param name="tensors">In the order the header lists them.</param>
     /// <param name="metadata">Text to keep with the tensors.</param>
-    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the format.</exception>
-    public static SafetensorsLayout Of(IReadOnlyList<SafetensorsEntry> tensors, IReadOnlyDictionary<string, string>? metadata = null)
+    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the
+    /// format.</exception>
+    public static SafetensorsLayout Of(
+        IReadOnlyList<SafetensorsEntry> tensors,
+        IReadOnlyDictionary<string, string>? metadata = null
+    )
     {
         ArgumentNullException.ThrowIfNull(tensors);
         var names = new HashSet<string>(StringComparer.Ordinal);
@@ -48,23 +60,32 @@ public sealed class SafetensorsLayout
         {
             if (name == SafetensorsFormat.MetadataKey)
             {
-                throw new ArgumentException($"No tensor can be called '{name}': the format keeps that name for metadata.", nameof(tensors));
+                throw new ArgumentException(
+                    $"No tensor can be called '{name}': the format keeps that name for metadata.",
+                    nameof(tensors)
+                );
             }
 
             if (!names.Add(name))
             {
-                throw new ArgumentException($"Two tensors are called {SafetensorsException.Quote(name)}; names must differ.", nameof(tensors));
+                throw new ArgumentException(
+                    $"Two tensors are called {SafetensorsException.Quote(name)}; names must differ.",
+                    nameof(tensors)
+                );
             }
 
             if (SafetensorsFormat.NameOf(type) is null)
             {
                 throw new ArgumentException(
-                    $"Tensor {SafetensorsException.Quote(name)} is of dtype {type}, which safetensors files cannot hold; convert it to one of {SafetensorsFormat.TypeNames}.",
-                    nameof(tensors));
+                    $"Tensor {SafetensorsException.Quote(name)} is of dtype {type}, which safetensors files "
+                        + $"cannot hold; convert it to one of {SafetensorsFormat.TypeNames}.",
+                    nameof(tensors)
+                );
             }
         }
 
-        var order = Enumerable.Range(0, tensors.Count)
+        var order = Enumerable
+            .Range(0, tensors.Count)
             .OrderByDescending(index => SafetensorsFormat.ElementBytes(tensors[index].Type))
             .ToList();
         var starts = new long[tensors.Count];
@@ -94,12 +115,20 @@ public sealed class SafetensorsLayout
     }
 
     private static byte[] Header(
-        IReadOnlyList<SafetensorsEntry> tensors, long[] starts, IReadOnlyDictionary<string, string>? metadata)
+        IReadOnlyList<SafetensorsEntry> tensors,
+        long[] starts,
+        IReadOnlyDictionary<string, string>? metadata
+    )
     {
         var buffer = new ArrayBufferWriter<byte>();
         buffer.GetSpan(SafetensorsFormat.LengthBytes);
         buffer.Advance(SafetensorsFormat.LengthBytes);
-        using (var json = new Utf8JsonWriter(buffer, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
+        using (
+            var json = new Utf8JsonWriter(
+                buffer,
+                new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }
+            )
+        )
         {
             json.WriteStartObject();
             if (metadata is { Count: > 0 })
@@ -145,10 +174,15 @@ public sealed class SafetensorsLayout
 
     private static void WriteTensor(Stream output, SafetensorsEntry entry, int chunkBytes)
     {
-        // What is made here must not join the caller's scope: it would live until that scope ends, and all tensors at once.
+        // What is made here must not join the caller's scope: it would live until that scope ends, and all tensors at
+        // once.
         using var scope = NewDisposeScope();
         using var withoutGradient = no_grad();
         var tensor = entry.Make();
-        TensorMemory.Read(TensorMemory.IsDirect(tensor) ? tensor : tensor.cpu().contiguous(), (bytes, _) => output.Write(bytes), chunkBytes);
+        TensorMemory.Read(
+            TensorMemory.IsDirect(tensor) ? tensor : tensor.cpu().contiguous(),
+            (bytes, _) => output.Write(bytes),
+            chunkBytes
+        );
     }
 }

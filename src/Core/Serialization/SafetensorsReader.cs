@@ -36,7 +36,8 @@ public sealed class SafetensorsReader : IDisposable
     /// <summary>Opens a file and checks its header against its length.</summary>
     /// <param name="path">File to read. It stays open until the reader is disposed.</param>
     /// <param name="chunkBytes">Most bytes asked of the system at once.</param>
-    /// <exception cref="SafetensorsException">The file is missing, not readable, or not a valid safetensors file.</exception>
+    /// <exception cref="SafetensorsException">The file is missing, not readable, or not a valid safetensors
+    /// file.</exception>
     public static SafetensorsReader Open(string path, int chunkBytes = TensorMemory.DefaultChunkBytes)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(chunkBytes);
@@ -46,7 +47,8 @@ public sealed class SafetensorsReader : IDisposable
             file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read);
             return new SafetensorsReader(path, file, ReadHeader(path, file), chunkBytes);
         }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or NotSupportedException)
+        catch (Exception exception)
+            when (exception is IOException or UnauthorizedAccessException or NotSupportedException)
         {
             // NotSupportedException: a pipe has no length.
             file?.Dispose();
@@ -90,7 +92,8 @@ public sealed class SafetensorsReader : IDisposable
     }
 
     /// <summary>Reads a tensor into one that exists, in place. Autograd does not see the change.</summary>
-    /// <param name="destination">Of the same shape and dtype as the file's tensor; any strides and device. Not disposed.</param>
+    /// <param name="destination">Of the same shape and dtype as the file's tensor; any strides and device. Not
+    /// disposed.</param>
     /// <exception cref="SafetensorsException">
     /// The file has no such tensor, its shape or dtype differs, or the file cannot be read.
     /// </exception>
@@ -102,8 +105,11 @@ public sealed class SafetensorsReader : IDisposable
             throw new SafetensorsException(
                 Path,
                 name,
-                $"{Path} holds tensor {SafetensorsException.Quote(name)} as {SafetensorsFormat.Describe(entry.Type, entry.Shape)}, but it is to be "
-                + $"read into {SafetensorsFormat.Describe(destination.dtype, destination.shape)}; give a destination of the file's shape and dtype.");
+                $"{Path} holds tensor {SafetensorsException.Quote(name)} as "
+                    + $"{SafetensorsFormat.Describe(entry.Type, entry.Shape)}, but it is to be "
+                    + $"read into {SafetensorsFormat.Describe(destination.dtype, destination.shape)}; give a "
+                    + "destination of the file's shape and dtype."
+            );
         }
 
         if (TensorMemory.IsDirect(destination))
@@ -125,21 +131,28 @@ public sealed class SafetensorsReader : IDisposable
         Span<byte> prefix = stackalloc byte[SafetensorsFormat.LengthBytes];
         if (fileLength < prefix.Length || !TryReadExactly(file, prefix, 0))
         {
-            throw SafetensorsException.Invalid(path, $"it has {fileLength} bytes, and the header's length alone takes {prefix.Length}");
+            throw SafetensorsException.Invalid(
+                path,
+                $"it has {fileLength} bytes, and the header's length alone takes {prefix.Length}"
+            );
         }
 
         var headerLength = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
         if (headerLength > SafetensorsFormat.MaxHeaderBytes)
         {
             throw SafetensorsException.Invalid(
-                path, $"it announces a header of {headerLength} bytes, and {SafetensorsFormat.MaxHeaderBytes} are allowed");
+                path,
+                $"it announces a header of {headerLength} bytes, and {SafetensorsFormat.MaxHeaderBytes} are allowed"
+            );
         }
 
         var dataLength = fileLength - prefix.Length - (long)headerLength;
         if (dataLength < 0)
         {
             throw SafetensorsException.Invalid(
-                path, $"it announces a header of {headerLength} bytes, but the file has only {fileLength} bytes in all");
+                path,
+                $"it announces a header of {headerLength} bytes, but the file has only {fileLength} bytes in all"
+            );
         }
 
         var text = new byte[headerLength];
@@ -162,16 +175,25 @@ public sealed class SafetensorsReader : IDisposable
                 {
                     if (!TryReadExactly(file, bytes, start + offset))
                     {
-                        throw SafetensorsException.InvalidTensor(Path, name, "is cut off: the file was shortened while it was open");
+                        throw SafetensorsException.InvalidTensor(
+                            Path,
+                            name,
+                            "is cut off: the file was shortened while it was open"
+                        );
                     }
 
                     // libtorch's behaviour is undefined for a bool that is neither 0 nor 1.
                     if (entry.Type == ScalarType.Bool && bytes.ContainsAnyExceptInRange((byte)0, (byte)1))
                     {
-                        throw SafetensorsException.InvalidTensor(Path, name, "is of dtype BOOL but holds bytes other than 0 and 1");
+                        throw SafetensorsException.InvalidTensor(
+                            Path,
+                            name,
+                            "is of dtype BOOL but holds bytes other than 0 and 1"
+                        );
                     }
                 },
-                chunkBytes);
+                chunkBytes
+            );
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
@@ -186,14 +208,25 @@ public sealed class SafetensorsReader : IDisposable
             return entry;
         }
 
-        var present = Names.Count == 0
-            ? "it holds none"
-            : $"it holds {Names.Count}, beginning with {string.Join(", ", Names.Take(3).Select(SafetensorsException.Quote))}";
-        throw new SafetensorsException(Path, name, $"{Path} has no tensor {SafetensorsException.Quote(name)}; {present}. Ask for one of its names.");
+        var present =
+            Names.Count == 0
+                ? "it holds none"
+                : $"it holds {Names.Count}, beginning with "
+                    + $"{string.Join(", ", Names.Take(3).Select(SafetensorsException.Quote))}";
+        throw new SafetensorsException(
+            Path,
+            name,
+            $"{Path} has no tensor {SafetensorsException.Quote(name)}; {present}. Ask for one of its names."
+        );
     }
 
-    private static SafetensorsException CannotRead(string path, string? tensorName, Exception exception) => new(
-        path, tensorName, $"Cannot read {path}: {exception.Message} Check the path and its permissions.", exception);
+    private static SafetensorsException CannotRead(string path, string? tensorName, Exception exception) =>
+        new(
+            path,
+            tensorName,
+            $"Cannot read {path}: {exception.Message} Check the path and its permissions.",
+            exception
+        );
 
     private static bool TryReadExactly(SafeFileHandle file, Span<byte> bytes, long position)
     {

@@ -3,12 +3,14 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Serialization;
 
-/// <summary>Writes tensors of any size to a safetensors file, as Python's <c>safetensors</c> package reads it.</summary>
+/// <summary>
+/// Writes tensors of any size to a safetensors file, as Python's <c>safetensors</c> package reads it.
+/// </summary>
 public static class SafetensorsWriter
 {
     /// <summary>
-    /// Writes the file beside its final name, syncs it to the disk and renames it: it appears whole or not at all, and a
-    /// file that was there is replaced only then.
+    /// Writes the file beside its final name, syncs it to the disk and renames it: it appears whole or not at all, and
+    /// a file that was there is replaced only then.
     /// </summary>
     /// <param name="path">File to write; its folder must exist.</param>
     /// <param name="tensors">
@@ -18,19 +20,23 @@ public static class SafetensorsWriter
     /// </param>
     /// <param name="metadata">Text to keep with the tensors.</param>
     /// <param name="chunkBytes">Most bytes handed to the system at once.</param>
-    /// <exception cref="SafetensorsException">The file cannot be written: no such folder, no permission, a full disk.</exception>
-    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the format.</exception>
+    /// <exception cref="SafetensorsException">The file cannot be written: no such folder, no permission, a full
+    /// disk.</exception>
+    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a dtype has no name in the
+    /// format.</exception>
     public static void Write(
         string path,
         IReadOnlyList<KeyValuePair<string, Tensor>> tensors,
         IReadOnlyDictionary<string, string>? metadata = null,
-        int chunkBytes = TensorMemory.DefaultChunkBytes) => Write(path, SafetensorsLayout.Of(tensors, metadata), chunkBytes);
+        int chunkBytes = TensorMemory.DefaultChunkBytes
+    ) => Write(path, SafetensorsLayout.Of(tensors, metadata), chunkBytes);
 
     /// <summary>Likewise, of tensors that are made when it is their turn.</summary>
     /// <param name="path">File to write; its folder must exist.</param>
     /// <param name="layout">The tensors.</param>
     /// <param name="chunkBytes">Most bytes handed to the system at once.</param>
-    /// <exception cref="SafetensorsException">The file cannot be written: no such folder, no permission, a full disk.</exception>
+    /// <exception cref="SafetensorsException">The file cannot be written: no such folder, no permission, a full
+    /// disk.</exception>
     public static void Write(string path, SafetensorsLayout layout, int chunkBytes = TensorMemory.DefaultChunkBytes)
     {
         ArgumentNullException.ThrowIfNull(layout);
@@ -38,14 +44,19 @@ public static class SafetensorsWriter
         var partial = path + ".partial";
         try
         {
-            using (var file = new FileStream(partial, new FileStreamOptions
-            {
-                Mode = FileMode.Create,
-                Access = FileAccess.Write,
-                Share = FileShare.None,
-                BufferSize = 0,
-                PreallocationSize = layout.FileLength,
-            }))
+            using (
+                var file = new FileStream(
+                    partial,
+                    new FileStreamOptions
+                    {
+                        Mode = FileMode.Create,
+                        Access = FileAccess.Write,
+                        Share = FileShare.None,
+                        BufferSize = 0,
+                        PreallocationSize = layout.FileLength,
+                    }
+                )
+            )
             {
                 layout.Write(file, chunkBytes);
                 file.Flush(flushToDisk: true);
@@ -57,7 +68,11 @@ public static class SafetensorsWriter
         {
             DeleteQuietly(partial);
             throw new SafetensorsException(
-                path, null, $"Cannot write {path}: {exception.Message} Check the folder, its permissions and the free space.", exception);
+                path,
+                null,
+                $"Cannot write {path}: {exception.Message} Check the folder, its permissions and the free space.",
+                exception
+            );
         }
         catch
         {

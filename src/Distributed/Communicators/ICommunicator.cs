@@ -4,12 +4,14 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Communicators;
 
 /// <summary>
-/// What carries a group's collectives. <see cref="ProcessGroup"/> has checked all arguments, made the outputs and counts the bytes; a
-/// communicator moves them. Collectives of one communicator run in the order in which they were started.
+/// What carries a group's collectives. <see cref="ProcessGroup"/> has checked all arguments, made the outputs and
+/// counts the bytes; a communicator moves them. Collectives of one communicator run in the order in which they were
+/// started.
 /// </summary>
 /// <remarks>
-/// Every method starts a collective and returns at once where it can. The communicator keeps the tensors alive, tells the
-/// <see cref="CollectiveMonitor"/> when the call starts and completes, and fails by exceptions from <see cref="ITransfer.Wait"/>.
+/// Every method starts a collective and returns at once where it can. The communicator keeps the tensors alive, tells
+/// the <see cref="CollectiveMonitor"/> when the call starts and completes, and fails by exceptions from
+/// <see cref="ITransfer.Wait"/>.
 /// </remarks>
 internal interface ICommunicator : IDisposable
 {
@@ -32,8 +34,15 @@ internal interface ICommunicator : IDisposable
     ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts);
 
     /// <param name="input">[Σ counts], flat.</param>
-    /// <param name="output">[counts[Rank]]; may be this rank's part of the input, whose other parts are then free to be overwritten.</param>
-    ITransfer ReduceScatter(CollectiveCall call, Tensor input, Tensor output, IReadOnlyList<long> counts, ReduceOperation operation);
+    /// <param name="output">[counts[Rank]]; may be this rank's part of the input, whose other parts are then free to be
+    /// overwritten.</param>
+    ITransfer ReduceScatter(
+        CollectiveCall call,
+        Tensor input,
+        Tensor output,
+        IReadOnlyList<long> counts,
+        ReduceOperation operation
+    );
 
     ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation);
 
@@ -41,7 +50,13 @@ internal interface ICommunicator : IDisposable
 
     /// <param name="input">[Σ sendCounts], flat.</param>
     /// <param name="output">[Σ receiveCounts], flat.</param>
-    ITransfer AllToAll(CollectiveCall call, Tensor input, IReadOnlyList<long> sendCounts, Tensor output, IReadOnlyList<long> receiveCounts);
+    ITransfer AllToAll(
+        CollectiveCall call,
+        Tensor input,
+        IReadOnlyList<long> sendCounts,
+        Tensor output,
+        IReadOnlyList<long> receiveCounts
+    );
 
     ITransfer Send(CollectiveCall call, Tensor tensor, int peer);
 

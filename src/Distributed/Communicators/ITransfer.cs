@@ -17,7 +17,5 @@ internal sealed class CompletedTransfer : ITransfer
 
     public bool IsCompleted => true;
 
-    public void Wait()
-    {
-    }
+    public void Wait() { }
 }

@@ -17,7 +17,13 @@ internal static unsafe class LocalReduction
     /// <param name="parts">Address of every rank's part, in rank order.</param>
     /// <param name="destinationAddress">Takes the result; may be one of the parts.</param>
     /// <param name="count">Elements of each part.</param>
-    public static void Run(ScalarType dtype, ReduceOperation operation, ReadOnlySpan<nint> parts, nint destinationAddress, long count)
+    public static void Run(
+        ScalarType dtype,
+        ReduceOperation operation,
+        ReadOnlySpan<nint> parts,
+        nint destinationAddress,
+        long count
+    )
     {
         byte* destination = (byte*)destinationAddress;
         switch (dtype)
@@ -63,10 +69,16 @@ internal static unsafe class LocalReduction
     }
 
     private static void ReduceWide(
-        ReduceOperation operation, ReadOnlySpan<nint> parts, ushort* destination, long count,
-        delegate*<ReadOnlySpan<ushort>, Span<float>, void> widen, delegate*<ReadOnlySpan<float>, Span<ushort>, void> narrow)
+        ReduceOperation operation,
+        ReadOnlySpan<nint> parts,
+        ushort* destination,
+        long count,
+        delegate* <ReadOnlySpan<ushort>, Span<float>, void> widen,
+        delegate* <ReadOnlySpan<float>, Span<ushort>, void> narrow
+    )
     {
-        Span<float> block = stackalloc float[Block], other = stackalloc float[Block];
+        Span<float> block = stackalloc float[Block],
+            other = stackalloc float[Block];
         for (long start = 0; start < count; start += Block)
         {
             int length = (int)Math.Min(Block, count - start);
@@ -162,7 +174,8 @@ internal static unsafe class LocalReduction
             target[i] = RoundToUpperHalf(source[i]);
     }
 
-    // To nearest, ties to even; NaN keeps its sign and stays quiet, because the rounding below could carry it to infinity.
+    // To nearest, ties to even; NaN keeps its sign and stays quiet, because the rounding below could carry it to
+    // infinity.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector<uint> RoundToUpperHalf(Vector<float> value)
     {

@@ -22,27 +22,38 @@ internal sealed class SoloCommunicator(int worldRank) : ICommunicator
     public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
         own is null ? CompletedTransfer.Instance : Copy(own, all);
 
-    public ITransfer ReduceScatter(CollectiveCall call, Tensor input, Tensor output, IReadOnlyList<long> counts, ReduceOperation operation) =>
-        Copy(input, output);
+    public ITransfer ReduceScatter(
+        CollectiveCall call,
+        Tensor input,
+        Tensor output,
+        IReadOnlyList<long> counts,
+        ReduceOperation operation
+    ) => Copy(input, output);
 
-    public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation) => CompletedTransfer.Instance;
+    public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation) =>
+        CompletedTransfer.Instance;
 
     public ITransfer Broadcast(CollectiveCall call, Tensor tensor, int root) => CompletedTransfer.Instance;
 
-    public ITransfer AllToAll(CollectiveCall call, Tensor input, IReadOnlyList<long> sendCounts, Tensor output, IReadOnlyList<long> receiveCounts) =>
-        Copy(input, output);
+    public ITransfer AllToAll(
+        CollectiveCall call,
+        Tensor input,
+        IReadOnlyList<long> sendCounts,
+        Tensor output,
+        IReadOnlyList<long> receiveCounts
+    ) => Copy(input, output);
 
-    public ITransfer Send(CollectiveCall call, Tensor tensor, int peer) => throw new InvalidOperationException("One rank has no peer.");
+    public ITransfer Send(CollectiveCall call, Tensor tensor, int peer) =>
+        throw new InvalidOperationException("One rank has no peer.");
 
-    public ITransfer Receive(CollectiveCall call, Tensor tensor, int peer) => throw new InvalidOperationException("One rank has no peer.");
+    public ITransfer Receive(CollectiveCall call, Tensor tensor, int peer) =>
+        throw new InvalidOperationException("One rank has no peer.");
 
     public ITransfer Barrier(CollectiveCall call) => CompletedTransfer.Instance;
 
     public ICommunicator Split(CollectiveCall call, int color, int key, string name) => this;
 
-    public void Dispose()
-    {
-    }
+    public void Dispose() { }
 
     // Without history, as what other communicators return is.
     private static CompletedTransfer Copy(Tensor input, Tensor output)

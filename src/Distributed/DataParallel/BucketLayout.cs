@@ -17,15 +17,16 @@ public sealed record Bucket(int? Layer, long Start, long Length, IReadOnlyList<i
 public sealed record ParameterSlice(int Parameter, long Start, long Length, long FlatStart);
 
 /// <summary>
-/// How a model's parameters lie in flat memory: one bucket per transformer block ("layers.N."), the last block first, as backward
-/// completes them, and the rest at the end, because a tied embedding is complete only when backward is. It depends on the model
-/// alone. Ranks cut every bucket into even parts; a rank's shard is its parts of all buckets.
+/// How a model's parameters lie in flat memory: one bucket per transformer block ("layers.N."), the last block first,
+/// as backward completes them, and the rest at the end, because a tied embedding is complete only when backward is. It
+/// depends on the model alone. Ranks cut every bucket into even parts; a rank's shard is its parts of all buckets.
 /// </summary>
 public sealed class BucketLayout
 {
     private const string LayerPrefix = "layers.";
 
-    private readonly long[] starts, lengths;
+    private readonly long[] starts,
+        lengths;
     private readonly int[] bucketOf;
 
     /// <param name="parameters">Names and element counts, alike on every rank.</param>
@@ -36,7 +37,12 @@ public sealed class BucketLayout
         lengths = [.. parameters.Select(entry => entry.Elements)];
         bucketOf = new int[parameters.Count];
         var buckets = new List<Bucket>();
-        foreach (var group in Enumerable.Range(0, parameters.Count).GroupBy(p => LayerOf(parameters[p].Name)).OrderByDescending(group => group.Key ?? -1))
+        foreach (
+            var group in Enumerable
+                .Range(0, parameters.Count)
+                .GroupBy(p => LayerOf(parameters[p].Name))
+                .OrderByDescending(group => group.Key ?? -1)
+        )
         {
             long start = Elements;
             foreach (int p in group)
@@ -61,20 +67,32 @@ public sealed class BucketLayout
     /// <summary>Where a parameter's first element lies in flat memory.</summary>
     public long StartOf(int parameter) => starts[parameter];
 
-    /// <summary>What a rank updates of every parameter that its shard touches, in flat order. Each is one slice at most.</summary>
+    /// <summary>
+    /// What a rank updates of every parameter that its shard touches, in flat order. Each is one slice at most.
+    /// </summary>
     public IReadOnlyList<ParameterSlice> Shard(int rank, int ranks) =>
-        [.. Buckets.SelectMany(bucket => bucket.Parameters).SelectMany(p => Owners(p, ranks)).Where(owner => owner.Rank == rank).Select(owner => owner.Slice)];
+        [
+            .. Buckets
+                .SelectMany(bucket => bucket.Parameters)
+                .SelectMany(p => Owners(p, ranks))
+                .Where(owner => owner.Rank == rank)
+                .Select(owner => owner.Slice),
+        ];
 
-    /// <summary>The ranks that update a parameter, in their order, and which part of it each; together they are all of it.</summary>
+    /// <summary>
+    /// The ranks that update a parameter, in their order, and which part of it each; together they are all of it.
+    /// </summary>
     public IEnumerable<(int Rank, ParameterSlice Slice)> Owners(int parameter, int ranks)
     {
-        long first = starts[parameter], end = first + lengths[parameter];
+        long first = starts[parameter],
+            end = first + lengths[parameter];
         Bucket bucket = Buckets[bucketOf[parameter]];
         long partStart = bucket.Start;
         long[] parts = ProcessGroup.EvenParts(bucket.Length, ranks);
         for (int rank = 0; rank < ranks && partStart < end; partStart += parts[rank++])
         {
-            long from = Math.Max(first, partStart), to = Math.Min(end, partStart + parts[rank]);
+            long from = Math.Max(first, partStart),
+                to = Math.Min(end, partStart + parts[rank]);
             if (to > from)
                 yield return (rank, new ParameterSlice(parameter, from - first, to - from, from));
         }
@@ -86,6 +104,8 @@ public sealed class BucketLayout
             return null;
         ReadOnlySpan<char> rest = name.AsSpan(LayerPrefix.Length);
         int end = rest.IndexOf('.');
-        return end > 0 && int.TryParse(rest[..end], NumberStyles.None, CultureInfo.InvariantCulture, out int layer) ? layer : null;
+        return end > 0 && int.TryParse(rest[..end], NumberStyles.None, CultureInfo.InvariantCulture, out int layer)
+            ? layer
+            : null;
     }
 }

@@ -5,25 +5,32 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.DataParallel;
 
 /// <summary>
-/// All gradients of a model in one flat tensor, of which every parameter's gradient is a view: backward accumulates in place,
-/// and reduction is one operation per bucket, which may start as soon as backward has completed the bucket.
+/// All gradients of a model in one flat tensor, of which every parameter's gradient is a view: backward accumulates in
+/// place, and reduction is one operation per bucket, which may start as soon as backward has completed the bucket.
 /// </summary>
 /// <remarks>
-/// Where the optimizer is sharded, a reduction leaves every rank the sums of its own parts of the buckets alone; the other parts are
-/// undefined from then on.
+/// Where the optimizer is sharded, a reduction leaves every rank the sums of its own parts of the buckets alone; the
+/// other parts are undefined from then on.
 /// </remarks>
 public sealed class GradientBuffer : IDisposable
 {
     private readonly ProcessGroup group;
     private readonly Tensor flat;
-    private readonly Tensor[] views, buckets, parts;
+    private readonly Tensor[] views,
+        buckets,
+        parts;
     private readonly long[][] counts;
     private readonly CollectiveWork?[] started;
 
-    /// <param name="parameters">Parameters of one dtype, whose <c>grad</c> this sets and keeps; alike on every rank. Not owned.</param>
+    /// <param name="parameters">Parameters of one dtype, whose <c>grad</c> this sets and keeps; alike on every rank.
+    /// Not owned.</param>
     /// <param name="group">Every rank that holds part of the batch or of the sequences. Not owned.</param>
     /// <param name="sharded">Whether every rank needs the sums of its shard alone.</param>
-    public GradientBuffer(IReadOnlyList<(string Name, Parameter Parameter)> parameters, ProcessGroup group, bool sharded = false)
+    public GradientBuffer(
+        IReadOnlyList<(string Name, Parameter Parameter)> parameters,
+        ProcessGroup group,
+        bool sharded = false
+    )
     {
         ArgumentNullException.ThrowIfNull(parameters);
         ArgumentNullException.ThrowIfNull(group);
@@ -38,7 +45,9 @@ public sealed class GradientBuffer : IDisposable
         for (int p = 0; p < parameters.Count; p++)
         {
             Parameter parameter = parameters[p].Parameter;
-            views[p] = flat.narrow(0, Layout.StartOf(p), parameter.NumberOfElements).view(parameter.shape).DetachFromDisposeScope();
+            views[p] = flat.narrow(0, Layout.StartOf(p), parameter.NumberOfElements)
+                .view(parameter.shape)
+                .DetachFromDisposeScope();
             parameter.grad = views[p];
         }
 
@@ -49,7 +58,8 @@ public sealed class GradientBuffer : IDisposable
 
         Tensor Range(long start, long length) => flat.narrow(0, start, length).DetachFromDisposeScope();
 
-        Tensor OwnPart(Bucket bucket, int b) => Range(bucket.Start + counts[b].Take(group.Rank).Sum(), counts[b][group.Rank]);
+        Tensor OwnPart(Bucket bucket, int b) =>
+            Range(bucket.Start + counts[b].Take(group.Rank).Sum(), counts[b][group.Rank]);
     }
 
     /// <summary>Which parameter lies where, and in which bucket.</summary>
@@ -74,15 +84,17 @@ public sealed class GradientBuffer : IDisposable
     }
 
     /// <summary>
-    /// Starts to sum a bucket's gradients over the ranks; they must be left alone until <see cref="FinishReduce"/>. Collective: all
-    /// ranks start the same buckets in the same order.
+    /// Starts to sum a bucket's gradients over the ranks; they must be left alone until <see cref="FinishReduce"/>.
+    /// Collective: all ranks start the same buckets in the same order.
     /// </summary>
     /// <param name="bucket">Place in <see cref="BucketLayout.Buckets"/>.</param>
     /// <exception cref="InvalidOperationException">It was started before, and not finished.</exception>
     public void StartReduce(int bucket)
     {
         if (started[bucket] is not null)
-            throw new InvalidOperationException($"The reduction of bucket {bucket} is under way already: finish it before it is started again.");
+            throw new InvalidOperationException(
+                $"The reduction of bucket {bucket} is under way already: finish it before it is started again."
+            );
         started[bucket] = IsSharded
             ? group.StartReduceScatterInPlace(buckets[bucket], counts[bucket])
             : group.StartAllReduce(buckets[bucket]);
@@ -105,14 +117,14 @@ public sealed class GradientBuffer : IDisposable
     }
 
     /// <summary>
-    /// Divides the gradients by the scale that their loss had, and scales them down to the given global norm where theirs is larger, in
-    /// one pass. Collective if they are sharded.
+    /// Divides the gradients by the scale that their loss had, and scales them down to the given global norm where
+    /// theirs is larger, in one pass. Collective if they are sharded.
     /// </summary>
     /// <param name="largestNorm">Largest 2-norm left; 0 does not clip.</param>
     /// <param name="lossScale">What the loss was multiplied by before backward.</param>
     /// <returns>
-    /// The 2-norm over all gradients of the loss itself, before clipping, the same on every rank; NaN or infinite if a gradient is, and
-    /// then they are of no use.
+    /// The 2-norm over all gradients of the loss itself, before clipping, the same on every rank; NaN or infinite if a
+    /// gradient is, and then they are of no use.
     /// </returns>
     public double Clip(double largestNorm, double lossScale = 1)
     {
@@ -131,11 +143,12 @@ public sealed class GradientBuffer : IDisposable
     }
 
     /// <summary>
-    /// Lets every rank know what the others have computed of the flat tensor, which holds whatever was put there in place of
-    /// gradients that are no longer needed. Collective.
+    /// Lets every rank know what the others have computed of the flat tensor, which holds whatever was put there in
+    /// place of gradients that are no longer needed. Collective.
     /// </summary>
     /// <returns>One work per bucket, in their order.</returns>
-    internal CollectiveWork[] StartGather() => [.. buckets.Select((bucket, b) => group.StartAllGatherInPlace(bucket, counts[b]))];
+    internal CollectiveWork[] StartGather() =>
+        [.. buckets.Select((bucket, b) => group.StartAllGatherInPlace(bucket, counts[b]))];
 
     public void Dispose()
     {

@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.DataParallel;
 
 /// <summary>
-/// What one rank updates of a model whose optimizer is sharded over the ranks (ZeRO stage 1, arXiv:1910.02054): an even part of every
-/// bucket. Its optimizer keeps state for that alone; the updated parts are gathered after the step.
+/// What one rank updates of a model whose optimizer is sharded over the ranks (ZeRO stage 1, arXiv:1910.02054): an even
+/// part of every bucket. Its optimizer keeps state for that alone; the updated parts are gathered after the step.
 /// </summary>
 public sealed class ParameterShard : IDisposable
 {
@@ -27,21 +27,29 @@ public sealed class ParameterShard : IDisposable
         using var scope = NewDisposeScope();
         values = [.. parameters.Select(entry => entry.Parameter.detach().DetachFromDisposeScope())];
         Slices = gradients.Layout.Shard(gradients.Group.Rank, gradients.Group.Size);
-        optimized = [.. Slices.Select(slice => new OptimizedTensor(
-            parameters[slice.Parameter].Name,
-            values[slice.Parameter].view(-1).narrow(0, slice.Start, slice.Length).DetachFromDisposeScope(),
-            gradients.Flat.narrow(0, slice.FlatStart, slice.Length).DetachFromDisposeScope(),
-            OptimizedTensor.DecaysFor(values[slice.Parameter])))];
+        optimized =
+        [
+            .. Slices.Select(slice => new OptimizedTensor(
+                parameters[slice.Parameter].Name,
+                values[slice.Parameter].view(-1).narrow(0, slice.Start, slice.Length).DetachFromDisposeScope(),
+                gradients.Flat.narrow(0, slice.FlatStart, slice.Length).DetachFromDisposeScope(),
+                OptimizedTensor.DecaysFor(values[slice.Parameter])
+            )),
+        ];
     }
 
     /// <summary>What this rank updates of which parameter.</summary>
     public IReadOnlyList<ParameterSlice> Slices { get; }
 
-    /// <summary>The same, for the optimizer: flat views of parameters and gradients, in the order of the slices. Owned by the shard.</summary>
+    /// <summary>
+    /// The same, for the optimizer: flat views of parameters and gradients, in the order of the slices. Owned by the
+    /// shard.
+    /// </summary>
     public IReadOnlyList<OptimizedTensor> Optimized => optimized;
 
     /// <summary>
-    /// Gives every rank the values that the others have updated, by way of the gradients' memory: gradients are lost. Collective.
+    /// Gives every rank the values that the others have updated, by way of the gradients' memory: gradients are lost.
+    /// Collective.
     /// </summary>
     public void GatherParameters()
     {
@@ -58,7 +66,10 @@ public sealed class ParameterShard : IDisposable
         }
     }
 
-    /// <summary>Gives every rank its slice of a tensor that rank 0 holds as a whole, such as a moment that was saved. Collective.</summary>
+    /// <summary>
+    /// Gives every rank its slice of a tensor that rank 0 holds as a whole, such as a moment that was saved.
+    /// Collective.
+    /// </summary>
     /// <param name="parameter">The parameter that the tensor belongs to.</param>
     /// <param name="whole">As many elements as the parameter, contiguous; not read on other ranks than 0.</param>
     /// <param name="own">This rank's slice, overwritten; null where it has none.</param>

@@ -18,9 +18,19 @@ internal static class CollectiveCheck
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var own = new byte[Length];
-        Encoding.UTF8.GetBytes(Fit($"{call}\n at {call.CallSite}{(call.Activity.Length == 0 ? "" : $", {call.Activity}")}"), own);
+        Encoding.UTF8.GetBytes(
+            Fit($"{call}\n at {call.CallSite}{(call.Activity.Length == 0 ? "" : $", {call.Activity}")}"),
+            own
+        );
         Tensor all = empty([communicator.Size * Length], dtype: uint8);
-        communicator.AllGather(call.Untracked(), tensor(own, dtype: uint8), all, [.. Enumerable.Repeat((long)Length, communicator.Size)]).Wait();
+        communicator
+            .AllGather(
+                call.Untracked(),
+                tensor(own, dtype: uint8),
+                all,
+                [.. Enumerable.Repeat((long)Length, communicator.Size)]
+            )
+            .Wait();
         var texts = new string[communicator.Size];
         TensorMemory.Read(all, (span, _) =>
         {
@@ -29,15 +39,25 @@ internal static class CollectiveCheck
         });
         string What(int rank) => texts[rank].Split('\n')[0];
         // What most ranks do is taken to be right; of equals, what the lowest rank does.
-        string usual = Enumerable.Range(0, texts.Length).GroupBy(What).OrderByDescending(group => group.Count()).ThenBy(group => group.First()).First().Key;
+        string usual = Enumerable
+            .Range(0, texts.Length)
+            .GroupBy(What)
+            .OrderByDescending(group => group.Count())
+            .ThenBy(group => group.First())
+            .First()
+            .Key;
         int different = Array.FindIndex(texts, text => text.Split('\n')[0] != usual);
         if (different < 0)
             return;
         int other = Array.FindIndex(texts, text => text.Split('\n')[0] == usual);
         throw new CollectiveException(
-            $"Ranks are about to run different collectives: rank {call.Members[different]} calls {texts[different].Replace("\n", "", StringComparison.Ordinal)}; " +
-            $"rank {call.Members[other]} calls {texts[other].Replace("\n", "", StringComparison.Ordinal)}. All ranks of a group must make the same calls in the same order.",
-            speaker: call.Members.Min());
+            $"Ranks are about to run different collectives: rank {call.Members[different]} calls "
+                + $"{texts[different].Replace("\n", "", StringComparison.Ordinal)}; "
+                + $"rank {call.Members[other]} calls "
+                + $"{texts[other].Replace("\n", "", StringComparison.Ordinal)}. All ranks of a group must make "
+                + "the same calls in the same order.",
+            speaker: call.Members.Min()
+        );
     }
 
     // Cut where a character ends.

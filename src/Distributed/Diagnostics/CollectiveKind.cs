@@ -18,16 +18,17 @@ public enum CollectiveKind
 public static class CollectiveKindNames
 {
     /// <summary>The standard term, e.g. "all-gather".</summary>
-    public static string Term(this CollectiveKind kind) => kind switch
-    {
-        CollectiveKind.AllGather => "all-gather",
-        CollectiveKind.ReduceScatter => "reduce-scatter",
-        CollectiveKind.AllReduce => "all-reduce",
-        CollectiveKind.Broadcast => "broadcast",
-        CollectiveKind.AllToAll => "all-to-all",
-        CollectiveKind.Send => "send",
-        CollectiveKind.Receive => "receive",
-        CollectiveKind.Barrier => "barrier",
-        _ => "split",
-    };
+    public static string Term(this CollectiveKind kind) =>
+        kind switch
+        {
+            CollectiveKind.AllGather => "all-gather",
+            CollectiveKind.ReduceScatter => "reduce-scatter",
+            CollectiveKind.AllReduce => "all-reduce",
+            CollectiveKind.Broadcast => "broadcast",
+            CollectiveKind.AllToAll => "all-to-all",
+            CollectiveKind.Send => "send",
+            CollectiveKind.Receive => "receive",
+            CollectiveKind.Barrier => "barrier",
+            _ => "split",
+        };
 }

@@ -3,8 +3,8 @@ using System.Diagnostics;
 namespace LongNet.Distributed.Diagnostics;
 
 /// <summary>
-/// What a process knows of its collectives: the last ones, those under way, and the time they take. One per process, shared by all
-/// its groups. All members may be called from any thread.
+/// What a process knows of its collectives: the last ones, those under way, and the time they take. One per process,
+/// shared by all its groups. All members may be called from any thread.
 /// </summary>
 public sealed class CollectiveMonitor
 {
@@ -14,7 +14,10 @@ public sealed class CollectiveMonitor
     private readonly Lock gate = new();
     private readonly CollectiveCall?[] ring = new CollectiveCall?[Capacity];
     private readonly LinkedList<CollectiveCall> open = [];
-    private long recorded, waited, transferred, busySince;
+    private long recorded,
+        waited,
+        transferred,
+        busySince;
     private int underWay;
     private volatile string activity = "";
     private long activitySince = Stopwatch.GetTimestamp();
@@ -25,7 +28,10 @@ public sealed class CollectiveMonitor
     /// <summary>How long a collective may take before the job ends.</summary>
     public TimeSpan Timeout { get; set; } = TimeSpan.FromSeconds(300);
 
-    /// <summary>Whether ranks compare every collective before it runs. Must be the same on all ranks; makes all collectives blocking.</summary>
+    /// <summary>
+    /// Whether ranks compare every collective before it runs. Must be the same on all ranks; makes all collectives
+    /// blocking.
+    /// </summary>
     public bool ChecksCollectives { get; set; }
 
     /// <summary>Where this rank's flight record is written when the job comes to grief; null: nowhere.</summary>
@@ -78,7 +84,9 @@ public sealed class CollectiveMonitor
     /// <summary>A call's ticks as a time of day, UTC; null for 0.</summary>
     public DateTime? TimeOf(long ticks) => ticks == 0 ? null : startTime + Stopwatch.GetElapsedTime(startTicks, ticks);
 
-    /// <summary>The first collective that has taken longer than <see cref="Timeout"/>; null where there is none.</summary>
+    /// <summary>
+    /// The first collective that has taken longer than <see cref="Timeout"/>; null where there is none.
+    /// </summary>
     internal CollectiveCall? Overdue()
     {
         lock (gate)

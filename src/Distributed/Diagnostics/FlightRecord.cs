@@ -14,12 +14,21 @@ public sealed record RecordedGroup(string Name, IReadOnlyList<int> Members);
 /// <param name="Kind">E.g. "all-reduce".</param>
 /// <param name="Agreed">As <see cref="CollectiveCall.Agreed"/>.</param>
 public sealed record RecordedCollective(
-    string Group, long Sequence, string Kind, string Agreed, long Bytes, string CallSite, string Activity,
-    DateTime Called, DateTime? Started, DateTime? Completed);
+    string Group,
+    long Sequence,
+    string Kind,
+    string Agreed,
+    long Bytes,
+    string CallSite,
+    string Activity,
+    DateTime Called,
+    DateTime? Started,
+    DateTime? Completed
+);
 
 /// <summary>
-/// What one rank knew of its collectives when the job came to grief. Every rank writes its own, as JSON, into one folder;
-/// <see cref="FlightRecordAnalysis"/> reads them together.
+/// What one rank knew of its collectives when the job came to grief. Every rank writes its own, as JSON, into one
+/// folder; <see cref="FlightRecordAnalysis"/> reads them together.
 /// </summary>
 public sealed record FlightRecord
 {
@@ -65,14 +74,28 @@ public sealed record FlightRecord
     public static string FileNameOf(int rank) => $"rank-{rank:D5}.json";
 
     /// <summary>Reads this process's state.</summary>
-    /// <param name="last">How many finished collectives to keep; those under way and the last of every group always are.</param>
-    public static FlightRecord Of(CollectiveMonitor monitor, RankEnvironment environment, string reason, int? failedRank, int last = CollectiveMonitor.Capacity)
+    /// <param name="last">How many finished collectives to keep; those under way and the last of every group always
+    /// are.</param>
+    public static FlightRecord Of(
+        CollectiveMonitor monitor,
+        RankEnvironment environment,
+        string reason,
+        int? failedRank,
+        int last = CollectiveMonitor.Capacity
+    )
     {
         ArgumentNullException.ThrowIfNull(monitor);
         ArgumentNullException.ThrowIfNull(environment);
         IReadOnlyList<CollectiveCall> recent = monitor.Recent();
-        CollectiveCall[] kept = [.. recent.Where((call, place) =>
-            place >= recent.Count - last || call.CompletedAt == 0 || !recent.Skip(place + 1).Any(later => later.GroupId == call.GroupId))];
+        CollectiveCall[] kept =
+        [
+            .. recent.Where(
+                (call, place) =>
+                    place >= recent.Count - last
+                    || call.CompletedAt == 0
+                    || !recent.Skip(place + 1).Any(later => later.GroupId == call.GroupId)
+            ),
+        ];
         return new FlightRecord
         {
             Rank = environment.Rank,
@@ -84,10 +107,23 @@ public sealed record FlightRecord
             FailedRank = failedRank,
             Activity = monitor.Activity,
             ActivitySeconds = Math.Round(monitor.ActivityTime.TotalSeconds, 3),
-            Groups = kept.DistinctBy(call => call.GroupId).ToDictionary(call => call.GroupId, call => new RecordedGroup(call.GroupName, call.Members)),
-            Collectives = [.. kept.Select(call => new RecordedCollective(
-                call.GroupId, call.Sequence, call.Kind.Term(), call.Agreed, call.Bytes, call.CallSite, call.Activity,
-                monitor.TimeOf(call.EnqueuedAt)!.Value, monitor.TimeOf(call.StartedAt), monitor.TimeOf(call.CompletedAt)))],
+            Groups = kept.DistinctBy(call => call.GroupId)
+                .ToDictionary(call => call.GroupId, call => new RecordedGroup(call.GroupName, call.Members)),
+            Collectives =
+            [
+                .. kept.Select(call => new RecordedCollective(
+                    call.GroupId,
+                    call.Sequence,
+                    call.Kind.Term(),
+                    call.Agreed,
+                    call.Bytes,
+                    call.CallSite,
+                    call.Activity,
+                    monitor.TimeOf(call.EnqueuedAt)!.Value,
+                    monitor.TimeOf(call.StartedAt),
+                    monitor.TimeOf(call.CompletedAt)
+                )),
+            ],
         };
     }
 
@@ -104,7 +140,8 @@ public sealed record FlightRecord
         try
         {
             Directory.CreateDirectory(folder);
-            string path = Path.Combine(folder, FileNameOf(Rank)), partial = path + ".partial";
+            string path = Path.Combine(folder, FileNameOf(Rank)),
+                partial = path + ".partial";
             File.WriteAllText(partial, ToJson());
             File.Move(partial, path, overwrite: true);
             return true;
@@ -126,7 +163,9 @@ public sealed record FlightRecord
         if (files.Length == 0)
         {
             throw new UserException(
-                $"{folder} has no flight records: name a run directory such as runs/NAME whose job ended in an error, or its folder {FolderName}.");
+                $"{folder} has no flight records: name a run directory such as runs/NAME whose job ended in "
+                    + $"an error, or its folder {FolderName}."
+            );
         }
 
         return [.. files.Select(Read).OrderBy(record => record.Rank)];
@@ -139,7 +178,9 @@ public sealed record FlightRecord
             }
             catch (Exception error) when (error is JsonException or IOException or UnauthorizedAccessException)
             {
-                throw new UserException($"{path} is no flight record ({error.Message.Split('\n')[0]}): remove the file to read the others.");
+                throw new UserException(
+                    $"{path} is no flight record ({error.Message.Split('\n')[0]}): remove the file to read the others."
+                );
             }
         }
     }

@@ -7,10 +7,12 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Mpi;
 
 /// <summary>
-/// Ranks joined by an MPI communicator, for CPU tensors. MPI moves bytes only: reductions are an exchange of bytes and a
-/// sum on this processor (<see cref="LocalReduction"/>), which gives every rank and every MPI the same bits.
+/// Ranks joined by an MPI communicator, for CPU tensors. MPI moves bytes only: reductions are an exchange of bytes and
+/// a sum on this processor (<see cref="LocalReduction"/>), which gives every rank and every MPI the same bits.
 /// </summary>
-/// <remarks>Collectives are iterators over MPI requests; every step up to the next request runs when the last one is done.</remarks>
+/// <remarks>
+/// Collectives are iterators over MPI requests; every step up to the next request runs when the last one is done.
+/// </remarks>
 internal sealed class MpiCommunicator : ICommunicator
 {
     /// <summary>Largest message where the caller does not choose: MPI counts bytes in an int.</summary>
@@ -23,7 +25,8 @@ internal sealed class MpiCommunicator : ICommunicator
     private const int SmallReductionBytes = 4096;
 
     // What Send sends, and what collectives exchange: both between the same ranks, at the same time.
-    private const int MessageTag = 0, ExchangeTag = 1;
+    private const int MessageTag = 0,
+        ExchangeTag = 1;
 
     private readonly MpiSession session;
     private readonly MpiNative native;
@@ -39,11 +42,15 @@ internal sealed class MpiCommunicator : ICommunicator
     /// <summary>All ranks of the job.</summary>
     /// <param name="largestMessage">Most bytes per MPI call.</param>
     public MpiCommunicator(MpiSession session, string name, int largestMessage)
-        : this(session, name, session.Native.Abi.World, ownsCommunicator: false, largestMessage)
-    {
-    }
+        : this(session, name, session.Native.Abi.World, ownsCommunicator: false, largestMessage) { }
 
-    private MpiCommunicator(MpiSession session, string name, nint communicator, bool ownsCommunicator, int largestMessage)
+    private MpiCommunicator(
+        MpiSession session,
+        string name,
+        nint communicator,
+        bool ownsCommunicator,
+        int largestMessage
+    )
     {
         this.session = session;
         native = session.Native;
@@ -69,13 +76,33 @@ internal sealed class MpiCommunicator : ICommunicator
     public bool Serves(Tensor tensor) => TensorMemory.IsDirect(tensor);
 
     public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
-        Enqueue(call, Gather(own is null ? 0 : TensorMemory.Address(own), TensorMemory.Address(all), Bytes(counts, all)), own, all);
-
-    public ITransfer ReduceScatter(CollectiveCall call, Tensor input, Tensor output, IReadOnlyList<long> counts, ReduceOperation operation) =>
         Enqueue(
             call,
-            Reduce(TensorMemory.Address(input), TensorMemory.Address(output), [.. counts], (int)input.ElementSize, input.dtype, operation),
-            input, output);
+            Gather(own is null ? 0 : TensorMemory.Address(own), TensorMemory.Address(all), Bytes(counts, all)),
+            own,
+            all
+        );
+
+    public ITransfer ReduceScatter(
+        CollectiveCall call,
+        Tensor input,
+        Tensor output,
+        IReadOnlyList<long> counts,
+        ReduceOperation operation
+    ) =>
+        Enqueue(
+            call,
+            Reduce(
+                TensorMemory.Address(input),
+                TensorMemory.Address(output),
+                [.. counts],
+                (int)input.ElementSize,
+                input.dtype,
+                operation
+            ),
+            input,
+            output
+        );
 
     public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation)
     {
@@ -87,31 +114,58 @@ internal sealed class MpiCommunicator : ICommunicator
             elements * size <= SmallReductionBytes
                 ? ReduceSmall(address, elements, size, tensor.dtype, operation)
                 : ReduceEverywhere(address, elements, size, tensor.dtype, operation),
-            tensor);
+            tensor
+        );
     }
 
     public ITransfer Broadcast(CollectiveCall call, Tensor tensor, int root) =>
         Enqueue(call, Broadcast(TensorMemory.Address(tensor), TensorMemory.ByteLength(tensor), root), tensor);
 
-    public ITransfer AllToAll(CollectiveCall call, Tensor input, IReadOnlyList<long> sendCounts, Tensor output, IReadOnlyList<long> receiveCounts) =>
+    public ITransfer AllToAll(
+        CollectiveCall call,
+        Tensor input,
+        IReadOnlyList<long> sendCounts,
+        Tensor output,
+        IReadOnlyList<long> receiveCounts
+    ) =>
         Enqueue(
             call,
-            AllToAll(TensorMemory.Address(input), Bytes(sendCounts, input), TensorMemory.Address(output), Bytes(receiveCounts, output)),
-            input, output);
+            AllToAll(
+                TensorMemory.Address(input),
+                Bytes(sendCounts, input),
+                TensorMemory.Address(output),
+                Bytes(receiveCounts, output)
+            ),
+            input,
+            output
+        );
 
-    // Messages do not queue behind collectives, nor behind each other: a rank may wait for one before it sends the other.
+    // Messages do not queue behind collectives, nor behind each other: a rank may wait for one before it sends the
+    // other.
     public ITransfer Send(CollectiveCall call, Tensor tensor, int peer)
     {
         nint address = TensorMemory.Address(tensor);
         return Enqueue(
-            new MpiStream(), call, Chunks(TensorMemory.ByteLength(tensor), (start, bytes) => native.StartSend(communicator, name, address + start, bytes, peer, MessageTag)), tensor);
+            new MpiStream(),
+            call,
+            Chunks(TensorMemory.ByteLength(tensor), (start, bytes) =>
+                native.StartSend(communicator, name, address + start, bytes, peer, MessageTag)
+            ),
+            tensor
+        );
     }
 
     public ITransfer Receive(CollectiveCall call, Tensor tensor, int peer)
     {
         nint address = TensorMemory.Address(tensor);
         return Enqueue(
-            new MpiStream(), call, Chunks(TensorMemory.ByteLength(tensor), (start, bytes) => native.StartReceive(communicator, name, address + start, bytes, peer, MessageTag)), tensor);
+            new MpiStream(),
+            call,
+            Chunks(TensorMemory.ByteLength(tensor), (start, bytes) =>
+                native.StartReceive(communicator, name, address + start, bytes, peer, MessageTag)
+            ),
+            tensor
+        );
     }
 
     public ITransfer Barrier(CollectiveCall call)
@@ -129,9 +183,10 @@ internal sealed class MpiCommunicator : ICommunicator
         session.Progress.Drain(stream);
         session.Monitor.Start(call);
         nint made = native.Split(communicator, color, key, this.name);
-        ICommunicator result = native.Size(made) > 1
-            ? new MpiCommunicator(session, name, made, ownsCommunicator: true, largestMessage)
-            : new SoloCommunicator(Members[Rank]);
+        ICommunicator result =
+            native.Size(made) > 1
+                ? new MpiCommunicator(session, name, made, ownsCommunicator: true, largestMessage)
+                : new SoloCommunicator(Members[Rank]);
         if (result is SoloCommunicator)
             native.Free(made, name);
         session.Monitor.Complete(call);
@@ -155,13 +210,24 @@ internal sealed class MpiCommunicator : ICommunicator
         GC.SuppressFinalize(this);
     }
 
-    private MpiTransfer Enqueue(CollectiveCall call, IEnumerable<nint> requests, params ReadOnlySpan<Tensor?> tensors) =>
-        Enqueue(stream, call, requests, tensors);
+    private MpiTransfer Enqueue(
+        CollectiveCall call,
+        IEnumerable<nint> requests,
+        params ReadOnlySpan<Tensor?> tensors
+    ) => Enqueue(stream, call, requests, tensors);
 
-    private MpiTransfer Enqueue(MpiStream stream, CollectiveCall call, IEnumerable<nint> requests, params ReadOnlySpan<Tensor?> tensors)
+    private MpiTransfer Enqueue(
+        MpiStream stream,
+        CollectiveCall call,
+        IEnumerable<nint> requests,
+        params ReadOnlySpan<Tensor?> tensors
+    )
     {
         ObjectDisposedException.ThrowIf(!session.IsActive, session);
-        return session.Progress.Enqueue(stream, new MpiTransfer(session.Progress, call, session.Monitor, requests, tensors));
+        return session.Progress.Enqueue(
+            stream,
+            new MpiTransfer(session.Progress, call, session.Monitor, requests, tensors)
+        );
     }
 
     private static long[] Bytes(IReadOnlyList<long> counts, Tensor tensor)
@@ -179,7 +245,8 @@ internal sealed class MpiCommunicator : ICommunicator
         long total = bytes.Sum();
         if (total > largestMessage)
         {
-            // Displacements in one message are ints too; broadcasts straight into place need none, and no scratch memory.
+            // Displacements in one message are ints too; broadcasts straight into place need none, and no scratch
+            // memory.
             nint start = all;
             for (int root = 0; root < Size; root++)
             {
@@ -203,7 +270,8 @@ internal sealed class MpiCommunicator : ICommunicator
         }
         else if (total > 0)
         {
-            int[] counts = GC.AllocateUninitializedArray<int>(Size, pinned: true), starts = GC.AllocateUninitializedArray<int>(Size, pinned: true);
+            int[] counts = GC.AllocateUninitializedArray<int>(Size, pinned: true),
+                starts = GC.AllocateUninitializedArray<int>(Size, pinned: true);
             int start = 0;
             for (int rank = 0; rank < Size; rank++)
             {
@@ -221,7 +289,13 @@ internal sealed class MpiCommunicator : ICommunicator
     private IEnumerable<nint> Broadcast(nint address, long bytes, int root)
     {
         for (long start = 0; start < bytes; start += largestMessage)
-            yield return native.StartBroadcast(communicator, name, address + (nint)start, (int)Math.Min(largestMessage, bytes - start), root);
+            yield return native.StartBroadcast(
+                communicator,
+                name,
+                address + (nint)start,
+                (int)Math.Min(largestMessage, bytes - start),
+                root
+            );
     }
 
     // All messages are under way before the first is waited for.
@@ -235,8 +309,7 @@ internal sealed class MpiCommunicator : ICommunicator
             int length = (int)Math.Min(largestMessage, bytes - done);
             requests.Add(start((nint)done, length));
             done += length;
-        }
-        while (done < bytes);
+        } while (done < bytes);
         foreach (nint request in requests)
             yield return request;
     }
@@ -246,8 +319,8 @@ internal sealed class MpiCommunicator : ICommunicator
 
     private IEnumerable<nint> Exchange(nint[] sources, long[] sent, nint[] targets, long[] received)
     {
-        // The own part is copied when the first message has come: long ones begin only when both ranks have looked at what has arrived,
-        // and who copies does not look; but then others may still be reading from this rank.
+        // The own part is copied when the first message has come: long ones begin only when both ranks have looked at
+        // what has arrived, and who copies does not look; but then others may still be reading from this rank.
         bool copied = sources[Rank] == targets[Rank];
         foreach (nint request in StartExchange(sources, sent, targets, received))
         {
@@ -282,8 +355,16 @@ internal sealed class MpiCommunicator : ICommunicator
             int from = (Rank + Size - distance) % Size;
             for (long start = 0; start < received[from]; start += largestMessage)
             {
-                requests.Add(native.StartReceive(
-                    communicator, name, targets[from] + (nint)start, (int)Math.Min(largestMessage, received[from] - start), from, ExchangeTag));
+                requests.Add(
+                    native.StartReceive(
+                        communicator,
+                        name,
+                        targets[from] + (nint)start,
+                        (int)Math.Min(largestMessage, received[from] - start),
+                        from,
+                        ExchangeTag
+                    )
+                );
             }
         }
 
@@ -292,15 +373,29 @@ internal sealed class MpiCommunicator : ICommunicator
             int to = (Rank + distance) % Size;
             for (long start = 0; start < sent[to]; start += largestMessage)
             {
-                requests.Add(native.StartSend(
-                    communicator, name, sources[to] + (nint)start, (int)Math.Min(largestMessage, sent[to] - start), to, ExchangeTag));
+                requests.Add(
+                    native.StartSend(
+                        communicator,
+                        name,
+                        sources[to] + (nint)start,
+                        (int)Math.Min(largestMessage, sent[to] - start),
+                        to,
+                        ExchangeTag
+                    )
+                );
             }
         }
 
         return requests;
     }
 
-    private IEnumerable<nint> ReduceSmall(nint address, long elements, int elementSize, ScalarType dtype, ReduceOperation operation)
+    private IEnumerable<nint> ReduceSmall(
+        nint address,
+        long elements,
+        int elementSize,
+        ScalarType dtype,
+        ReduceOperation operation
+    )
     {
         long bytes = elements * elementSize;
         if (bytes == 0)
@@ -313,7 +408,13 @@ internal sealed class MpiCommunicator : ICommunicator
         LocalReduction.Run(dtype, operation, Starts(all, allBytes), address, elements);
     }
 
-    private IEnumerable<nint> ReduceEverywhere(nint address, long elements, int elementSize, ScalarType dtype, ReduceOperation operation)
+    private IEnumerable<nint> ReduceEverywhere(
+        nint address,
+        long elements,
+        int elementSize,
+        ScalarType dtype,
+        ReduceOperation operation
+    )
     {
         // A multiple of the group's size, so that the slices' parts add up to the parts of the whole.
         long slice = Math.Max(1, Math.Min(ScratchBytes, largestMessage) / elementSize / Size) * Size;
@@ -330,13 +431,21 @@ internal sealed class MpiCommunicator : ICommunicator
     }
 
     /// <param name="destination">Takes this rank's part; may be its place in <paramref name="input"/>.</param>
-    private IEnumerable<nint> Reduce(nint input, nint destination, long[] counts, int elementSize, ScalarType dtype, ReduceOperation operation)
+    private IEnumerable<nint> Reduce(
+        nint input,
+        nint destination,
+        long[] counts,
+        int elementSize,
+        ScalarType dtype,
+        ReduceOperation operation
+    )
     {
         // Parts pass piece by piece, so that the others' pieces fit the scratch memory whatever the size of the tensor.
         int piece = Math.Max(1, Math.Min(ScratchBytes, largestMessage) / elementSize / Size);
         long longest = counts.Max();
         nint[] starts = Starts(input, [.. counts.Select(count => count * elementSize)]);
-        long[] sent = new long[Size], received = new long[Size];
+        long[] sent = new long[Size],
+            received = new long[Size];
         var sources = new nint[Size];
         for (long done = 0; done < longest; done += piece)
         {
@@ -383,5 +492,6 @@ internal sealed class MpiCommunicator : ICommunicator
         scratchLength = 0;
     }
 
-    private static unsafe void Copy(nint source, nint target, long bytes) => Buffer.MemoryCopy((void*)source, (void*)target, bytes, bytes);
+    private static unsafe void Copy(nint source, nint target, long bytes) =>
+        Buffer.MemoryCopy((void*)source, (void*)target, bytes, bytes);
 }

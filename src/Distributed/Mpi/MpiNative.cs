@@ -50,7 +50,9 @@ internal sealed unsafe partial class MpiNative
         commSetErrorHandler = (delegate* unmanaged<nint, nint, int>)Find("MPI_Comm_set_errhandler");
         commDuplicate = (delegate* unmanaged<nint, nint*, int>)Find("MPI_Comm_dup");
         allgather = (delegate* unmanaged<void*, int, nint, void*, int, nint, nint, int>)Find("MPI_Allgather");
-        iallgatherv = (delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, nint*, int>)Find("MPI_Iallgatherv");
+        iallgatherv = (delegate* unmanaged<void*, int, nint, void*, int*, int*, nint, nint, nint*, int>)Find(
+            "MPI_Iallgatherv"
+        );
         ibcast = (delegate* unmanaged<void*, int, nint, int, nint, nint*, int>)Find("MPI_Ibcast");
         ibarrier = (delegate* unmanaged<nint, nint*, int>)Find("MPI_Ibarrier");
         isend = (delegate* unmanaged<void*, int, nint, int, int, nint, nint*, int>)Find("MPI_Isend");
@@ -59,10 +61,13 @@ internal sealed unsafe partial class MpiNative
         iprobe = (delegate* unmanaged<int, int, nint, int*, void*, int>)Find("MPI_Iprobe");
         getCount = (delegate* unmanaged<void*, nint, int*, int>)Find("MPI_Get_count");
 
-        nint Find(string symbol) => NativeLibrary.TryGetExport(library, symbol, out nint address)
-            ? address
-            : throw new UserException(
-                $"The library {libraryName} exports no {symbol}, so it is no MPI library: set {RankEnvironment.LibraryVariable} to the one mpiexec belongs to.");
+        nint Find(string symbol) =>
+            NativeLibrary.TryGetExport(library, symbol, out nint address)
+                ? address
+                : throw new UserException(
+                    $"The library {libraryName} exports no {symbol}, so it is no MPI library: set "
+                        + $"{RankEnvironment.LibraryVariable} to the one mpiexec belongs to."
+                );
     }
 
     /// <summary>File name or path the library was loaded by.</summary>
@@ -80,17 +85,29 @@ internal sealed unsafe partial class MpiNative
     }
 
     /// <summary>Loads the library that belongs to the launcher. Initialises nothing.</summary>
-    /// <exception cref="UserException">The library is missing; names the launcher, the file and the package.</exception>
+    /// <exception cref="UserException">The library is missing; names the launcher, the file and the
+    /// package.</exception>
     public static MpiNative Load(RankEnvironment environment)
     {
-        // UCX would take over SIGSEGV, which .NET turns into NullReferenceException. Native code reads its own copy of the
-        // environment, which Environment.SetEnvironmentVariable does not reach.
+        // UCX would take over SIGSEGV, which .NET turns into NullReferenceException. Native code reads its own copy of
+        // the environment, which Environment.SetEnvironmentVariable does not reach.
         _ = SetNativeVariable("UCX_ERROR_SIGNALS", "", 0);
         (string mpi, string[] files, string package) = environment.Launcher switch
         {
-            RankLauncher.OpenMpi or RankLauncher.SlurmPmix => ("Open MPI", new[] { "libmpi.so.40" }, "openmpi-bin libopenmpi3"),
-            RankLauncher.Mpich or RankLauncher.SlurmPmi2 => ("MPICH", new[] { "libmpich.so.12", "libmpi.so.12" }, "mpich"),
-            _ => throw new ArgumentException("A process that no launcher started has no MPI library.", nameof(environment)),
+            RankLauncher.OpenMpi or RankLauncher.SlurmPmix => (
+                "Open MPI",
+                new[] { "libmpi.so.40" },
+                "openmpi-bin libopenmpi3"
+            ),
+            RankLauncher.Mpich or RankLauncher.SlurmPmi2 => (
+                "MPICH",
+                new[] { "libmpich.so.12", "libmpi.so.12" },
+                "mpich"
+            ),
+            _ => throw new ArgumentException(
+                "A process that no launcher started has no MPI library.",
+                nameof(environment)
+            ),
         };
         if (environment.MpiLibrary is string named)
             files = [named];
@@ -101,8 +118,11 @@ internal sealed unsafe partial class MpiNative
         }
 
         throw new UserException(
-            $"{environment.Launcher.Command()} started this process, but {mpi}'s library {string.Join(" or ", files)} cannot be loaded: " +
-            $"install {mpi} (Debian packages: {package}), or set {RankEnvironment.LibraryVariable} to the library's path.");
+            $"{environment.Launcher.Command()} started this process, but {mpi}'s library "
+                + $"{string.Join(" or ", files)} cannot be loaded: "
+                + $"install {mpi} (Debian packages: {package}), or set {RankEnvironment.LibraryVariable} to the "
+                + "library's path."
+        );
     }
 
     public void Initialize()
@@ -112,7 +132,9 @@ internal sealed unsafe partial class MpiNative
         if (provided != Abi.ThreadMultiple)
         {
             throw new UserException(
-                $"The MPI library {LibraryName} ({Abi.Name}) allows no calls from several threads (MPI_THREAD_MULTIPLE): install a build with thread support.");
+                $"The MPI library {LibraryName} ({Abi.Name}) allows no calls from several threads "
+                    + "(MPI_THREAD_MULTIPLE): install a build with thread support."
+            );
         }
 
         // So that a rank tells which collective failed. Communicators made from this one inherit it.
@@ -163,7 +185,10 @@ internal sealed unsafe partial class MpiNative
     {
         var all = new T[own.Length * Size(communicator)];
         int bytes = own.Length * sizeof(T);
-        fixed (T* send = own, receive = all)
+        fixed (
+            T* send = own,
+                receive = all
+        )
             Check(allgather(send, bytes, Abi.Byte, receive, bytes, Abi.Byte, communicator), "MPI_Allgather", group);
         return all;
     }
@@ -172,13 +197,33 @@ internal sealed unsafe partial class MpiNative
     /// <param name="bytes">Every rank's bytes; pinned, unchanged until the request is done.</param>
     /// <param name="starts">Where every rank's part begins; likewise.</param>
     /// <returns>The request, for <see cref="Test"/>.</returns>
-    public nint StartAllGather(nint communicator, string group, nint own, int ownBytes, nint all, int[] bytes, int[] starts)
+    public nint StartAllGather(
+        nint communicator,
+        string group,
+        nint own,
+        int ownBytes,
+        nint all,
+        int[] bytes,
+        int[] starts
+    )
     {
         nint request = 0;
         void* send = own == 0 ? (void*)Abi.InPlace : (void*)own;
         Check(
-            iallgatherv(send, ownBytes, Abi.Byte, (void*)all, Pinned(bytes), Pinned(starts), Abi.Byte, communicator, &request),
-            "MPI_Iallgatherv", group);
+            iallgatherv(
+                send,
+                ownBytes,
+                Abi.Byte,
+                (void*)all,
+                Pinned(bytes),
+                Pinned(starts),
+                Abi.Byte,
+                communicator,
+                &request
+            ),
+            "MPI_Iallgatherv",
+            group
+        );
         return request;
     }
 
@@ -223,7 +268,8 @@ internal sealed unsafe partial class MpiNative
     /// <returns>Who sent it, its tag and its length; null where there is none.</returns>
     public (int Source, int Tag, int Bytes)? Probe(nint communicator, string group)
     {
-        int found = 0, bytes = 0;
+        int found = 0,
+            bytes = 0;
         byte* status = stackalloc byte[MpiAbi.StatusBytes];
         Check(iprobe(Abi.AnySource, Abi.AnyTag, communicator, &found, status), "MPI_Iprobe", group);
         if (found == 0)
@@ -240,7 +286,9 @@ internal sealed unsafe partial class MpiNative
     private void Check(int code, string function, string group)
     {
         if (code != 0)
-            throw new InvalidOperationException($"{function} failed in the group '{group}': {Text(code)} ({LibraryName}).");
+            throw new InvalidOperationException(
+                $"{function} failed in the group '{group}': {Text(code)} ({LibraryName})."
+            );
     }
 
     private string Text(int code)

@@ -4,13 +4,15 @@ using System.Runtime.InteropServices;
 namespace LongNet.Distributed.Mpi;
 
 /// <summary>
-/// Moves the collectives of a process on. MPI does nothing between calls, so where no one waits, a thread calls it now and then and
-/// communication goes on beside the computation.
+/// Moves the collectives of a process on. MPI does nothing between calls, so where no one waits, a thread calls it now
+/// and then and communication goes on beside the computation.
 /// </summary>
 internal sealed partial class MpiProgress : IDisposable
 {
     // The pauses of the thread: short enough to hide a collective behind computation, long enough to cost no core.
-    private const uint PauseMicroseconds = 50, LongPauseMicroseconds = 500, LongestPauseMicroseconds = 2000;
+    private const uint PauseMicroseconds = 50,
+        LongPauseMicroseconds = 500,
+        LongestPauseMicroseconds = 2000;
 
     // After this long without communication the thread sleeps until it is called.
     private static readonly long IdleTicks = Stopwatch.Frequency / 50;
@@ -21,10 +23,12 @@ internal sealed partial class MpiProgress : IDisposable
     private readonly List<MpiStream> busy = [];
     private readonly AutoResetEvent called = new(false);
     private readonly Thread thread;
-    private volatile bool sleeping, stopped;
+    private volatile bool sleeping,
+        stopped;
     private int waiters;
 
-    /// <param name="crowded">Whether this machine has more ranks than processors, so that a waiting rank takes another's.</param>
+    /// <param name="crowded">Whether this machine has more ranks than processors, so that a waiting rank takes
+    /// another's.</param>
     public MpiProgress(MpiNative native, bool crowded)
     {
         this.native = native;
@@ -97,8 +101,8 @@ internal sealed partial class MpiProgress : IDisposable
         called.Dispose();
     }
 
-    // Spinning is quickest for what takes microseconds. Later, others may want the processor: ranks of this machine, or the threads
-    // that send and receive.
+    // Spinning is quickest for what takes microseconds. Later, others may want the processor: ranks of this machine, or
+    // the threads that send and receive.
     private void Pause(long polls, long start)
     {
         if (polls < (crowded ? 20 : 4000))
@@ -111,7 +115,8 @@ internal sealed partial class MpiProgress : IDisposable
 
     private void Run()
     {
-        long lastBusy = Stopwatch.GetTimestamp(), lastUseful = 0;
+        long lastBusy = Stopwatch.GetTimestamp(),
+            lastUseful = 0;
         while (!stopped)
         {
             bool any = false;
@@ -133,7 +138,11 @@ internal sealed partial class MpiProgress : IDisposable
             if (now - lastBusy < IdleTicks)
             {
                 // A program that waits for each of its collectives needs this thread for none of them.
-                _ = Sleep(any ? PauseMicroseconds : now - lastUseful < Stopwatch.Frequency ? LongPauseMicroseconds : LongestPauseMicroseconds);
+                _ = Sleep(
+                    any ? PauseMicroseconds
+                    : now - lastUseful < Stopwatch.Frequency ? LongPauseMicroseconds
+                    : LongestPauseMicroseconds
+                );
                 continue;
             }
 

@@ -53,8 +53,11 @@ internal sealed class MpiSession : IDisposable
             // Every rank sits in a world of its own here, so each can finalise without the others.
             session.Dispose();
             throw new UserException(
-                $"{environment.Launcher.Command()} started {environment.Size} ranks, but the MPI library {native.LibraryName} ({native.Abi.Name}) sees {size}: " +
-                $"library and launcher belong to different MPIs. Use the mpiexec of that library, or set {RankEnvironment.LibraryVariable} to the launcher's library.");
+                $"{environment.Launcher.Command()} started {environment.Size} ranks, but the MPI library "
+                    + $"{native.LibraryName} ({native.Abi.Name}) sees {size}: "
+                    + "library and launcher belong to different MPIs. Use the mpiexec of that library, or set "
+                    + $"{RankEnvironment.LibraryVariable} to the launcher's library."
+            );
         }
 
         session.Greet();
@@ -78,22 +81,42 @@ internal sealed class MpiSession : IDisposable
             return;
         Progress.Dispose();
         using var deadline = new Timer(
-            _ => giveUp($"finished, but MPI did not end within {finishLimit.TotalSeconds:0} s; ending the job."), null, finishLimit, Timeout.InfiniteTimeSpan);
+            _ => giveUp($"finished, but MPI did not end within {finishLimit.TotalSeconds:0} s; ending the job."),
+            null,
+            finishLimit,
+            Timeout.InfiniteTimeSpan
+        );
         Native.Complete();
     }
 
     // The first exchange of all: ranks of different programs must meet nowhere else.
     private void Greet()
     {
-        const int DigestBytes = 32, TextBytes = 256;
+        const int DigestBytes = 32,
+            TextBytes = 256;
         string own = ProgramIdentity.Current;
-        byte[] digests = Native.AllGather<byte>(Native.Abi.World, "world", SHA256.HashData(Encoding.UTF8.GetBytes(own)));
-        JobId = Convert.ToHexStringLower(Native.AllGather<byte>(Native.Abi.World, "world", RandomNumberGenerator.GetBytes(8)).AsSpan(0, 8));
+        byte[] digests = Native.AllGather<byte>(
+            Native.Abi.World,
+            "world",
+            SHA256.HashData(Encoding.UTF8.GetBytes(own))
+        );
+        JobId = Convert.ToHexStringLower(
+            Native.AllGather<byte>(Native.Abi.World, "world", RandomNumberGenerator.GetBytes(8)).AsSpan(0, 8)
+        );
         long hostId = BitConverter.ToInt64(SHA256.HashData(Encoding.UTF8.GetBytes(Environment.MachineName)));
         long[] places = Native.AllGather<long>(Native.Abi.World, "world", [hostId, Environment.ProcessId]);
-        LocalProcesses = [.. places.Chunk(2).Where(place => place[0] == hostId && place[1] != Environment.ProcessId).Select(place => (int)place[1])];
-        int different = Enumerable.Range(0, environment.Size)
-            .FirstOrDefault(rank => !digests.AsSpan(rank * DigestBytes, DigestBytes).SequenceEqual(digests.AsSpan(0, DigestBytes)));
+        LocalProcesses =
+        [
+            .. places
+                .Chunk(2)
+                .Where(place => place[0] == hostId && place[1] != Environment.ProcessId)
+                .Select(place => (int)place[1]),
+        ];
+        int different = Enumerable
+            .Range(0, environment.Size)
+            .FirstOrDefault(rank =>
+                !digests.AsSpan(rank * DigestBytes, DigestBytes).SequenceEqual(digests.AsSpan(0, DigestBytes))
+            );
         if (different == 0)
             return;
         var text = new byte[TextBytes];
@@ -101,7 +124,8 @@ internal sealed class MpiSession : IDisposable
         byte[] texts = Native.AllGather<byte>(Native.Abi.World, "world", text);
         Dispose();
         throw new UnanimousException(
-            $"Rank {different} runs {Text(different)}, and rank 0 runs {Text(0)}: give every machine the same program.");
+            $"Rank {different} runs {Text(different)}, and rank 0 runs {Text(0)}: give every machine the same program."
+        );
 
         string Text(int rank) => Encoding.UTF8.GetString(texts, rank * TextBytes, TextBytes).TrimEnd('\0');
     }

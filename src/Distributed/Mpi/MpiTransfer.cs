@@ -6,10 +6,12 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Mpi;
 
 /// <summary>
-/// A collective as a sequence of MPI requests, each started when the one before is done. Whoever moves communication on advances it:
-/// the thread that waits, or the progress thread.
+/// A collective as a sequence of MPI requests, each started when the one before is done. Whoever moves communication on
+/// advances it: the thread that waits, or the progress thread.
 /// </summary>
-/// <remarks>Between its creation and its completion it keeps the tensors: by handles of its own, unless the caller waits.</remarks>
+/// <remarks>
+/// Between its creation and its completion it keeps the tensors: by handles of its own, unless the caller waits.
+/// </remarks>
 internal sealed class MpiTransfer : ITransfer
 {
     private readonly MpiProgress progress;
@@ -23,7 +25,13 @@ internal sealed class MpiTransfer : ITransfer
 
     /// <param name="requests">Starts a request at every step.</param>
     /// <param name="tensors">What the requests read and write.</param>
-    public MpiTransfer(MpiProgress progress, CollectiveCall call, CollectiveMonitor monitor, IEnumerable<nint> requests, params ReadOnlySpan<Tensor?> tensors)
+    public MpiTransfer(
+        MpiProgress progress,
+        CollectiveCall call,
+        CollectiveMonitor monitor,
+        IEnumerable<nint> requests,
+        params ReadOnlySpan<Tensor?> tensors
+    )
     {
         this.progress = progress;
         this.call = call;
@@ -68,7 +76,10 @@ internal sealed class MpiTransfer : ITransfer
         catch (Exception error)
         {
             failure = new CollectiveException(
-                $"{call} at {call.CallSite} failed: {error.Message} Where ranks have called different collectives, parallel.check_collectives: true says which.", error);
+                $"{call} at {call.CallSite} failed: {error.Message} Where ranks have called different "
+                    + "collectives, parallel.check_collectives: true says which.",
+                error
+            );
             return Complete();
         }
     }

@@ -7,23 +7,26 @@ using LongNet.Distributed.Diagnostics;
 namespace LongNet.Distributed.Mpi;
 
 /// <summary>
-/// A thread that sees when a collective has taken too long, asks all ranks where they are, and ends the job with what they answered.
-/// It answers others while the program computes, waits or hangs.
+/// A thread that sees when a collective has taken too long, asks all ranks where they are, and ends the job with what
+/// they answered. It answers others while the program computes, waits or hangs.
 /// </summary>
 /// <remarks>
-/// It has a communicator of its own. Of several ranks that ask, the one that asked first speaks, or of equals the lowest; the others
-/// wait for the end that it brings, and speak only if it does not come.
+/// It has a communicator of its own. Of several ranks that ask, the one that asked first speaks, or of equals the
+/// lowest; the others wait for the end that it brings, and speak only if it does not come.
 /// </remarks>
 internal sealed partial class MpiWatchdog : IDisposable
 {
-    private const int QueryTag = 0, AnswerTag = 1, FailureTag = 2;
+    private const int QueryTag = 0,
+        AnswerTag = 1,
+        FailureTag = 2;
 
     // Collectives that an answer tells of, beside those under way.
     private const int AnsweredCollectives = 20;
 
     private const string Group = "watchdog";
 
-    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(50), QuickPeriod = TimeSpan.FromMilliseconds(2);
+    private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(50),
+        QuickPeriod = TimeSpan.FromMilliseconds(2);
 
     // A rank that is alive answers within its period, wherever its program is.
     private static readonly TimeSpan AnswerTime = TimeSpan.FromSeconds(3);
@@ -38,6 +41,7 @@ internal sealed partial class MpiWatchdog : IDisposable
     private readonly Lock sending = new();
     private readonly List<(nint Request, nint Buffer)> sent = [];
     private readonly Dictionary<int, FlightRecord> answers = [];
+
     // MPI may still write into them.
     private readonly List<byte[]> unfinished = [];
     private readonly Thread thread;
@@ -48,7 +52,13 @@ internal sealed partial class MpiWatchdog : IDisposable
     /// <summary>Collective, blocking.</summary>
     /// <param name="told">Called when another rank has told why the job ends.</param>
     /// <param name="end">Ends the job: message, the failed rank where one is known, exit code. Does not return.</param>
-    public MpiWatchdog(MpiNative native, CollectiveMonitor monitor, RankEnvironment environment, Action told, Action<string, int?, int> end)
+    public MpiWatchdog(
+        MpiNative native,
+        CollectiveMonitor monitor,
+        RankEnvironment environment,
+        Action told,
+        Action<string, int?, int> end
+    )
     {
         this.told = told;
         this.native = native;
@@ -93,7 +103,11 @@ internal sealed partial class MpiWatchdog : IDisposable
                     Investigate(overdue);
                 // Some launchers leave the ranks behind when what started them is killed.
                 if (ParentProcess() != parent)
-                    end($"its parent process {parent} has gone, so nothing would end it later; ending the job.", environment.Rank, 1);
+                    end(
+                        $"its parent process {parent} has gone, so nothing would end it later; ending the job.",
+                        environment.Rank,
+                        1
+                    );
                 Thread.Sleep(Period);
             }
         }
@@ -116,10 +130,18 @@ internal sealed partial class MpiWatchdog : IDisposable
                     if (answers.Count == 0 || source < environment.Rank)
                     {
                         defers = true;
-                        Volatile.Write(ref quietUntil, Stopwatch.GetTimestamp() + (long)(CollectiveException.SpeakerTime.TotalSeconds * Stopwatch.Frequency));
+                        Volatile.Write(
+                            ref quietUntil,
+                            Stopwatch.GetTimestamp()
+                                + (long)(CollectiveException.SpeakerTime.TotalSeconds * Stopwatch.Frequency)
+                        );
                     }
 
-                    Send(source, AnswerTag, FlightRecord.Of(monitor, environment, text, null, AnsweredCollectives).ToJson(indented: false));
+                    Send(
+                        source,
+                        AnswerTag,
+                        FlightRecord.Of(monitor, environment, text, null, AnsweredCollectives).ToJson(indented: false)
+                    );
                     break;
                 case AnswerTag:
                     Keep(text);
@@ -168,12 +190,19 @@ internal sealed partial class MpiWatchdog : IDisposable
             return;
         }
 
-        string records = monitor.RecordFolder is { } folder ? $" The ranks' flight records are in {folder} (longnet flight-record)." : "";
+        string records = monitor.RecordFolder is { } folder
+            ? $" The ranks' flight records are in {folder} (longnet flight-record)."
+            : "";
         end(
             FlightRecordAnalysis.Explain(
-                [.. answers.Values], $" within {limit} (parallel.timeout_seconds)",
-                $"did not answer within {AnswerTime.TotalSeconds:0} s, so its process is stopped or dead or its machine is out of reach") + records,
-            null, DistributedRuntime.TimedOut);
+                [.. answers.Values],
+                $" within {limit} (parallel.timeout_seconds)",
+                $"did not answer within {AnswerTime.TotalSeconds:0} s, so its process is stopped or dead or "
+                    + "its machine is out of reach"
+            ) + records,
+            null,
+            DistributedRuntime.TimedOut
+        );
     }
 
     private void Keep(string json)
@@ -225,8 +254,15 @@ internal sealed partial class MpiWatchdog : IDisposable
     private string? Receive(int source, int tag, int bytes)
     {
         byte[] text = GC.AllocateUninitializedArray<byte>(Math.Max(1, bytes), pinned: true);
-        nint request = native.StartReceive(communicator, Group, Marshal.UnsafeAddrOfPinnedArrayElement(text, 0), bytes, source, tag);
-        for (long start = Stopwatch.GetTimestamp(); !native.Test(request, Group);)
+        nint request = native.StartReceive(
+            communicator,
+            Group,
+            Marshal.UnsafeAddrOfPinnedArrayElement(text, 0),
+            bytes,
+            source,
+            tag
+        );
+        for (long start = Stopwatch.GetTimestamp(); !native.Test(request, Group); )
         {
             if (Stopwatch.GetElapsedTime(start) > AnswerTime)
             {

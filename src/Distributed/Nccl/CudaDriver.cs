@@ -12,11 +12,15 @@ internal static unsafe partial class CudaDriver
     public const int UuidLength = 16;
 
     // CUDA_SUCCESS, CUDA_ERROR_NOT_READY, CU_STREAM_NON_BLOCKING and CU_EVENT_DISABLE_TIMING of cuda.h.
-    private const int Success = 0, NotReady = 600;
-    private const uint NonBlocking = 1, DisableTiming = 2;
+    private const int Success = 0,
+        NotReady = 600;
+    private const uint NonBlocking = 1,
+        DisableTiming = 2;
     private const string Driver = "libcuda.so.1";
 
-    /// <summary>The context in which libtorch computes on a GPU. Held until the process ends, as libtorch holds it.</summary>
+    /// <summary>
+    /// The context in which libtorch computes on a GPU. Held until the process ends, as libtorch holds it.
+    /// </summary>
     /// <param name="device">As in <c>cuda:index</c>.</param>
     public static nint RetainContext(int device)
     {
@@ -86,7 +90,8 @@ internal static unsafe partial class CudaDriver
         if (code == Success)
             return;
         byte* text;
-        string reason = GetErrorString(code, &text) == Success ? Marshal.PtrToStringUTF8((nint)text)! : "an unknown error";
+        string reason =
+            GetErrorString(code, &text) == Success ? Marshal.PtrToStringUTF8((nint)text)! : "an unknown error";
         throw new NcclException($"{function} of the NVIDIA driver failed with code {code}: {reason}.");
     }
 

@@ -2,7 +2,10 @@ using System.Runtime.InteropServices;
 
 namespace LongNet.Distributed.Nccl;
 
-/// <summary>An ncclComm_t. It is destroyed where all its ranks have taken leave, and aborted where not, so that nothing waits for it.</summary>
+/// <summary>
+/// An ncclComm_t. It is destroyed where all its ranks have taken leave, and aborted where not, so that nothing waits
+/// for it.
+/// </summary>
 internal sealed class NcclCommunicatorHandle : SafeHandle
 {
     public NcclCommunicatorHandle(nint communicator)

@@ -15,7 +15,9 @@ public static unsafe class NcclLibrary
 
     private static readonly Lazy<(nint Handle, Version? Version, string? Problem)> Loaded = new(Load);
 
-    /// <summary>NCCL's version, such as 2.27.5; null where it cannot be used, for which <see cref="Problem"/> has the reason.</summary>
+    /// <summary>
+    /// NCCL's version, such as 2.27.5; null where it cannot be used, for which <see cref="Problem"/> has the reason.
+    /// </summary>
     public static Version? Version => Loaded.Value.Version;
 
     /// <summary>One sentence that says why NCCL cannot be used and what to do; null where it can.</summary>
@@ -35,13 +37,19 @@ public static unsafe class NcclLibrary
     {
         if (!string.IsNullOrEmpty(named))
             return [named];
-        // By its bare name: the one that libtorch brought into the process, else the system's. PyTorch's own lies in the wheel beside torch.
+        // By its bare name: the one that libtorch brought into the process, else the system's. PyTorch's own lies in
+        // the wheel beside torch.
         return string.IsNullOrEmpty(libtorch)
             ? [NcclNative.Library]
-            : [NcclNative.Library, Path.GetFullPath(Path.Combine(libtorch, "..", "..", "nvidia", "nccl", "lib", NcclNative.Library))];
+            :
+            [
+                NcclNative.Library,
+                Path.GetFullPath(Path.Combine(libtorch, "..", "..", "nvidia", "nccl", "lib", NcclNative.Library)),
+            ];
     }
 
-    /// <exception cref="UserException">None of the files can be loaded, or the one that can is no NCCL of at least <see cref="LeastVersion"/>.</exception>
+    /// <exception cref="UserException">None of the files can be loaded, or the one that can is no NCCL of at least
+    /// <see cref="LeastVersion"/>.</exception>
     internal static (nint Handle, Version Version) LoadFrom(string[] files)
     {
         foreach (string file in files)
@@ -49,18 +57,27 @@ public static unsafe class NcclLibrary
             if (!NativeLibrary.TryLoad(file, out nint library))
                 continue;
             if (!NativeLibrary.TryGetExport(library, "ncclGetVersion", out nint function))
-                throw new UserException($"The library {file} exports no ncclGetVersion, so it is not NCCL: set {LibraryVariable} to libnccl.so.2.");
+                throw new UserException(
+                    $"The library {file} exports no ncclGetVersion, so it is not NCCL: set "
+                        + $"{LibraryVariable} to libnccl.so.2."
+                );
             int number = 0;
             int code = ((delegate* unmanaged<int*, int>)function)(&number);
             Version version = Decode(number);
             if (code != 0 || number < LeastVersion)
-                throw new UserException($"The library {file} is NCCL {version}, but 2.18 or newer is needed: install a newer one, or name it in {LibraryVariable}.");
+                throw new UserException(
+                    $"The library {file} is NCCL {version}, but 2.18 or newer is needed: install a newer "
+                        + $"one, or name it in {LibraryVariable}."
+                );
             return (library, version);
         }
 
         throw new UserException(
-            $"A CUDA tensor is to travel between ranks, but NCCL's library {string.Join(" or ", files)} cannot be loaded: install it (Debian: libnccl2; " +
-            $"PyTorch's CUDA wheels bring it as nvidia/nccl/lib/libnccl.so.2), or set {LibraryVariable} to its path.");
+            $"A CUDA tensor is to travel between ranks, but NCCL's library {string.Join(" or ", files)} "
+                + "cannot be loaded: install it (Debian: libnccl2; "
+                + $"PyTorch's CUDA wheels bring it as nvidia/nccl/lib/libnccl.so.2), or set {LibraryVariable} "
+                + "to its path."
+        );
     }
 
     // 22703 is 2.27.3; what was before 2.9 is too old however it is read.
@@ -71,8 +88,14 @@ public static unsafe class NcclLibrary
         try
         {
             var (handle, version) = LoadFrom(
-                Candidates(Environment.GetEnvironmentVariable(LibraryVariable), Environment.GetEnvironmentVariable(LibTorch.FolderVariable)));
-            NativeLibrary.SetDllImportResolver(typeof(NcclNative).Assembly, (name, _, _) => name == NcclNative.Library ? handle : 0);
+                Candidates(
+                    Environment.GetEnvironmentVariable(LibraryVariable),
+                    Environment.GetEnvironmentVariable(LibTorch.FolderVariable)
+                )
+            );
+            NativeLibrary.SetDllImportResolver(typeof(NcclNative).Assembly, (name, _, _) =>
+                name == NcclNative.Library ? handle : 0
+            );
             return (handle, version, null);
         }
         catch (UserException mistake)

@@ -6,12 +6,13 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Nccl;
 
 /// <summary>
-/// One NCCL communicator, the CUDA stream on which its collectives run one after another beside the computation, and the thread that
-/// alone calls it.
+/// One NCCL communicator, the CUDA stream on which its collectives run one after another beside the computation, and
+/// the thread that alone calls it.
 /// </summary>
 /// <remarks>
-/// A call that does not block stays in progress until its peers have come, and NCCL keeps it in thread-local variables meanwhile (2.22
-/// still does). With a thread for every communicator, calls to several may be in progress, and a message need not wait for its peer.
+/// A call that does not block stays in progress until its peers have come, and NCCL keeps it in thread-local variables
+/// meanwhile (2.22 still does). With a thread for every communicator, calls to several may be in progress, and a
+/// message need not wait for its peer.
 /// </remarks>
 internal sealed unsafe class NcclQueue : IDisposable
 {
@@ -24,21 +25,33 @@ internal sealed unsafe class NcclQueue : IDisposable
 
     private readonly CollectiveMonitor monitor;
     private readonly string name;
-    private readonly int rank, size, worldRank, device;
+    private readonly int rank,
+        size,
+        worldRank,
+        device;
     private readonly nint context;
     private readonly BlockingCollection<NcclTransfer> pending = [];
     private readonly Queue<NcclTransfer> running = new();
     private readonly Lock gate = new();
     private readonly Thread thread;
 
-    // Where NCCL puts the addresses of this communicator and of a part of it: from threads of its own, as long as the call is in progress.
-    private readonly nint[] address = GC.AllocateArray<nint>(1, pinned: true), partAddress = GC.AllocateArray<nint>(1, pinned: true);
+    // Where NCCL puts the addresses of this communicator and of a part of it: from threads of its own, as long as the
+    // call is in progress.
+    private readonly nint[] address = GC.AllocateArray<nint>(1, pinned: true),
+        partAddress = GC.AllocateArray<nint>(1, pinned: true);
     private NcclCommunicatorHandle? communicator;
     private nint stream;
     private Exception? failure;
 
     private NcclQueue(
-        CollectiveMonitor monitor, string name, int rank, int size, int worldRank, int device, Func<NcclQueue, NcclCommunicatorHandle> open)
+        CollectiveMonitor monitor,
+        string name,
+        int rank,
+        int size,
+        int worldRank,
+        int device,
+        Func<NcclQueue, NcclCommunicatorHandle> open
+    )
     {
         this.monitor = monitor;
         this.name = name;
@@ -56,36 +69,59 @@ internal sealed unsafe class NcclQueue : IDisposable
     /// <param name="rank">This process's place among <paramref name="size"/>.</param>
     /// <param name="device">The GPU, as in <c>cuda:index</c>.</param>
     /// <param name="id">What rank 0 made; may wait for it. Called once, on another thread.</param>
-    public static NcclQueue Join(CollectiveMonitor monitor, string name, int rank, int size, int worldRank, int device, Func<NcclUniqueId> id) =>
-        new(monitor, name, rank, size, worldRank, device, queue => queue.Begin(id()));
+    public static NcclQueue Join(
+        CollectiveMonitor monitor,
+        string name,
+        int rank,
+        int size,
+        int worldRank,
+        int device,
+        Func<NcclUniqueId> id
+    ) => new(monitor, name, rank, size, worldRank, device, queue => queue.Begin(id()));
 
-    /// <summary>Makes communicators of parts of this one. Collective over this one; waits until the call is through.</summary>
-    /// <param name="color">Ranks of one color belong together; <see cref="NcclNative.NoColor"/>: this rank gets none.</param>
+    /// <summary>
+    /// Makes communicators of parts of this one. Collective over this one; waits until the call is through.
+    /// </summary>
+    /// <param name="color">Ranks of one color belong together; <see cref="NcclNative.NoColor"/>: this rank gets
+    /// none.</param>
     /// <param name="newRank">Its place among <paramref name="newSize"/>, which NCCL's must agree with.</param>
     /// <returns>The part's; null for <see cref="NcclNative.NoColor"/>.</returns>
     public NcclQueue? Split(CollectiveCall call, int color, int key, string newName, int newRank, int newSize)
     {
         Enqueue(call.Untracked(), (parent, _) =>
-        {
-            NcclConfig config = NcclConfig.NonBlocking;
-            partAddress[0] = 0;
-            fixed (nint* made = partAddress)
-                return NcclNative.CommSplit(parent, color, key, made, &config);
-        }).Wait();
+            {
+                NcclConfig config = NcclConfig.NonBlocking;
+                partAddress[0] = 0;
+                fixed (nint* made = partAddress)
+                    return NcclNative.CommSplit(parent, color, key, made, &config);
+            })
+            .Wait();
         nint part = partAddress[0];
         return color == NcclNative.NoColor
             ? null
-            : new NcclQueue(monitor, newName, newRank, newSize, worldRank, device, _ => new NcclCommunicatorHandle(part));
+            : new NcclQueue(monitor, newName, newRank, newSize, worldRank, device, _ => new NcclCommunicatorHandle(
+                part
+            ));
     }
 
-    /// <summary>Adds a collective, which begins after those before it and after what the default stream has to do now.</summary>
+    /// <summary>
+    /// Adds a collective, which begins after those before it and after what the default stream has to do now.
+    /// </summary>
     /// <param name="start">As <see cref="NcclTransfer"/> takes it.</param>
-    public NcclTransfer Enqueue(CollectiveCall call, Func<NcclCommunicatorHandle, nint, NcclResult>? start, params ReadOnlySpan<Tensor?> tensors)
+    public NcclTransfer Enqueue(
+        CollectiveCall call,
+        Func<NcclCommunicatorHandle, nint, NcclResult>? start,
+        params ReadOnlySpan<Tensor?> tensors
+    )
     {
         foreach (Tensor? tensor in tensors)
         {
             if (tensor is not null && tensor.device_index != device)
-                throw new ArgumentException($"The group '{name}' communicates from cuda:{device}, and was given a tensor on cuda:{tensor.device_index}.", nameof(tensors));
+                throw new ArgumentException(
+                    $"The group '{name}' communicates from cuda:{device}, and was given a tensor on "
+                        + $"cuda:{tensor.device_index}.",
+                    nameof(tensors)
+                );
         }
 
         var transfer = new NcclTransfer(context, call, monitor, start, tensors);
@@ -101,10 +137,15 @@ internal sealed unsafe class NcclQueue : IDisposable
     }
 
     /// <summary>
-    /// As <see cref="Enqueue"/>, and returns when the collective is on the stream. Collectives of several communicators so come to the GPU
-    /// in the program's order: two ranks that had them in different orders could each wait for the other.
+    /// As <see cref="Enqueue"/>, and returns when the collective is on the stream. Collectives of several communicators
+    /// so come to the GPU in the program's order: two ranks that had them in different orders could each wait for the
+    /// other.
     /// </summary>
-    public NcclTransfer Launch(CollectiveCall call, Func<NcclCommunicatorHandle, nint, NcclResult>? start, params ReadOnlySpan<Tensor?> tensors)
+    public NcclTransfer Launch(
+        CollectiveCall call,
+        Func<NcclCommunicatorHandle, nint, NcclResult>? start,
+        params ReadOnlySpan<Tensor?> tensors
+    )
     {
         NcclTransfer transfer = Enqueue(call, start, tensors);
         transfer.WaitUntilIssued();
@@ -173,7 +214,10 @@ internal sealed unsafe class NcclQueue : IDisposable
             if (Stopwatch.GetElapsedTime(start) > monitor.Timeout + TimeOfTheWatchdog)
             {
                 throw new NcclException(
-                    $"{trouble} within {(monitor.Timeout + TimeOfTheWatchdog).TotalSeconds:0} s: see whether all ranks run, and whether NCCL_SOCKET_IFNAME names the network that joins their machines.");
+                    $"{trouble} within {(monitor.Timeout + TimeOfTheWatchdog).TotalSeconds:0} s: see "
+                        + "whether all ranks run, and whether NCCL_SOCKET_IFNAME names the network that joins "
+                        + "their machines."
+                );
             }
 
             Retire();
@@ -204,11 +248,15 @@ internal sealed unsafe class NcclQueue : IDisposable
     // A communicator in which this rank had another place than the group says would deliver wrong parts.
     private void CheckPlace()
     {
-        int actualRank, actualSize;
+        int actualRank,
+            actualSize;
         NcclNative.Check(NcclNative.CommUserRank(communicator!, &actualRank), "ncclCommUserRank");
         NcclNative.Check(NcclNative.CommCount(communicator!, &actualSize), "ncclCommCount");
         if (actualRank != rank || actualSize != size)
-            throw new NcclException($"NCCL made this process rank {actualRank} of {actualSize} in {name}, where MPI made it rank {rank} of {size}.");
+            throw new NcclException(
+                $"NCCL made this process rank {actualRank} of {actualSize} in {name}, where MPI made it "
+                    + $"rank {rank} of {size}."
+            );
     }
 
     private void Leave()

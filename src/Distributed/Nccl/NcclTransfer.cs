@@ -7,8 +7,8 @@ namespace LongNet.Distributed.Nccl;
 
 /// <summary>A collective on its way through a <see cref="NcclQueue"/>: called, put on the stream, done.</summary>
 /// <remarks>
-/// Until the GPU is done it owns handles to the tensors: libtorch gives freed memory to whatever comes next on its own stream, and
-/// knows nothing of NCCL's.
+/// Until the GPU is done it owns handles to the tensors: libtorch gives freed memory to whatever comes next on its own
+/// stream, and knows nothing of NCCL's.
 /// </remarks>
 internal sealed class NcclTransfer : ITransfer
 {
@@ -30,7 +30,12 @@ internal sealed class NcclTransfer : ITransfer
     /// <param name="start">Calls NCCL for a communicator and a stream; null where there is nothing to send.</param>
     /// <param name="tensors">What NCCL reads and writes.</param>
     public NcclTransfer(
-        nint context, CollectiveCall call, CollectiveMonitor monitor, Func<NcclCommunicatorHandle, nint, NcclResult>? start, params ReadOnlySpan<Tensor?> tensors)
+        nint context,
+        CollectiveCall call,
+        CollectiveMonitor monitor,
+        Func<NcclCommunicatorHandle, nint, NcclResult>? start,
+        params ReadOnlySpan<Tensor?> tensors
+    )
     {
         this.context = context;
         this.call = call;
@@ -48,7 +53,9 @@ internal sealed class NcclTransfer : ITransfer
     /// <summary>Returns when it is on the stream, or has failed, which <see cref="Wait"/> tells.</summary>
     public void WaitUntilIssued() => issued.Task.Wait();
 
-    /// <summary>Lets the default stream wait for the collective; this thread waits only until NCCL has put it on its own stream.</summary>
+    /// <summary>
+    /// Lets the default stream wait for the collective; this thread waits only until NCCL has put it on its own stream.
+    /// </summary>
     public void Wait()
     {
         WaitUntilIssued();

@@ -5,13 +5,13 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.SequenceParallel;
 
 /// <summary>
-/// Sequence parallelism: rank p of the group holds rows p·ℓ … (p + 1)·ℓ − 1. Of a segment longer than ℓ, only the kept keys
-/// and values travel, and only among the ranks that share the segment (section 3 of arXiv:2307.02486).
+/// Sequence parallelism: rank p of the group holds rows p·ℓ … (p + 1)·ℓ − 1. Of a segment longer than ℓ, only the kept
+/// keys and values travel, and only among the ranks that share the segment (section 3 of arXiv:2307.02486).
 /// </summary>
 /// <remarks>
-/// Volume per layer and such branch: a rank sends (ℓ / r) · dModel elements of keys and as many of values forward, and as many
-/// gradients for each other rank of the segment backward, the former in the compute type, the latter in at least float32, in
-/// which they are summed. Neither grows with the sequence.
+/// Volume per layer and such branch: a rank sends (ℓ / r) · dModel elements of keys and as many of values forward, and
+/// as many gradients for each other rank of the segment backward, the former in the compute type, the latter in at
+/// least float32, in which they are summed. Neither grows with the sequence.
 /// </remarks>
 public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
 {
@@ -68,15 +68,20 @@ public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
         public Peers(ProcessGroup group, int firstRank, SequenceShard own)
         {
             this.group = group;
-            Shards = [.. Enumerable.Range(firstRank, group.Size).Select(rank => own with { FirstRow = rank * own.Length })];
+            Shards =
+            [
+                .. Enumerable.Range(firstRank, group.Size).Select(rank => own with { FirstRow = rank * own.Length }),
+            ];
         }
 
         public IReadOnlyList<SequenceShard> Shards { get; }
 
         public int Own => group.Rank;
 
-        public IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts) => group.StartAllGatherUnequal(rows, counts);
+        public IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts) =>
+            group.StartAllGatherUnequal(rows, counts);
 
-        public IPendingTensor StartReturnGradients(Tensor gradients, IReadOnlyList<long> counts) => group.StartReduceScatterUnequal(gradients, counts);
+        public IPendingTensor StartReturnGradients(Tensor gradients, IReadOnlyList<long> counts) =>
+            group.StartReduceScatterUnequal(gradients, counts);
     }
 }

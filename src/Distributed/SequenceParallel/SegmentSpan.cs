@@ -15,16 +15,21 @@ public static class SegmentSpan
     public static bool Fits(long segmentLength, long rowsPerRank, int ranks) =>
         ranks == 1 || segmentLength % rowsPerRank == 0 || rowsPerRank % segmentLength == 0;
 
-    /// <summary>Refuses a schedule that does not fit, with what would. Pure: no collective, the same on every rank.</summary>
-    /// <exception cref="UserException">A branch does not fit; names it, the numbers, and the nearest that works.</exception>
+    /// <summary>
+    /// Refuses a schedule that does not fit, with what would. Pure: no collective, the same on every rank.
+    /// </summary>
+    /// <exception cref="UserException">A branch does not fit; names it, the numbers, and the nearest that
+    /// works.</exception>
     public static void Validate(SegmentSchedule schedule, long sequenceLength, int ranks)
     {
         ArgumentNullException.ThrowIfNull(schedule);
         if (sequenceLength % ranks != 0)
         {
             throw new UserException(
-                $"A sequence of {sequenceLength} rows cannot be shared evenly by {ranks} ranks: choose a sequence length that is a multiple of {ranks}, " +
-                $"such as {(sequenceLength / ranks + 1) * ranks}.");
+                $"A sequence of {sequenceLength} rows cannot be shared evenly by {ranks} ranks: choose a "
+                    + $"sequence length that is a multiple of {ranks}, "
+                    + $"such as {(sequenceLength / ranks + 1) * ranks}."
+            );
         }
 
         long rowsPerRank = sequenceLength / ranks;
@@ -37,14 +42,25 @@ public static class SegmentSpan
 
     internal static string Explain(Branch branch, IEnumerable<Branch> schedule, long rowsPerRank, int ranks)
     {
-        long w = branch.SegmentLength, sequenceLength = rowsPerRank * ranks;
-        long[] lengths = [.. Candidates(rowsPerRank, ranks).OrderBy(length => Math.Abs(length - w)).ThenBy(length => length)];
-        int rankCount = Enumerable.Range(1, ranks)
-            .Where(count => sequenceLength % count == 0 && schedule.All(each => Fits(Math.Min(each.SegmentLength, sequenceLength), sequenceLength / count, count)))
+        long w = branch.SegmentLength,
+            sequenceLength = rowsPerRank * ranks;
+        long[] lengths =
+        [
+            .. Candidates(rowsPerRank, ranks).OrderBy(length => Math.Abs(length - w)).ThenBy(length => length),
+        ];
+        int rankCount = Enumerable
+            .Range(1, ranks)
+            .Where(count =>
+                sequenceLength % count == 0
+                && schedule.All(each =>
+                    Fits(Math.Min(each.SegmentLength, sequenceLength), sequenceLength / count, count)
+                )
+            )
             .Max();
-        return
-            $"Branch {branch} does not fit {ranks} ranks with {rowsPerRank} rows each: a segment must divide a rank's rows or be a multiple of them. " +
-            $"The nearest segment length that works is {lengths[0]}; with the schedule as it is, {rankCount} rank{(rankCount == 1 ? "" : "s")} can share the sequence.";
+        return $"Branch {branch} does not fit {ranks} ranks with {rowsPerRank} rows each: a segment must divide a "
+            + "rank's rows or be a multiple of them. "
+            + $"The nearest segment length that works is {lengths[0]}; with the schedule as it is, {rankCount} "
+            + $"rank{(rankCount == 1 ? "" : "s")} can share the sequence.";
     }
 
     private static IEnumerable<long> Candidates(long rowsPerRank, int ranks)

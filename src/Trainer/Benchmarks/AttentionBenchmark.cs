@@ -9,12 +9,15 @@ namespace LongNet.Trainer.Benchmarks;
 /// <summary>One line of the benchmark: forward alone, and forward with backward.</summary>
 /// <param name="Length">Rows of the sequence.</param>
 /// <param name="Forward">Seconds of dilated attention.</param>
-/// <param name="ForwardFloor">Seconds of libtorch's fused kernel on the same blocks, back to back, without mixing.</param>
-/// <param name="ForwardBare">Seconds of the kernel that dilated attention uses, likewise; the same where it is libtorch's.</param>
+/// <param name="ForwardFloor">Seconds of libtorch's fused kernel on the same blocks, back to back, without
+/// mixing.</param>
+/// <param name="ForwardBare">Seconds of the kernel that dilated attention uses, likewise; the same where it is
+/// libtorch's.</param>
 /// <param name="Both">Seconds of dilated attention, forward and backward.</param>
 /// <param name="BothFloor">Seconds of libtorch's kernel, forward and backward.</param>
 /// <param name="BothBare">Seconds of the kernel used, forward and backward.</param>
-/// <param name="Dense">Seconds of dense causal attention by libtorch's fused kernel; null where it was left out.</param>
+/// <param name="Dense">Seconds of dense causal attention by libtorch's fused kernel; null where it was left
+/// out.</param>
 /// <param name="DenseBoth">Likewise, forward and backward.</param>
 /// <param name="Flops">Floating-point operations of the kernel's products, forward.</param>
 /// <param name="ForwardGrowth">Peak growth of the resident memory in forward, in bytes; null where unknown.</param>
@@ -31,7 +34,8 @@ internal sealed record AttentionTimes(
     double? DenseBoth,
     double Flops,
     long? ForwardGrowth,
-    long QueryBytes)
+    long QueryBytes
+)
 {
     // Backward recomputes the scores and has four products where forward has two.
     public const double BackwardFlops = 2.5;
@@ -55,32 +59,84 @@ internal sealed record AttentionTimes(
 /// <param name="LongestDense">Dense attention is left out for longer sequences.</param>
 /// <param name="Biased">Whether dilated attention has a relative position bias; the bare kernels have none.</param>
 internal sealed record AttentionBenchmark(
-    BenchDevice Device, long Heads, long HeadDim, ScalarType Type, SegmentSchedule Schedule, int Rounds, long LongestDense, bool Biased)
+    BenchDevice Device,
+    long Heads,
+    long HeadDim,
+    ScalarType Type,
+    SegmentSchedule Schedule,
+    int Rounds,
+    long LongestDense,
+    bool Biased
+)
 {
     public AttentionTimes Run(long length)
     {
         using var scope = NewDisposeScope();
-        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, length, Heads, HeadDim], dtype: Type, device: Device.Device))];
-        Tensor q = inputs[0].requires_grad_(), k = inputs[1].requires_grad_(), v = inputs[2].requires_grad_(), cotangent = inputs[3];
+        Tensor[] inputs =
+        [
+            .. Enumerable
+                .Range(0, 4)
+                .Select(_ => randn([1, length, Heads, HeadDim], dtype: Type, device: Device.Device)),
+        ];
+        Tensor q = inputs[0].requires_grad_(),
+            k = inputs[1].requires_grad_(),
+            v = inputs[2].requires_grad_(),
+            cotangent = inputs[3];
         var options = new DilatedAttentionOptions(Schedule, Causal: true);
-        RowBlock[] blocks = [.. DilatedAttentionPlan.Create(q.shape, options, LocalKeyValues.Instance).Branches.SelectMany(branch => branch.LocalBlocks)];
+        RowBlock[] blocks =
+        [
+            .. DilatedAttentionPlan
+                .Create(q.shape, options, LocalKeyValues.Instance)
+                .Branches.SelectMany(branch => branch.LocalBlocks),
+        ];
 
-        IAttentionKernel libtorch = FlashKernel.OfLibtorch(blocks[0].View(q)), used = FlashKernel.For(blocks[0].View(q));
+        IAttentionKernel libtorch = FlashKernel.OfLibtorch(blocks[0].View(q)),
+            used = FlashKernel.For(blocks[0].View(q));
         using RelativePositionBias? bias = Biased
-            ? new RelativePositionBias(Heads, new(RelativePositionBuckets.DefaultCount, RelativePositionBuckets.DefaultMaxDistance, Bidirectional: false))
+            ? new RelativePositionBias(
+                Heads,
+                new(
+                    RelativePositionBuckets.DefaultCount,
+                    RelativePositionBuckets.DefaultMaxDistance,
+                    Bidirectional: false
+                )
+            )
             : null;
         bias?.to(Device.Device);
 
         long? growth = Measurement.PeakGrowth(Device, Forward);
-        double[] times = Measurement.ShortestSeconds(Device, Rounds, [
-            Forward, () => Bare(libtorch, backward: false), Both, () => Bare(libtorch, backward: true),
-            .. used == libtorch ? Array.Empty<Action>() : [() => Bare(used, backward: false), () => Bare(used, backward: true)]]);
-        double[]? dense = length <= LongestDense
-            ? Measurement.ShortestSeconds(Device, 1, () => Dense(backward: false), () => Dense(backward: true))
-            : null;
+        double[] times = Measurement.ShortestSeconds(
+            Device,
+            Rounds,
+            [
+                Forward,
+                () => Bare(libtorch, backward: false),
+                Both,
+                () => Bare(libtorch, backward: true),
+                .. used == libtorch
+                    ? Array.Empty<Action>()
+                    : [() => Bare(used, backward: false), () => Bare(used, backward: true)],
+            ]
+        );
+        double[]? dense =
+            length <= LongestDense
+                ? Measurement.ShortestSeconds(Device, 1, () => Dense(backward: false), () => Dense(backward: true))
+                : null;
         double flops = blocks.Sum(block => CausalFlops(block, HeadDim));
         return new AttentionTimes(
-            length, times[0], times[1], used == libtorch ? times[1] : times[4], times[2], times[3], used == libtorch ? times[3] : times[5], dense?[0], dense?[1], flops, growth, length * Heads * HeadDim * q.ElementSize);
+            length,
+            times[0],
+            times[1],
+            used == libtorch ? times[1] : times[4],
+            times[2],
+            times[3],
+            used == libtorch ? times[3] : times[5],
+            dense?[0],
+            dense?[1],
+            flops,
+            growth,
+            length * Heads * HeadDim * q.ElementSize
+        );
 
         void Forward()
         {
@@ -111,7 +167,14 @@ internal sealed record AttentionBenchmark(
         void Dense(bool backward)
         {
             using var noGradient = no_grad();
-            Kernel(libtorch, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cotangent.transpose(1, 2), backward);
+            Kernel(
+                libtorch,
+                q.transpose(1, 2),
+                k.transpose(1, 2),
+                v.transpose(1, 2),
+                cotangent.transpose(1, 2),
+                backward
+            );
         }
 
         static void Kernel(IAttentionKernel kernel, Tensor q, Tensor k, Tensor v, Tensor gradient, bool backward)
@@ -123,11 +186,15 @@ internal sealed record AttentionBenchmark(
         }
     }
 
-    /// <summary>Operations of causal attention over a block, forward: two products over half of all pairs and the diagonal.</summary>
+    /// <summary>
+    /// Operations of causal attention over a block, forward: two products over half of all pairs and the diagonal.
+    /// </summary>
     public static double CausalFlops(RowBlock block, long headDim) =>
         2.0 * block.Segments * block.Group.Heads * block.Rows * (block.Rows + 1) * headDim;
 
-    /// <summary>The device's rate of matrix products in the compute type, in floating-point operations per second.</summary>
+    /// <summary>
+    /// The device's rate of matrix products in the compute type, in floating-point operations per second.
+    /// </summary>
     public static double ProductRate(BenchDevice device, ScalarType type)
     {
         // A GPU is not filled by less.

@@ -33,14 +33,18 @@ internal sealed class BenchDevice
         if (!LibTorch.HasCudaDevice)
         {
             throw new UserException(
-                "--device is cuda, but libtorch finds no CUDA device here: build with -p:TorchBackend=cuda, or external with " +
-                $"{LibTorch.FolderVariable}, and run on a machine with an NVIDIA GPU and its driver.");
+                "--device is cuda, but libtorch finds no CUDA device here: build with -p:TorchBackend=cuda, "
+                    + "or external with "
+                    + $"{LibTorch.FolderVariable}, and run on a machine with an NVIDIA GPU and its driver."
+            );
         }
 
         return new BenchDevice(torch.CUDA, CudaDevice.Name(0) ?? "CUDA device");
     }
 
-    /// <summary>Waits until the device has done all it was asked to: a GPU works on while the program goes on.</summary>
+    /// <summary>
+    /// Waits until the device has done all it was asked to: a GPU works on while the program goes on.
+    /// </summary>
     public void Synchronize()
     {
         if (IsCuda)
@@ -51,7 +55,10 @@ internal sealed class BenchDevice
     {
         try
         {
-            return File.ReadLines("/proc/cpuinfo").First(line => line.StartsWith("model name", StringComparison.Ordinal)).Split(':', 2)[1].Trim();
+            return File.ReadLines("/proc/cpuinfo")
+                .First(line => line.StartsWith("model name", StringComparison.Ordinal))
+                .Split(':', 2)[1]
+                .Trim();
         }
         catch (Exception error) when (error is IOException or InvalidOperationException)
         {

@@ -15,18 +15,23 @@ internal static class ByteSize
         int unit = Array.FindLastIndex(Units, each => number.EndsWith(each, StringComparison.Ordinal));
         if (unit >= 0)
             number = number[..^Units[unit].Length];
-        return long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out long value) && value >= 1 && value <= long.MaxValue >> (10 * Math.Max(0, unit))
+        return
+            long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out long value)
+            && value >= 1
+            && value <= long.MaxValue >> (10 * Math.Max(0, unit))
             ? value << (10 * Math.Max(0, unit))
             : null;
     }
 
-    /// <summary>Writes a size in the unit in which it is a number from 1 to 1024, with at most one digit after the point.</summary>
+    /// <summary>
+    /// Writes a size in the unit in which it is a number from 1 to 1024, with at most one digit after the point.
+    /// </summary>
     public static string Format(long bytes)
     {
         double value = bytes;
         int unit = 0;
         for (; value >= 1024 && unit < Units.Length - 1; unit++)
             value /= 1024;
-        return string.Create(CultureInfo.InvariantCulture, $"{value:0.#}{Units[unit]}");
+        return $"{value:0.#}{Units[unit]}";
     }
 }

@@ -7,7 +7,8 @@ namespace LongNet.Trainer.Benchmarks;
 
 /// <summary>What saving a run's state takes.</summary>
 /// <param name="Bytes">Of the checkpoint's tensors, over all ranks.</param>
-/// <param name="Seconds">From its beginning until it is whole and synced to the disk, while nothing else goes on: the median.</param>
+/// <param name="Seconds">From its beginning until it is whole and synced to the disk, while nothing else goes on: the
+/// median.</param>
 /// <param name="BehindSeconds">The same behind training steps: the median.</param>
 /// <param name="StallSeconds">How long saving behind them held the loop up: the median.</param>
 internal sealed record SaveTimes(long Bytes, double Seconds, double BehindSeconds, double StallSeconds)
@@ -30,13 +31,21 @@ internal static class CheckpointBenchmark
         step.Run();
         double alone = Median(Save(asynchronous: false).Select(save => save.Seconds));
         (double Seconds, double Stall)[] behind = [.. Save(asynchronous: true)];
-        return new SaveTimes(state.Part(null).Bytes, alone, Median(behind.Select(save => save.Seconds)), Median(behind.Select(save => save.Stall)));
+        return new SaveTimes(
+            state.Part(null).Bytes,
+            alone,
+            Median(behind.Select(save => save.Seconds)),
+            Median(behind.Select(save => save.Stall))
+        );
 
         IEnumerable<(double Seconds, double Stall)> Save(bool asynchronous)
         {
             double seconds = 0;
             using var saver = new CheckpointSaver(
-                new CheckpointStore(folder), mesh.World, new CheckpointOptions(asynchronous, Required: true, new CheckpointRetention(1, 0)))
+                new CheckpointStore(folder),
+                mesh.World,
+                new CheckpointOptions(asynchronous, Required: true, new CheckpointRetention(1, 0))
+            )
             {
                 Saved = (_, checkpoint) => seconds = checkpoint.Seconds,
             };

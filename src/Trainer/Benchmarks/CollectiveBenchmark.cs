@@ -6,20 +6,34 @@ namespace LongNet.Trainer.Benchmarks;
 
 /// <summary>A collective that is measured, and what of its buffer crosses the slowest link.</summary>
 /// <param name="Name">As on the command line.</param>
-/// <param name="BusShare">Bytes over a rank's link per byte of the larger buffer, of P ranks: the convention of nccl-tests.</param>
-/// <param name="Prepare">Makes the buffer of a rank, [P, elements of a part], and returns the call that is measured. Collective.</param>
-internal sealed record CollectiveOperation(string Name, Func<double, double> BusShare, Func<ProcessGroup, Tensor, Action> Prepare)
+/// <param name="BusShare">Bytes over a rank's link per byte of the larger buffer, of P ranks: the convention of
+/// nccl-tests.</param>
+/// <param name="Prepare">Makes the buffer of a rank, [P, elements of a part], and returns the call that is measured.
+/// Collective.</param>
+internal sealed record CollectiveOperation(
+    string Name,
+    Func<double, double> BusShare,
+    Func<ProcessGroup, Tensor, Action> Prepare
+)
 {
     /// <summary>All that there are, in the order in which they are measured.</summary>
     public static IReadOnlyList<CollectiveOperation> All { get; } =
     [
         // Of the part that has this rank's number, so that the result is as large as the buffer.
-        new("all-gather", ranks => (ranks - 1) / ranks, (group, buffer) =>
-        {
-            Tensor own = buffer[group.Rank];
-            return () => group.AllGather(own).Dispose();
-        }),
-        new("reduce-scatter", ranks => (ranks - 1) / ranks, (group, buffer) => () => group.ReduceScatter(buffer).Dispose()),
+        new(
+            "all-gather",
+            ranks => (ranks - 1) / ranks,
+            (group, buffer) =>
+            {
+                Tensor own = buffer[group.Rank];
+                return () => group.AllGather(own).Dispose();
+            }
+        ),
+        new(
+            "reduce-scatter",
+            ranks => (ranks - 1) / ranks,
+            (group, buffer) => () => group.ReduceScatter(buffer).Dispose()
+        ),
         new("all-reduce", ranks => 2 * (ranks - 1) / ranks, (group, buffer) => () => group.AllReduce(buffer)),
         new("broadcast", _ => 1, (group, buffer) => () => group.Broadcast(buffer, 0)),
         new("all-to-all", ranks => (ranks - 1) / ranks, (group, buffer) => () => group.AllToAll(buffer).Dispose()),
@@ -32,7 +46,13 @@ internal sealed record CollectiveOperation(string Name, Func<double, double> Bus
 /// <param name="BestSeconds">The shortest round, per call.</param>
 /// <param name="MedianSeconds">The round in the middle, per call.</param>
 /// <param name="BusShare">See <see cref="CollectiveOperation"/>, of this number of ranks.</param>
-internal sealed record CollectiveTimes(string Operation, long Bytes, double BestSeconds, double MedianSeconds, double BusShare)
+internal sealed record CollectiveTimes(
+    string Operation,
+    long Bytes,
+    double BestSeconds,
+    double MedianSeconds,
+    double BusShare
+)
 {
     /// <summary>Bytes per second over a rank's link in the shortest round.</summary>
     public double BestBusBandwidth => Bytes * BusShare / BestSeconds;
@@ -42,8 +62,8 @@ internal sealed record CollectiveTimes(string Operation, long Bytes, double Best
 }
 
 /// <summary>
-/// Collectives as a training step makes them: results in tensors of their own. A round is a barrier and then calls back to back, and
-/// its time is that of the slowest rank, per call.
+/// Collectives as a training step makes them: results in tensors of their own. A round is a barrier and then calls back
+/// to back, and its time is that of the slowest rank, per call.
 /// </summary>
 /// <param name="Group">Two ranks or more.</param>
 /// <param name="Type">Element type.</param>
@@ -55,16 +75,18 @@ internal sealed record CollectiveBenchmark(ProcessGroup Group, ScalarType Type, 
     private const int MostCalls = 64;
     private const long BytesPerRound = 16 << 20;
 
-    // Touches all memory. An operation's first takes longer, with pauses: .NET replaces its quickly compiled code by fast code in several
-    // steps, a tenth of a second apart, on a thread that ranks would else keep from the processor.
-    private const double WarmupSeconds = 0.3, FirstWarmupSeconds = 1.5;
+    // Touches all memory. An operation's first takes longer, with pauses: .NET replaces its quickly compiled code by
+    // fast code in several steps, a tenth of a second apart, on a thread that ranks would else keep from the processor.
+    private const double WarmupSeconds = 0.3,
+        FirstWarmupSeconds = 1.5;
     private static readonly TimeSpan CompilerPause = TimeSpan.FromMilliseconds(10);
 
     private readonly HashSet<string> compiled = [];
 
     /// <summary>Measures one operation. Collective.</summary>
     /// <param name="operation">What is called.</param>
-    /// <param name="bytes">The larger buffer of a rank: what an all-gather leaves there, what a reduce-scatter takes. Rounded down to equal parts.</param>
+    /// <param name="bytes">The larger buffer of a rank: what an all-gather leaves there, what a reduce-scatter takes.
+    /// Rounded down to equal parts.</param>
     public CollectiveTimes Run(CollectiveOperation operation, long bytes)
     {
         using var noGradient = no_grad();
@@ -77,7 +99,7 @@ internal sealed record CollectiveBenchmark(ProcessGroup Group, ScalarType Type, 
         long calls = Math.Clamp(BytesPerRound / bytes, 1, MostCalls);
         bool isFirst = compiled.Add(operation.Name);
         // Ranks agree about the time, so they warm up for as many rounds.
-        for (double warm = 0; warm < (isFirst ? FirstWarmupSeconds : WarmupSeconds);)
+        for (double warm = 0; warm < (isFirst ? FirstWarmupSeconds : WarmupSeconds); )
         {
             warm += calls * Round(call, calls);
             if (!isFirst)
@@ -89,7 +111,12 @@ internal sealed record CollectiveBenchmark(ProcessGroup Group, ScalarType Type, 
         double[] seconds = [.. Enumerable.Range(0, Rounds).Select(_ => Round(call, calls))];
         Array.Sort(seconds);
         return new CollectiveTimes(
-            operation.Name, bytes, seconds[0], (seconds[(Rounds - 1) / 2] + seconds[Rounds / 2]) / 2, operation.BusShare(Group.Size));
+            operation.Name,
+            bytes,
+            seconds[0],
+            (seconds[(Rounds - 1) / 2] + seconds[Rounds / 2]) / 2,
+            operation.BusShare(Group.Size)
+        );
     }
 
     // Seconds per call.

@@ -10,7 +10,10 @@ namespace LongNet.Trainer.Benchmarks;
 /// <param name="KeptKeys">Keys that the cache holds after the prompt, per head.</param>
 internal sealed record DecodeTimes(long Prompt, double PromptSeconds, double RowSeconds, double KeptKeys);
 
-/// <summary>Decoding by an attention with its projections: a row costs the keys that its segments keep, not those that came before.</summary>
+/// <summary>
+/// Decoding by an attention with its projections: a row costs the keys that its segments keep, not those that came
+/// before.
+/// </summary>
 /// <param name="Heads">Heads.</param>
 /// <param name="HeadDim">Channels per head.</param>
 /// <param name="Schedule">Branches.</param>
@@ -22,8 +25,15 @@ internal sealed record DecodeBenchmark(long Heads, long HeadDim, SegmentSchedule
         using var scope = NewDisposeScope();
         long channels = Heads * HeadDim;
         using var attention = new DilatedAttention(
-            channels, Heads, [.. Schedule.Select(branch => branch.Dilation)], [.. Schedule.Select(branch => branch.SegmentLength)], causal: true, useRope: true);
-        Tensor before = randn(1, prompt, channels), next = randn(1, 1, channels);
+            channels,
+            Heads,
+            [.. Schedule.Select(branch => branch.Dilation)],
+            [.. Schedule.Select(branch => branch.SegmentLength)],
+            causal: true,
+            useRope: true
+        );
+        Tensor before = randn(1, prompt, channels),
+            next = randn(1, 1, channels);
         using (KeyValueCache warm = attention.CreateCache(1, prompt + 1))
         {
             attention.Decode(before, warm).Dispose();

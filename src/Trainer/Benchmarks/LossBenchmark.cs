@@ -10,9 +10,18 @@ namespace LongNet.Trainer.Benchmarks;
 /// <param name="PlainSeconds">With the logits of all rows at once.</param>
 /// <param name="TiledBytes">What the tiled one's resident memory grows by; null where the system does not tell.</param>
 /// <param name="PlainBytes">What the plain one's grows by.</param>
-internal sealed record LossTimes(long Vocabulary, double TiledSeconds, double PlainSeconds, long? TiledBytes, long? PlainBytes);
+internal sealed record LossTimes(
+    long Vocabulary,
+    double TiledSeconds,
+    double PlainSeconds,
+    long? TiledBytes,
+    long? PlainBytes
+);
 
-/// <summary>Final norm, output projection and cross-entropy with their gradients: tile by tile, and as libtorch's operations do it over all rows.</summary>
+/// <summary>
+/// Final norm, output projection and cross-entropy with their gradients: tile by tile, and as libtorch's operations do
+/// it over all rows.
+/// </summary>
 /// <param name="Rows">Rows, all with a target.</param>
 /// <param name="Channels">d_model.</param>
 /// <param name="Type">Compute type; parameters are float32, as in training.</param>
@@ -38,14 +47,22 @@ internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, 
         }
 
         void Tiled() => Backward(() => OutputLoss.Sum(hidden, norm, projection, targets, TileRows));
-        void Plain() => Backward(() =>
-        {
-            Tensor logits = nn.functional.linear(MixedPrecision.Apply(norm, hidden), projection.to(Type)).to(ScalarType.Float32);
-            return nn.functional.cross_entropy(logits.view(-1, vocabulary), targets.view(-1), reduction: nn.Reduction.Sum);
-        });
+        void Plain() =>
+            Backward(() =>
+            {
+                Tensor logits = nn
+                    .functional.linear(MixedPrecision.Apply(norm, hidden), projection.to(Type))
+                    .to(ScalarType.Float32);
+                return nn.functional.cross_entropy(
+                    logits.view(-1, vocabulary),
+                    targets.view(-1),
+                    reduction: nn.Reduction.Sum
+                );
+            });
 
         // Memory first: what is freed by a round that was timed would be taken again unseen.
-        long? tiledBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Tiled), plainBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Plain);
+        long? tiledBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Tiled),
+            plainBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Plain);
         double[] seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, Tiled, Plain);
         return new LossTimes(vocabulary, seconds[0], seconds[1], tiledBytes, plainBytes);
     }

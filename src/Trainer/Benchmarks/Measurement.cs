@@ -6,7 +6,9 @@ namespace LongNet.Trainer.Benchmarks;
 /// <summary>Times work and the memory it takes.</summary>
 internal static class Measurement
 {
-    /// <summary>Times several pieces of work in turn, so that whatever slows the machine meanwhile slows all of them.</summary>
+    /// <summary>
+    /// Times several pieces of work in turn, so that whatever slows the machine meanwhile slows all of them.
+    /// </summary>
     /// <param name="device">Where the work is done.</param>
     /// <param name="rounds">How often each runs, after one round that is not counted.</param>
     /// <param name="work">The pieces.</param>
@@ -34,13 +36,15 @@ internal static class Measurement
     /// <summary>Times work on the CPU again and again.</summary>
     /// <param name="seconds">For how long, after one round that is not counted.</param>
     /// <param name="work">What is done.</param>
-    /// <returns>The median of its times, in seconds: what the work takes on this machine as it is, with what else goes on there.</returns>
+    /// <returns>
+    /// The median of its times, in seconds: what the work takes on this machine as it is, with what else goes on there.
+    /// </returns>
     public static double MedianSeconds(double seconds, Action work)
     {
         ArgumentNullException.ThrowIfNull(work);
         work();
         var times = new List<double>();
-        for (var clock = Stopwatch.StartNew(); times.Count == 0 || clock.Elapsed.TotalSeconds < seconds;)
+        for (var clock = Stopwatch.StartNew(); times.Count == 0 || clock.Elapsed.TotalSeconds < seconds; )
             times.Add(Seconds(work));
         times.Sort();
         return times[times.Count / 2];

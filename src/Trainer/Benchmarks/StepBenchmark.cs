@@ -14,9 +14,16 @@ namespace LongNet.Trainer.Benchmarks;
 /// <param name="CommunicationSeconds">What of it rank 0 waited for collectives.</param>
 /// <param name="CommunicationTotalSeconds">How long collectives were under way in it.</param>
 /// <param name="Flops">Floating-point operations of a step's matrix products, over all ranks.</param>
-/// <param name="ProductRate">Rate of matrix products of all ranks together, in operations per second, each with its own threads.</param>
+/// <param name="ProductRate">Rate of matrix products of all ranks together, in operations per second, each with its own
+/// threads.</param>
 internal sealed record StepTimes(
-    long Tokens, double Seconds, double CommunicationSeconds, double CommunicationTotalSeconds, double Flops, double ProductRate)
+    long Tokens,
+    double Seconds,
+    double CommunicationSeconds,
+    double CommunicationTotalSeconds,
+    double Flops,
+    double ProductRate
+)
 {
     public double TokensPerSecond => Tokens / Seconds;
 
@@ -25,7 +32,9 @@ internal sealed record StepTimes(
     public double ShareOfProductRate => FlopsPerSecond / ProductRate;
 }
 
-/// <summary>Real training steps: data, forward, backward, reduction, optimizer; neither evaluation nor checkpoint.</summary>
+/// <summary>
+/// Real training steps: data, forward, backward, reduction, optimizer; neither evaluation nor checkpoint.
+/// </summary>
 internal static class StepBenchmark
 {
     private const int Warmup = 2;
@@ -42,17 +51,30 @@ internal static class StepBenchmark
         double rate = mesh.World.Sum(AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
         for (int warmup = 0; warmup < Warmup; warmup++)
             step.Run();
-        StepMetrics shortest = Enumerable.Range(0, steps).Select(_ => step.Run()).MinBy(each => (each.IsSkipped, each.StepSeconds))!;
+        StepMetrics shortest = Enumerable
+            .Range(0, steps)
+            .Select(_ => step.Run())
+            .MinBy(each => (each.IsSkipped, each.StepSeconds))!;
         long tokens = plan.Config.Training.BatchSize * plan.Config.Training.SequenceLength;
-        return new StepTimes(tokens, shortest.StepSeconds, shortest.CommunicationSeconds, shortest.CommunicationTotalSeconds, Flops(plan.Config, tokens), rate);
+        return new StepTimes(
+            tokens,
+            shortest.StepSeconds,
+            shortest.CommunicationSeconds,
+            shortest.CommunicationTotalSeconds,
+            Flops(plan.Config, tokens),
+            rate
+        );
     }
 
     /// <summary>Operations of a step, from the shapes alone.</summary>
     public static double Flops(RunConfig config, long tokens)
     {
         ModelConfig model = config.Model;
-        // Four projections and two of the feed-forward network per layer, and the one to the vocabulary. The embedding is no product.
-        double parameters = model.Layers * (4.0 * model.DModel * model.DModel + 2.0 * model.DModel * model.FeedForward!.Value) + (double)model.DModel * model.Vocabulary;
+        // Four projections and two of the feed-forward network per layer, and the one to the vocabulary. The embedding
+        // is no product.
+        double parameters =
+            model.Layers * (4.0 * model.DModel * model.DModel + 2.0 * model.DModel * model.FeedForward!.Value)
+            + (double)model.DModel * model.Vocabulary;
         return tokens * FlopsPerParameterAndToken * parameters
             + config.Training.BatchSize * model.Layers * (1 + AttentionTimes.BackwardFlops) * AttentionFlops(config);
     }
@@ -60,12 +82,17 @@ internal static class StepBenchmark
     // Forward, of one layer and one sequence.
     private static double AttentionFlops(RunConfig config)
     {
-        long length = config.Training.SequenceLength, heads = config.Model.Heads, headDim = config.Model.DModel / heads;
-        return config.Model.ToModel().Schedule.Sum(branch =>
-        {
-            Branch whole = branch with { SegmentLength = Math.Min(branch.SegmentLength, length) };
-            return RowBlock.OfBranch(whole, config.Model.Attention.HeadOffsets, heads, RowRange.Whole(1, length))
-                .Sum(block => AttentionBenchmark.CausalFlops(block, headDim));
-        });
+        long length = config.Training.SequenceLength,
+            heads = config.Model.Heads,
+            headDim = config.Model.DModel / heads;
+        return config
+            .Model.ToModel()
+            .Schedule.Sum(branch =>
+            {
+                Branch whole = branch with { SegmentLength = Math.Min(branch.SegmentLength, length) };
+                return RowBlock
+                    .OfBranch(whole, config.Model.Attention.HeadOffsets, heads, RowRange.Whole(1, length))
+                    .Sum(block => AttentionBenchmark.CausalFlops(block, headDim));
+            });
     }
 }

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json;
 using LongNet.Core.Native;
@@ -21,7 +20,15 @@ public sealed record StateDifference(string Key, string First, string Second);
 /// <param name="Largest">Largest difference between finite elements.</param>
 /// <param name="Magnitude">Largest finite magnitude in either.</param>
 /// <param name="NotFinite">Differing elements of which one at least is not finite.</param>
-public sealed record TensorDifference(string Name, bool IsParameter, long Elements, long Differing, double Largest, double Magnitude, long NotFinite)
+public sealed record TensorDifference(
+    string Name,
+    bool IsParameter,
+    long Elements,
+    long Differing,
+    double Largest,
+    double Magnitude,
+    long NotFinite
+)
 {
     /// <summary>The largest difference as a share of the tensor's largest magnitude.</summary>
     public double Relative => Largest == 0 ? 0 : Largest / Magnitude;
@@ -42,7 +49,8 @@ public sealed record CheckpointComparison(
     IReadOnlyList<string> OnlySecond,
     IReadOnlyList<StateDifference> Misshapen,
     IReadOnlyList<TensorDifference> Tensors,
-    int Compared)
+    int Compared
+)
 {
     private const int ChunkElements = 1 << 20;
 
@@ -52,14 +60,17 @@ public sealed record CheckpointComparison(
 
     /// <summary>Verifies both and compares them.</summary>
     /// <param name="first">A checkpoint's folder.</param>
-    /// <param name="second">Another's. It may have been written by other ranks, its optimizer state in any number of shards.</param>
+    /// <param name="second">Another's. It may have been written by other ranks, its optimizer state in any number of
+    /// shards.</param>
     /// <exception cref="Core.UserException">One is damaged, or cannot be read.</exception>
     public static CheckpointComparison Of(string first, string second)
     {
-        CheckpointManifest a = CheckpointStore.Verify(first), b = CheckpointStore.Verify(second);
+        CheckpointManifest a = CheckpointStore.Verify(first),
+            b = CheckpointStore.Verify(second);
         using var firstTensors = new Source(first, a);
         using var secondTensors = new Source(second, b);
-        string[] onlyFirst = [.. firstTensors.Names.Except(secondTensors.Names)], onlySecond = [.. secondTensors.Names.Except(firstTensors.Names)];
+        string[] onlyFirst = [.. firstTensors.Names.Except(secondTensors.Names)],
+            onlySecond = [.. secondTensors.Names.Except(firstTensors.Names)];
         var misshapen = new List<StateDifference>();
         var tensors = new List<TensorDifference>();
         foreach (string name in firstTensors.Names.Intersect(secondTensors.Names))
@@ -76,19 +87,36 @@ public sealed record CheckpointComparison(
             onlyFirst,
             onlySecond,
             misshapen,
-            [.. tensors.OrderByDescending(tensor => tensor.NotFinite > 0).ThenByDescending(tensor => tensor.Relative).ThenByDescending(tensor => tensor.Differing)],
-            firstTensors.Names.Union(secondTensors.Names).Count());
+            [
+                .. tensors
+                    .OrderByDescending(tensor => tensor.NotFinite > 0)
+                    .ThenByDescending(tensor => tensor.Relative)
+                    .ThenByDescending(tensor => tensor.Differing),
+            ],
+            firstTensors.Names.Union(secondTensors.Names).Count()
+        );
 
-        static JsonElement StateOf(CheckpointManifest manifest) => JsonElement.Parse((manifest with { Config = JsonElement.Parse("{}"), Files = [] }).ToJson());
+        static JsonElement StateOf(CheckpointManifest manifest) =>
+            JsonElement.Parse((manifest with { Config = JsonElement.Parse("{}"), Files = [] }).ToJson());
     }
 
     private static StateDifference[] Differences(JsonElement first, JsonElement second)
     {
-        Dictionary<string, string> a = [], b = [];
+        Dictionary<string, string> a = [],
+            b = [];
         Flatten(first, "", a);
         Flatten(second, "", b);
-        return [.. a.Keys.Union(b.Keys).Select(key => new StateDifference(key, a.GetValueOrDefault(key, "none"), b.GetValueOrDefault(key, "none")))
-            .Where(entry => entry.First != entry.Second)];
+        return
+        [
+            .. a
+                .Keys.Union(b.Keys)
+                .Select(key => new StateDifference(
+                    key,
+                    a.GetValueOrDefault(key, "none"),
+                    b.GetValueOrDefault(key, "none")
+                ))
+                .Where(entry => entry.First != entry.Second),
+        ];
 
         static void Flatten(JsonElement value, string path, Dictionary<string, string> values)
         {
@@ -99,23 +127,32 @@ public sealed record CheckpointComparison(
             }
             else if (value.ValueKind != JsonValueKind.Null)
             {
-                values[path] = value.ValueKind == JsonValueKind.Array ? $"[{string.Join(", ", value.EnumerateArray().Select(Text))}]" : Text(value);
+                values[path] =
+                    value.ValueKind == JsonValueKind.Array
+                        ? $"[{string.Join(", ", value.EnumerateArray().Select(Text))}]"
+                        : Text(value);
             }
         }
     }
 
-    private static string Text(JsonElement value) => value.ValueKind == JsonValueKind.String ? value.GetString()! : value.GetRawText();
+    private static string Text(JsonElement value) =>
+        value.ValueKind == JsonValueKind.String ? value.GetString()! : value.GetRawText();
 
     private static TensorDifference? Compare(Source first, Source second, string name)
     {
         using var scope = NewDisposeScope();
         using var noGradient = no_grad();
-        Tensor a = first.Read(name), b = second.Read(name);
+        Tensor a = first.Read(name),
+            b = second.Read(name);
         if (TensorMemory.SameBytes(a, b))
             return null;
-        double[] left = new double[ChunkElements], right = new double[ChunkElements];
-        long elements = a.NumberOfElements, differing = 0, notFinite = 0;
-        double largest = 0, magnitude = 0;
+        double[] left = new double[ChunkElements],
+            right = new double[ChunkElements];
+        long elements = a.NumberOfElements,
+            differing = 0,
+            notFinite = 0;
+        double largest = 0,
+            magnitude = 0;
         for (long start = 0; start < elements; start += ChunkElements)
         {
             int count = (int)Math.Min(ChunkElements, elements - start);
@@ -123,7 +160,8 @@ public sealed record CheckpointComparison(
             Take(b, start, count, right);
             for (int e = 0; e < count; e++)
             {
-                double x = left[e], y = right[e];
+                double x = left[e],
+                    y = right[e];
                 bool finite = double.IsFinite(x) && double.IsFinite(y);
                 if (finite)
                     magnitude = Math.Max(magnitude, Math.Max(Math.Abs(x), Math.Abs(y)));
@@ -145,7 +183,9 @@ public sealed record CheckpointComparison(
     {
         using var scope = NewDisposeScope();
         Tensor chunk = flat.narrow(0, start, count).to(ScalarType.Float64);
-        TensorMemory.Read(chunk, (bytes, offset) => bytes.CopyTo(MemoryMarshal.AsBytes(values.AsSpan())[(int)offset..]));
+        TensorMemory.Read(chunk, (bytes, offset) =>
+            bytes.CopyTo(MemoryMarshal.AsBytes(values.AsSpan())[(int)offset..])
+        );
     }
 
     /// <summary>The tensors of a checkpoint: parameters, and the optimizer state whatever files it lies in.</summary>
@@ -174,7 +214,8 @@ public sealed record CheckpointComparison(
 
         /// <summary>Whether the other's tensor can be compared, element by element.</summary>
         public bool IsLike(Source other, string name) =>
-            Type(name) == other.Type(name) && Elements(name) == other.Elements(name)
+            Type(name) == other.Type(name)
+            && Elements(name) == other.Elements(name)
             // State in parts does not tell its shape.
             && (Shape(name) is not { } own || other.Shape(name) is not { } others || own.SequenceEqual(others));
 
@@ -191,9 +232,10 @@ public sealed record CheckpointComparison(
             return value.MoveToOuterDisposeScope();
         }
 
-        public string Describe(string name) => Shape(name) is { } shape
-            ? SafetensorsFormat.Describe(Type(name), shape)
-            : string.Create(CultureInfo.InvariantCulture, $"{SafetensorsFormat.NameOf(Type(name))}, {Elements(name)} elements");
+        public string Describe(string name) =>
+            Shape(name) is { } shape
+                ? SafetensorsFormat.Describe(Type(name), shape)
+                : $"{SafetensorsFormat.NameOf(Type(name))}, {Elements(name)} elements";
 
         public void Dispose()
         {
@@ -203,9 +245,12 @@ public sealed record CheckpointComparison(
 
         private ScalarType Type(string name) => model.Contains(name) ? model.Type(name) : optimizer.Type(name);
 
-        private IReadOnlyList<long>? Shape(string name) => model.Contains(name) ? model.Shape(name) : optimizer.Shape(name);
+        private IReadOnlyList<long>? Shape(string name) =>
+            model.Contains(name) ? model.Shape(name) : optimizer.Shape(name);
 
         private long Elements(string name) =>
-            model.Contains(name) ? model.Shape(name).Aggregate(1L, (product, size) => product * size) : optimizer.Elements(name);
+            model.Contains(name)
+                ? model.Shape(name).Aggregate(1L, (product, size) => product * size)
+                : optimizer.Elements(name);
     }
 }

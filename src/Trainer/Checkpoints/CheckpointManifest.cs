@@ -18,7 +18,9 @@ public sealed record CheckpointFile(string Name, long Bytes, string Sha256);
 /// <summary>The ranks that wrote a checkpoint; it can be read by any others.</summary>
 public sealed record CheckpointMesh(int Data, int Sequence);
 
-/// <summary>The learning rate as a function of the step, with every number that the configuration may leave open.</summary>
+/// <summary>
+/// The learning rate as a function of the step, with every number that the configuration may leave open.
+/// </summary>
 public sealed record CheckpointSchedule(double Lr, double MinLr, long WarmupSteps, long DecaySteps);
 
 /// <summary>State of dynamic loss scaling.</summary>
@@ -37,13 +39,20 @@ public sealed record CheckpointLossScaler(double Scale, long GoodSteps, long Ski
 /// <summary>What wrote a checkpoint.</summary>
 public sealed record CheckpointVersions(string Longnet, string Torch, string Dotnet)
 {
-    public static CheckpointVersions Current { get; } = new(
-        typeof(CheckpointVersions).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "unknown",
-        TorchSharp.torch.__version__,
-        Environment.Version.ToString());
+    public static CheckpointVersions Current { get; } =
+        new(
+            typeof(CheckpointVersions)
+                .Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()
+                ?.InformationalVersion
+                ?? "unknown",
+            TorchSharp.torch.__version__,
+            Environment.Version.ToString()
+        );
 }
 
-/// <summary>What a checkpoint's state.json says. docs/checkpoints.md describes the format and what it promises.</summary>
+/// <summary>
+/// What a checkpoint's state.json says. docs/checkpoints.md describes the format and what it promises.
+/// </summary>
 public sealed record CheckpointManifest
 {
     public const string FileName = "state.json";
@@ -91,7 +100,9 @@ public sealed record CheckpointManifest
     /// <summary>Target tokens that the whole job has trained on.</summary>
     public required long TokensConsumed { get; init; }
 
-    /// <summary>The only random state there is: every random choice is a function of the seed and of the numbers above.</summary>
+    /// <summary>
+    /// The only random state there is: every random choice is a function of the seed and of the numbers above.
+    /// </summary>
     public required long Seed { get; init; }
 
     public required CheckpointSchedule LearningRateSchedule { get; init; }
@@ -99,7 +110,9 @@ public sealed record CheckpointManifest
     /// <summary>Null where losses are not scaled, as in float32.</summary>
     public CheckpointLossScaler? LossScaler { get; init; }
 
-    /// <summary>Mean cross-entropy per held-out token after this step, in nats; null where this step had no evaluation.</summary>
+    /// <summary>
+    /// Mean cross-entropy per held-out token after this step, in nats; null where this step had no evaluation.
+    /// </summary>
     public double? ValidationLoss { get; init; }
 
     public required CheckpointMesh Mesh { get; init; }
@@ -126,11 +139,18 @@ public sealed record CheckpointManifest
     public required IReadOnlyList<CheckpointFile> Files { get; init; }
 
     /// <summary>
-    /// The text of the file, whose last key is the digest of all before it. A validation loss that is no number is left out, as JSON has none.
+    /// The text of the file, whose last key is the digest of all before it. A validation loss that is no number is left
+    /// out, as JSON has none.
     /// </summary>
     public string ToJson()
     {
-        string text = JsonSerializer.Serialize(this with { ValidationLoss = ValidationLoss is double loss && double.IsFinite(loss) ? loss : null }, Json);
+        string text = JsonSerializer.Serialize(
+            this with
+            {
+                ValidationLoss = ValidationLoss is double loss && double.IsFinite(loss) ? loss : null,
+            },
+            Json
+        );
         string content = text[..^"\n}".Length];
         return content + Seal(Encoding.UTF8.GetBytes(content));
     }
@@ -143,10 +163,16 @@ public sealed record CheckpointManifest
         if (!File.Exists(path))
         {
             throw File.Exists(Path.Combine(checkpoint, OldFileName))
-                ? new UserException($"{checkpoint} is of a format before version {CurrentVersion}, which this program no longer reads: use the longnet that wrote it.")
-                : Directory.Exists(checkpoint) && CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is not null
+                ? new UserException(
+                    $"{checkpoint} is of a format before version {CurrentVersion}, which this program no "
+                        + "longer reads: use the longnet that wrote it."
+                )
+            : Directory.Exists(checkpoint) && CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is not null
                 ? new DamagedCheckpointException(checkpoint, FileName, "it is missing")
-                : new UserException($"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as runs/NAME/checkpoints/step-00000100.");
+            : new UserException(
+                $"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as "
+                    + "runs/NAME/checkpoints/step-00000100."
+            );
         }
 
         if (PlainFile.ProblemOf(path) is { } problem)
@@ -155,30 +181,58 @@ public sealed record CheckpointManifest
         {
             long length = new FileInfo(path).Length;
             if (length > MaxBytes)
-                throw new DamagedCheckpointException(checkpoint, FileName, $"it has {length} bytes, and at most {MaxBytes} are ever written");
+                throw new DamagedCheckpointException(
+                    checkpoint,
+                    FileName,
+                    $"it has {length} bytes, and at most {MaxBytes} are ever written"
+                );
             byte[] text = File.ReadAllBytes(path);
             using JsonDocument document = JsonDocument.Parse(text, Strict);
             // The version is looked at before anything else: a newer one may have other keys.
-            string? format = document.RootElement.ValueKind == JsonValueKind.Object && document.RootElement.TryGetProperty("format", out JsonElement name) && name.ValueKind == JsonValueKind.String
-                ? name.GetString() : null;
+            string? format =
+                document.RootElement.ValueKind == JsonValueKind.Object
+                && document.RootElement.TryGetProperty("format", out JsonElement name)
+                && name.ValueKind == JsonValueKind.String
+                    ? name.GetString()
+                    : null;
             if (format != ExpectedFormat)
-                throw new DamagedCheckpointException(checkpoint, FileName, $"its \"format\" is not \"{ExpectedFormat}\"");
-            if (!document.RootElement.TryGetProperty("format_version", out JsonElement version) || version.ValueKind != JsonValueKind.Number || !version.TryGetInt32(out int number))
+                throw new DamagedCheckpointException(
+                    checkpoint,
+                    FileName,
+                    $"its \"format\" is not \"{ExpectedFormat}\""
+                );
+            if (
+                !document.RootElement.TryGetProperty("format_version", out JsonElement version)
+                || version.ValueKind != JsonValueKind.Number
+                || !version.TryGetInt32(out int number)
+            )
                 throw new DamagedCheckpointException(checkpoint, FileName, "its \"format_version\" is no whole number");
             if (number != CurrentVersion)
             {
                 throw new UserException(
-                    $"{path} has format version {number}, and this program reads {CurrentVersion}: use the {(number > CurrentVersion ? "newer " : "")}longnet that wrote it.");
+                    $"{path} has format version {number}, and this program reads {CurrentVersion}: use the "
+                        + $"{(number > CurrentVersion ? "newer " : "")}longnet that wrote it."
+                );
             }
 
             CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
             manifest.Check();
             // Last, as it cannot say what it is that differs.
-            return IsSealed(text) ? manifest : throw new DamagedCheckpointException(checkpoint, FileName, "its content is not what was written (SHA-256 differs)");
+            return IsSealed(text)
+                ? manifest
+                : throw new DamagedCheckpointException(
+                    checkpoint,
+                    FileName,
+                    "its content is not what was written (SHA-256 differs)"
+                );
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
-            throw new DamagedCheckpointException(checkpoint, FileName, $"it is not what was written ({CheckpointStore.Shown(error.Message.Split('.')[0])})");
+            throw new DamagedCheckpointException(
+                checkpoint,
+                FileName,
+                $"it is not what was written ({CheckpointStore.Shown(error.Message.Split('.')[0])})"
+            );
         }
         catch (Exception error) when (PlainFile.IsPassing(error))
         {
@@ -192,7 +246,8 @@ public sealed record CheckpointManifest
 
     /// <summary>How the file ends: no byte before the digest, and none after it, can change unnoticed.</summary>
     /// <param name="content">All before it.</param>
-    internal static string Seal(ReadOnlySpan<byte> content) => $",\n  \"{DigestKey}\": \"{Convert.ToHexStringLower(SHA256.HashData(content))}\"\n}}\n";
+    internal static string Seal(ReadOnlySpan<byte> content) =>
+        $",\n  \"{DigestKey}\": \"{Convert.ToHexStringLower(SHA256.HashData(content))}\"\n}}\n";
 
     private static bool IsSealed(ReadOnlySpan<byte> text)
     {
@@ -205,14 +260,28 @@ public sealed record CheckpointManifest
     {
         Require(Step >= 0 && SequencesConsumed >= 0 && TokensConsumed >= 0, "a count is below zero");
         Require(Mesh is { Data: >= 1, Sequence: >= 1 }, "its mesh has no ranks");
-        Require(double.IsFinite(ValidationLoss ?? 0) && double.IsFinite(LearningRateSchedule.Lr) && double.IsFinite(LearningRateSchedule.MinLr), "a number is out of range");
+        Require(
+            double.IsFinite(ValidationLoss ?? 0)
+                && double.IsFinite(LearningRateSchedule.Lr)
+                && double.IsFinite(LearningRateSchedule.MinLr),
+            "a number is out of range"
+        );
         Require(LossScaler?.HasExactScale ?? true, "its loss scale is no power of two from 1 to 2^127");
-        Require(InSteps(LossScaler?.GoodSteps) && InSteps(LossScaler?.SkippedSteps), "its loss_scaler counts steps that there were not");
+        Require(
+            InSteps(LossScaler?.GoodSteps) && InSteps(LossScaler?.SkippedSteps),
+            "its loss_scaler counts steps that there were not"
+        );
         Require(Config.ValueKind == JsonValueKind.Object, "its config is no object");
         Require(Utf8.IsValid(JsonMarshal.GetRawUtf8Value(Config)), "its config is no UTF-8");
         ReadTexts(Config);
-        Require(Files.All(file => file is { Bytes: >= 0, Sha256: not null } && IsPlainName(file.Name)), "a file has no plain name or a size below zero");
-        Require(Files.Select(file => file.Name).Distinct(StringComparer.Ordinal).Count() == Files.Count, "a file is listed twice");
+        Require(
+            Files.All(file => file is { Bytes: >= 0, Sha256: not null } && IsPlainName(file.Name)),
+            "a file has no plain name or a size below zero"
+        );
+        Require(
+            Files.Select(file => file.Name).Distinct(StringComparer.Ordinal).Count() == Files.Count,
+            "a file is listed twice"
+        );
         Require(OptimizerShards >= 1 && OptimizerShards <= Files.Count, "it lists fewer files than optimizer shards");
 
         bool InSteps(long? count) => count is null || (count >= 0 && count <= Step);
@@ -224,7 +293,8 @@ public sealed record CheckpointManifest
         }
     }
 
-    // What is kept as it was read has not been looked at yet: half a character, as in "\ud800", throws where it is asked for.
+    // What is kept as it was read has not been looked at yet: half a character, as in "\ud800", throws where it is
+    // asked for.
     private static void ReadTexts(JsonElement value)
     {
         switch (value.ValueKind)
@@ -249,5 +319,7 @@ public sealed record CheckpointManifest
 
     // Nothing but a file of the checkpoint's own folder is ever opened.
     private static bool IsPlainName(string? name) =>
-        name is { Length: > 0 and <= 255 } && name is not ("." or "..") && name.All(character => char.IsAsciiLetterOrDigit(character) || character is '-' or '_' or '.');
+        name is { Length: > 0 and <= 255 }
+        && name is not ("." or "..")
+        && name.All(character => char.IsAsciiLetterOrDigit(character) || character is '-' or '_' or '.');
 }

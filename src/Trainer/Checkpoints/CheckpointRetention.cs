@@ -15,6 +15,8 @@ public sealed record CheckpointRetention(long KeepLast, long KeepEvery)
         ArgumentNullException.ThrowIfNull(steps);
         return KeepLast == 0
             ? []
-            : steps.SkipLast((int)Math.Min(KeepLast, int.MaxValue)).Where(step => step != best && (KeepEvery == 0 || step % KeepEvery != 0));
+            : steps
+                .SkipLast((int)Math.Min(KeepLast, int.MaxValue))
+                .Where(step => step != best && (KeepEvery == 0 || step % KeepEvery != 0));
     }
 }

@@ -14,12 +14,13 @@ namespace LongNet.Trainer.Checkpoints;
 public sealed record CheckpointOptions(bool Asynchronous, bool Required, CheckpointRetention Retention);
 
 /// <summary>
-/// Saves checkpoints behind the training loop, one at a time. The loop is held up only where it would change what is still being
-/// copied; digests, writing and the last rename run on other threads.
+/// Saves checkpoints behind the training loop, one at a time. The loop is held up only where it would change what is
+/// still being copied; digests, writing and the last rename run on other threads.
 /// </summary>
 /// <remarks>
-/// Ranks tell each other one number per step of how far their part is (<see cref="Status"/>, <see cref="Advance"/>), so that nobody
-/// waits for a disk, and decide alike what comes next. With one writing rank, the checkpoint is whole without anybody's word.
+/// Ranks tell each other one number per step of how far their part is (<see cref="Status"/>, <see cref="Advance"/>), so
+/// that nobody waits for a disk, and decide alike what comes next. With one writing rank, the checkpoint is whole
+/// without anybody's word.
 /// </remarks>
 public sealed class CheckpointSaver : IDisposable
 {
@@ -28,9 +29,11 @@ public sealed class CheckpointSaver : IDisposable
     private readonly CheckpointOptions options;
     private readonly CheckpointWriter writer;
     private readonly StateSnapshot snapshot = new();
-    private readonly Stopwatch stall = new(), clock = new();
+    private readonly Stopwatch stall = new(),
+        clock = new();
 
-    private CheckpointPart? pending, live;
+    private CheckpointPart? pending,
+        live;
     private Task snapshotDone = Task.CompletedTask;
     private Task<CheckpointFile[]>? writing;
     private Task<CommittedCheckpoint>? committing;
@@ -39,9 +42,7 @@ public sealed class CheckpointSaver : IDisposable
     /// <param name="world">All ranks. Not owned.</param>
     /// <param name="options">Alike on all ranks.</param>
     public CheckpointSaver(CheckpointStore store, ProcessGroup world, CheckpointOptions options)
-        : this(store, world, options, FileOperations.Real)
-    {
-    }
+        : this(store, world, options, FileOperations.Real) { }
 
     internal CheckpointSaver(CheckpointStore store, ProcessGroup world, CheckpointOptions options, FileOperations files)
     {
@@ -70,10 +71,14 @@ public sealed class CheckpointSaver : IDisposable
         Failed,
     }
 
-    /// <summary>Called on rank 0 before a checkpoint becomes whole, from another thread: what must be on the disk before it.</summary>
+    /// <summary>
+    /// Called on rank 0 before a checkpoint becomes whole, from another thread: what must be on the disk before it.
+    /// </summary>
     public Action? BeforeCommit { get; set; }
 
-    /// <summary>Called on every rank that writes, after each file of tensors, from another thread: with the checkpoint's step.</summary>
+    /// <summary>
+    /// Called on every rank that writes, after each file of tensors, from another thread: with the checkpoint's step.
+    /// </summary>
     public Action<long>? FileWritten
     {
         get => writer.FileWritten;
@@ -89,7 +94,9 @@ public sealed class CheckpointSaver : IDisposable
     /// <summary>Why the last save came to nothing; null where it did not, or is under way.</summary>
     public string? Failure { get; private set; }
 
-    /// <summary>How far this rank's part is: a number below 8 that all ranks hand to <see cref="Advance"/> on all ranks.</summary>
+    /// <summary>
+    /// How far this rank's part is: a number below 8 that all ranks hand to <see cref="Advance"/> on all ranks.
+    /// </summary>
     public byte Status => (byte)Current();
 
     /// <summary>Begins to save, after the end of a save that is still under way. Collective.</summary>
@@ -135,7 +142,9 @@ public sealed class CheckpointSaver : IDisposable
         stall.Stop();
     }
 
-    /// <summary>Takes the save further, as far as nobody need be waited for. Collective, with the same bytes on all ranks.</summary>
+    /// <summary>
+    /// Takes the save further, as far as nobody need be waited for. Collective, with the same bytes on all ranks.
+    /// </summary>
     /// <param name="statuses">Every rank's <see cref="Status"/>.</param>
     /// <exception cref="UnanimousException">The checkpoint could not be written, and is required.</exception>
     public void Advance(IReadOnlyList<byte> statuses)
@@ -176,7 +185,9 @@ public sealed class CheckpointSaver : IDisposable
         }
     }
 
-    /// <summary>The same at the end of a run that has failed: a save that fails too is told beside that. Collective.</summary>
+    /// <summary>
+    /// The same at the end of a run that has failed: a save that fails too is told beside that. Collective.
+    /// </summary>
     public void EndWithoutFailing()
     {
         try
@@ -204,21 +215,25 @@ public sealed class CheckpointSaver : IDisposable
     /// <summary>Waits for this rank's threads. A save that is not finished by then is not a checkpoint.</summary>
     public void Dispose()
     {
-        Task.WhenAny(Task.WhenAll(snapshotDone, writing ?? Task.CompletedTask, committing ?? Task.CompletedTask)).Wait();
+        Task.WhenAny(Task.WhenAll(snapshotDone, writing ?? Task.CompletedTask, committing ?? Task.CompletedTask))
+            .Wait();
         snapshot.Dispose();
     }
 
     // A thread of its own, as it waits for the disk.
-    private static Task<T> Behind<T>(Func<T> work) => Task.Factory.StartNew(work, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+    private static Task<T> Behind<T>(Func<T> work) =>
+        Task.Factory.StartNew(work, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
 
-    private static bool IsOfTheDisk(Exception error) => error is IOException or UnauthorizedAccessException or UserException;
+    private static bool IsOfTheDisk(Exception error) =>
+        error is IOException or UnauthorizedAccessException or UserException;
 
-    private Task<CommittedCheckpoint> CommitBehind(CheckpointPart part, Task<CheckpointFile[]> files) => Behind(() =>
-    {
-        CheckpointFile[] written = files.GetAwaiter().GetResult();
-        BeforeCommit?.Invoke();
-        return writer.Commit(part, written, clock);
-    });
+    private Task<CommittedCheckpoint> CommitBehind(CheckpointPart part, Task<CheckpointFile[]> files) =>
+        Behind(() =>
+        {
+            CheckpointFile[] written = files.GetAwaiter().GetResult();
+            BeforeCommit?.Invoke();
+            return writer.Commit(part, written, clock);
+        });
 
     private Progress Current()
     {
@@ -241,7 +256,10 @@ public sealed class CheckpointSaver : IDisposable
     {
         CheckpointFile[] shards = Exchange(writing!.Result[^1]);
         if (world.Rank == 0)
-            committing = CommitBehind(live!, Task.FromResult<CheckpointFile[]>([.. writing.Result.SkipLast(1), .. shards]));
+            committing = CommitBehind(
+                live!,
+                Task.FromResult<CheckpointFile[]>([.. writing.Result.SkipLast(1), .. shards])
+            );
         writing = null;
     }
 
@@ -258,14 +276,20 @@ public sealed class CheckpointSaver : IDisposable
 
     private void Fail()
     {
-        string? own = Current() == Progress.Failed ? (committing ?? (Task?)writing)!.Exception!.Flatten().InnerExceptions[0].Message.TrimEnd('.') : null;
+        string? own =
+            Current() == Progress.Failed
+                ? (committing ?? (Task?)writing)!.Exception!.Flatten().InnerExceptions[0].Message.TrimEnd('.')
+                : null;
         CheckpointPart failed = End();
         committing = null;
         long step = failed.Manifest.Step;
         void Tell()
         {
             if (own is not null)
-                throw new UserException($"The checkpoint of step {step} cannot be written to {store.Folder}: {own}. Older checkpoints are untouched.");
+                throw new UserException(
+                    $"The checkpoint of step {step} cannot be written to {store.Folder}: {own}. Older "
+                        + "checkpoints are untouched."
+                );
         }
 
         try
@@ -292,7 +316,10 @@ public sealed class CheckpointSaver : IDisposable
         if (world.Rank == 0)
             writer.Abandon(failed);
         if (options.Required)
-            throw new UnanimousException($"{Failure} It is required (checkpoint.required): free space or mend permissions, then go on with --resume auto.");
+            throw new UnanimousException(
+                $"{Failure} It is required (checkpoint.required): free space or mend permissions, then go "
+                    + "on with --resume auto."
+            );
         if (world.Rank == 0)
             Failed?.Invoke(Failure!);
     }
@@ -311,9 +338,19 @@ public sealed class CheckpointSaver : IDisposable
         var bytes = new byte[sizeof(long) + SHA256.HashSizeInBytes];
         BinaryPrimitives.WriteInt64LittleEndian(bytes, own.Bytes);
         Convert.FromHexString(own.Sha256).CopyTo(bytes, sizeof(long));
-        return [.. RankAgreement.AllGather(world, bytes).Chunk(bytes.Length).Select((shard, rank) => new CheckpointFile(
-            OptimizerShard.FileName(rank, world.Size),
-            BinaryPrimitives.ReadInt64LittleEndian(shard),
-            Convert.ToHexStringLower(shard.AsSpan(sizeof(long)))))];
+        return
+        [
+            .. RankAgreement
+                .AllGather(world, bytes)
+                .Chunk(bytes.Length)
+                .Select(
+                    (shard, rank) =>
+                        new CheckpointFile(
+                            OptimizerShard.FileName(rank, world.Size),
+                            BinaryPrimitives.ReadInt64LittleEndian(shard),
+                            Convert.ToHexStringLower(shard.AsSpan(sizeof(long)))
+                        )
+                ),
+        ];
     }
 }

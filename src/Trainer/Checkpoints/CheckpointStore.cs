@@ -6,8 +6,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// The checkpoints of a run: folders step-00000100, a file LATEST that names the last one written and a file BEST that names the one
-/// of the lowest validation loss.
+/// The checkpoints of a run: folders step-00000100, a file LATEST that names the last one written and a file BEST that
+/// names the one of the lowest validation loss.
 /// </summary>
 /// <param name="folder">The run's checkpoints folder; made at the first save.</param>
 public sealed class CheckpointStore(string folder)
@@ -16,24 +16,31 @@ public sealed class CheckpointStore(string folder)
     public const string BestFile = "BEST";
     public const string ModelFile = "model.safetensors";
 
-    internal const string GiveItsModelKeys = "Give the model.* keys that the checkpoint was made with (longnet checkpoint inspect shows them).";
+    internal const string GiveItsModelKeys =
+        "Give the model.* keys that the checkpoint was made with (longnet checkpoint inspect shows them).";
 
-    private const string Prefix = "step-", DamagedSuffix = ".damaged";
+    private const string Prefix = "step-",
+        DamagedSuffix = ".damaged";
 
     public string Folder => folder;
 
-    public static string NameOf(long step) => string.Create(CultureInfo.InvariantCulture, $"{Prefix}{step:D8}");
+    public static string NameOf(long step) => $"{Prefix}{step:D8}";
 
     /// <summary>The step that a checkpoint's name tells; null for any other name.</summary>
     public static long? StepOf(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        return name.StartsWith(Prefix, StringComparison.Ordinal)
-            && long.TryParse(name.AsSpan(Prefix.Length), NumberStyles.None, CultureInfo.InvariantCulture, out long step) && name == NameOf(step) ? step : null;
+        return
+            name.StartsWith(Prefix, StringComparison.Ordinal)
+            && long.TryParse(name.AsSpan(Prefix.Length), NumberStyles.None, CultureInfo.InvariantCulture, out long step)
+            && name == NameOf(step)
+            ? step
+            : null;
     }
 
     /// <summary>Finds the checkpoint that a person means.</summary>
-    /// <param name="path">Its folder, a run's folder, the checkpoints folder in it, or the file LATEST or BEST there.</param>
+    /// <param name="path">Its folder, a run's folder, the checkpoints folder in it, or the file LATEST or BEST
+    /// there.</param>
     /// <returns>The checkpoint's folder; null where there is none.</returns>
     /// <exception cref="UserException">LATEST or BEST names one that is not there.</exception>
     public static string? Find(string path)
@@ -42,7 +49,9 @@ public sealed class CheckpointStore(string folder)
         if (IsFolderOfOne(path))
             return Directory.Exists(path) ? Path.TrimEndingDirectorySeparator(path) : null;
         if (IsPointer(path))
-            return new CheckpointStore(Path.GetDirectoryName(path) is { Length: > 0 } parent ? parent : ".").Named(Path.GetFileName(path));
+            return new CheckpointStore(Path.GetDirectoryName(path) is { Length: > 0 } parent ? parent : ".").Named(
+                Path.GetFileName(path)
+            );
         return new RunDirectory(path).Checkpoints.Latest() ?? new CheckpointStore(path).Latest();
     }
 
@@ -52,21 +61,36 @@ public sealed class CheckpointStore(string folder)
     public static CheckpointStore? FindAll(string path)
     {
         ArgumentNullException.ThrowIfNull(path);
-        return IsFolderOfOne(path) || IsPointer(path) ? null
-            : new[] { new RunDirectory(path).Checkpoints, new CheckpointStore(path) }.FirstOrDefault(store => store.Steps().Count > 0);
+        return IsFolderOfOne(path) || IsPointer(path)
+            ? null
+            : new[] { new RunDirectory(path).Checkpoints, new CheckpointStore(path) }.FirstOrDefault(store =>
+                store.Steps().Count > 0
+            );
     }
 
     public string PathOf(long step) => Path.Combine(folder, NameOf(step));
 
     /// <summary>Steps of which there is a checkpoint, whole or not, in ascending order.</summary>
-    public IReadOnlyList<long> Steps() => !Directory.Exists(folder) ? [] :
-        [.. Directory.GetDirectories(folder, Prefix + "*").Select(path => StepOf(Path.GetFileName(path))).OfType<long>().Order()];
+    public IReadOnlyList<long> Steps() =>
+        !Directory.Exists(folder)
+            ? []
+            :
+            [
+                .. Directory
+                    .GetDirectories(folder, Prefix + "*")
+                    .Select(path => StepOf(Path.GetFileName(path)))
+                    .OfType<long>()
+                    .Order(),
+            ];
 
     /// <summary>The checkpoint that LATEST names, or else the newest; null where there is none.</summary>
     /// <exception cref="UserException">LATEST names one that is not there.</exception>
     public string? Latest() => Named(LatestFile) ?? (Steps() is [.., var newest] ? PathOf(newest) : null);
 
-    /// <summary>Of the checkpoints after whose step there was an evaluation, the step of the one with the lowest loss, the later of equals; null where there is none.</summary>
+    /// <summary>
+    /// Of the checkpoints after whose step there was an evaluation, the step of the one with the lowest loss, the later
+    /// of equals; null where there is none.
+    /// </summary>
     public long? Best()
     {
         (long Step, double Loss)? best = null;
@@ -74,7 +98,11 @@ public sealed class CheckpointStore(string folder)
         {
             try
             {
-                if (CheckpointManifest.Read(PathOf(step)).ValidationLoss is double loss && double.IsFinite(loss) && loss <= (best?.Loss ?? double.MaxValue))
+                if (
+                    CheckpointManifest.Read(PathOf(step)).ValidationLoss is double loss
+                    && double.IsFinite(loss)
+                    && loss <= (best?.Loss ?? double.MaxValue)
+                )
                     best = (step, loss);
             }
             catch (UserException)
@@ -100,7 +128,9 @@ public sealed class CheckpointStore(string folder)
     public static IEnumerable<string> OptimizerFiles(CheckpointManifest manifest)
     {
         ArgumentNullException.ThrowIfNull(manifest);
-        return Enumerable.Range(0, manifest.OptimizerShards).Select(shard => OptimizerShard.FileName(shard, manifest.OptimizerShards));
+        return Enumerable
+            .Range(0, manifest.OptimizerShards)
+            .Select(shard => OptimizerShard.FileName(shard, manifest.OptimizerShards));
     }
 
     /// <summary>Reads a file of tensors into tensors that exist.</summary>
@@ -127,10 +157,14 @@ public sealed class CheckpointStore(string folder)
     internal static SafetensorsReader OpenTensors(string checkpoint, string file)
     {
         string path = Path.Combine(checkpoint, file);
-        return PlainFile.ProblemOf(path) is { } problem ? throw new DamagedCheckpointException(checkpoint, file, problem) : SafetensorsReader.Open(path);
+        return PlainFile.ProblemOf(path) is { } problem
+            ? throw new DamagedCheckpointException(checkpoint, file, problem)
+            : SafetensorsReader.Open(path);
     }
 
-    /// <summary>Removes what runs that were stopped while they wrote or deleted have left. Nobody may be writing.</summary>
+    /// <summary>
+    /// Removes what runs that were stopped while they wrote or deleted have left. Nobody may be writing.
+    /// </summary>
     /// <returns>Whether there was anything.</returns>
     public bool RemoveLeftovers()
     {
@@ -185,7 +219,7 @@ public sealed class CheckpointStore(string folder)
     {
         string name = NameOf(step) + DamagedSuffix;
         for (int again = 2; Directory.Exists(Path.Combine(folder, name)); again++)
-            name = string.Create(CultureInfo.InvariantCulture, $"{NameOf(step)}{DamagedSuffix}-{again}");
+            name = $"{NameOf(step)}{DamagedSuffix}-{again}";
         FileOperations.Real.Rename(PathOf(step), Path.Combine(folder, name));
         FileOperations.Real.SyncFolder(folder);
         return name;
@@ -193,7 +227,11 @@ public sealed class CheckpointStore(string folder)
 
     /// <summary>What a file says, as messages show it: no longer than a line, without control characters.</summary>
     internal static string Shown(string text) =>
-        string.Concat((text.Length > 80 ? text[..80] + "…" : text).Select(character => char.IsControl(character) ? '?' : character));
+        string.Concat(
+            (text.Length > 80 ? text[..80] + "…" : text).Select(character =>
+                char.IsControl(character) ? '?' : character
+            )
+        );
 
     /// <exception cref="UserException">The tensor is not of the shape or the type expected.</exception>
     internal static void RequireShape(SafetensorsReader reader, string name, IReadOnlyList<long> shape, ScalarType type)
@@ -202,8 +240,11 @@ public sealed class CheckpointStore(string folder)
         if (!reader.Shape(name).SequenceEqual(shape))
         {
             throw new UserException(
-                $"{reader.Path} belongs to another model: its {name} is [{string.Join(", ", reader.Shape(name))}], and this model's is [{string.Join(", ", shape)}]. " +
-                GiveItsModelKeys);
+                $"{reader.Path} belongs to another model: its {name} is "
+                    + $"[{string.Join(", ", reader.Shape(name))}], and this model's is "
+                    + $"[{string.Join(", ", shape)}]. "
+                    + GiveItsModelKeys
+            );
         }
     }
 
@@ -213,28 +254,46 @@ public sealed class CheckpointStore(string folder)
         if (reader.Type(name) != type)
         {
             throw new UserException(
-                $"{reader.Path} belongs to another model: its {name} is of type {reader.Type(name)}, and this model's of type {type}. " + GiveItsModelKeys);
+                $"{reader.Path} belongs to another model: its {name} is of type {reader.Type(name)}, and this "
+                    + $"model's of type {type}. "
+                    + GiveItsModelKeys
+            );
         }
     }
 
     /// <exception cref="UserException">The names are not those expected.</exception>
-    internal static void RequireNames(string source, IReadOnlyCollection<string> names, IReadOnlyCollection<string> expected)
+    internal static void RequireNames(
+        string source,
+        IReadOnlyCollection<string> names,
+        IReadOnlyCollection<string> expected
+    )
     {
-        string[] missing = [.. expected.Except(names)], unexpected = [.. names.Except(expected)];
+        string[] missing = [.. expected.Except(names)],
+            unexpected = [.. names.Except(expected)];
         if (missing.Length + unexpected.Length > 0)
         {
             throw new UserException(
-                $"{source} belongs to another model: " +
-                string.Join(" and ", new[] { Few("it lacks", missing), Few("this model has no", unexpected) }.Where(text => text.Length > 0)) +
-                ". " + GiveItsModelKeys);
+                $"{source} belongs to another model: "
+                    + string.Join(
+                        " and ",
+                        new[] { Few("it lacks", missing), Few("this model has no", unexpected) }.Where(text =>
+                            text.Length > 0
+                        )
+                    )
+                    + ". "
+                    + GiveItsModelKeys
+            );
         }
 
         static string Few(string what, string[] names) =>
-            names.Length == 0 ? "" : $"{what} {Shown(names[0])}" + (names.Length == 1 ? "" : $" and {names.Length - 1} more");
+            names.Length == 0
+                ? ""
+                : $"{what} {Shown(names[0])}" + (names.Length == 1 ? "" : $" and {names.Length - 1} more");
     }
 
     private static bool IsFolderOfOne(string path) =>
-        File.Exists(Path.Combine(path, CheckpointManifest.FileName)) || StepOf(Path.GetFileName(Path.TrimEndingDirectorySeparator(path))) is not null;
+        File.Exists(Path.Combine(path, CheckpointManifest.FileName))
+        || StepOf(Path.GetFileName(Path.TrimEndingDirectorySeparator(path))) is not null;
 
     private static bool IsPointer(string path) => Path.GetFileName(path) is LatestFile or BestFile;
 
@@ -267,8 +326,12 @@ public sealed class CheckpointStore(string folder)
             return Path.Combine(folder, name);
         IReadOnlyList<long> steps = Steps();
         throw new UserException(
-            $"{path} names \"{Shown(name)}\", which is no checkpoint there. " + (steps.Count == 0
-                ? "Remove the file to start anew."
-                : $"Name the folder of one that is: {string.Join(", ", steps.Select(NameOf))}."));
+            $"{path} names \"{Shown(name)}\", which is no checkpoint there. "
+                + (
+                    steps.Count == 0
+                        ? "Remove the file to start anew."
+                        : $"Name the folder of one that is: {string.Join(", ", steps.Select(NameOf))}."
+                )
+        );
     }
 }

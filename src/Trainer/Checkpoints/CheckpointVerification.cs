@@ -26,7 +26,11 @@ public static class CheckpointVerification
         foreach (string required in CheckpointStore.OptimizerFiles(manifest).Prepend(CheckpointStore.ModelFile))
         {
             if (!listed.Contains(required))
-                throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it does not list {required}");
+                throw new DamagedCheckpointException(
+                    checkpoint,
+                    CheckpointManifest.FileName,
+                    $"it does not list {required}"
+                );
         }
 
         return manifest;
@@ -51,7 +55,8 @@ public static class CheckpointVerification
     }
 
     /// <summary>Checks one file likewise.</summary>
-    /// <exception cref="Core.UserException">It cannot be read here and now, which does not tell whether it is damaged.</exception>
+    /// <exception cref="Core.UserException">It cannot be read here and now, which does not tell whether it is
+    /// damaged.</exception>
     public static VerifiedFile Of(string checkpoint, CheckpointFile file)
     {
         ArgumentNullException.ThrowIfNull(file);
@@ -71,7 +76,16 @@ public static class CheckpointVerification
         {
             if (PlainFile.ProblemOf(path) is { } problem)
                 return problem;
-            using (var content = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1 << 20, FileOptions.SequentialScan))
+            using (
+                var content = new FileStream(
+                    path,
+                    FileMode.Open,
+                    FileAccess.Read,
+                    FileShare.Read,
+                    1 << 20,
+                    FileOptions.SequentialScan
+                )
+            )
             {
                 if (content.Length != file.Bytes)
                     return $"it has {content.Length} bytes, and {file.Bytes} were written";

@@ -6,12 +6,13 @@ namespace LongNet.Trainer.Checkpoints;
 /// <summary>A checkpoint that is whole.</summary>
 /// <param name="Path">Its folder.</param>
 /// <param name="Seconds">From the save's beginning until it was whole and synced to the disk.</param>
-/// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for nothing.</param>
+/// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for
+/// nothing.</param>
 public sealed record CommittedCheckpoint(string Path, double Seconds, string? Warning);
 
 /// <summary>
-/// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a checkpoint's name is
-/// whole, and older ones are as they were.
+/// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a
+/// checkpoint's name is whole, and older ones are as they were.
 /// </summary>
 /// <param name="store">The run's checkpoints.</param>
 /// <param name="retention">Which older ones go once the new one is whole.</param>
@@ -33,11 +34,18 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         // At once: two digests take two processors.
         Task<CheckpointFile>[] writes =
         [
-            .. part.Model.Count == 0 ? [] : new[] { Task.Run(() => Written(partial.WriteTensors(CheckpointStore.ModelFile, part.Model))) },
-            Task.Run(() => Written(partial.WriteTensors(
-                OptimizerShard.FileName(part.Shard, part.Manifest.OptimizerShards),
-                part.Optimizer.Select(slice => (slice.Name, slice.Value)),
-                OptimizerShard.Metadata(part.Optimizer)))),
+            .. part.Model.Count == 0
+                ? []
+                : new[] { Task.Run(() => Written(partial.WriteTensors(CheckpointStore.ModelFile, part.Model))) },
+            Task.Run(() =>
+                Written(
+                    partial.WriteTensors(
+                        OptimizerShard.FileName(part.Shard, part.Manifest.OptimizerShards),
+                        part.Optimizer.Select(slice => (slice.Name, slice.Value)),
+                        OptimizerShard.Metadata(part.Optimizer)
+                    )
+                )
+            ),
         ];
         CheckpointFile[] written = Task.WhenAll(writes).GetAwaiter().GetResult();
         partial.Sync();
@@ -50,7 +58,10 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         }
     }
 
-    /// <summary>Makes the parts of all ranks a checkpoint, points LATEST and BEST to where they belong, and removes what has expired.</summary>
+    /// <summary>
+    /// Makes the parts of all ranks a checkpoint, points LATEST and BEST to where they belong, and removes what has
+    /// expired.
+    /// </summary>
     /// <param name="part">Rank 0's.</param>
     /// <param name="parts">The files of all ranks.</param>
     /// <param name="clock">Started with the save.</param>
@@ -62,7 +73,10 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         foreach (CheckpointFile file in parts)
         {
             if (partial.SizeOf(file.Name) is not { } bytes || bytes != file.Bytes)
-                throw new UserException($"{file.Name}, which another rank has written, is not to be seen by rank 0 in {partial.Path}: the run directory must lie on a file system that all ranks share.");
+                throw new UserException(
+                    $"{file.Name}, which another rank has written, is not to be seen by rank 0 in "
+                        + $"{partial.Path}: the run directory must lie on a file system that all ranks share."
+                );
         }
 
         string path = partial.Complete(part.Manifest with { Files = parts });
@@ -75,7 +89,9 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             // The checkpoint is whole, and found without; the next save says it anew.
-            warning = $"LATEST and BEST do not tell of the checkpoint of step {part.Manifest.Step}, which is whole: {error.Message}";
+            warning =
+                $"LATEST and BEST do not tell of the checkpoint of step {part.Manifest.Step}, which is whole: "
+                + $"{error.Message}";
         }
 
         double seconds = clock.Elapsed.TotalSeconds;
@@ -102,12 +118,14 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
             catch (Exception error) when (error is IOException or UnauthorizedAccessException)
             {
                 // The next may go all the same.
-                problem ??= $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
+                problem ??=
+                    $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
             }
         }
 
         return problem;
     }
 
-    private PartialCheckpoint PartialOf(CheckpointPart part) => new(store.Folder, CheckpointStore.NameOf(part.Manifest.Step), files);
+    private PartialCheckpoint PartialOf(CheckpointPart part) =>
+        new(store.Folder, CheckpointStore.NameOf(part.Manifest.Step), files);
 }

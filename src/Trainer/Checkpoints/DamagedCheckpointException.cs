@@ -9,7 +9,10 @@ public sealed class DamagedCheckpointException : UserException
     /// <param name="file">The file at fault.</param>
     /// <param name="problem">What is wrong with the file, e.g. "it is missing".</param>
     public DamagedCheckpointException(string checkpoint, string file, string problem)
-        : base($"The checkpoint {checkpoint} is damaged: {file}: {problem}. Resume from another one: --resume auto takes the newest that is whole.")
+        : base(
+            $"The checkpoint {checkpoint} is damaged: {file}: {problem}. Resume from another one: --resume "
+                + "auto takes the newest that is whole."
+        )
     {
         File = file;
         Problem = problem;

@@ -4,8 +4,8 @@ using Microsoft.Win32.SafeHandles;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// Every way in which a checkpoint touches the disk. All of them pass through here, so that a test can make each of them fail, or stop
-/// the program before or after it.
+/// Every way in which a checkpoint touches the disk. All of them pass through here, so that a test can make each of
+/// them fail, or stop the program before or after it.
 /// </summary>
 internal partial class FileOperations
 {
@@ -21,7 +21,9 @@ internal partial class FileOperations
     /// <exception cref="IOException">The disk refuses, or has not as much space.</exception>
     public virtual FileOutput Create(string path, long length) => new(path, length);
 
-    /// <summary>Gives a file another name, in place of a file that has it, or a folder another name that nothing has.</summary>
+    /// <summary>
+    /// Gives a file another name, in place of a file that has it, or a folder another name that nothing has.
+    /// </summary>
     public virtual void Rename(string from, string to)
     {
         if (Directory.Exists(from))
@@ -37,11 +39,15 @@ internal partial class FileOperations
             return;
         using SafeFileHandle folder = Open(path, 0, 0);
         if (folder.IsInvalid)
-            throw new IOException($"The folder {path} cannot be opened to be synced: {Marshal.GetLastPInvokeErrorMessage()}.");
+            throw new IOException(
+                $"The folder {path} cannot be opened to be synced: {Marshal.GetLastPInvokeErrorMessage()}."
+            );
         // Some network file systems answer EINVAL: they have nothing to sync.
         const int InvalidArgument = 22;
         if (Sync(folder) != 0 && Marshal.GetLastPInvokeError() != InvalidArgument)
-            throw new IOException($"The folder {path} cannot be synced to the disk: {Marshal.GetLastPInvokeErrorMessage()}.");
+            throw new IOException(
+                $"The folder {path} cannot be synced to the disk: {Marshal.GetLastPInvokeErrorMessage()}."
+            );
     }
 
     public virtual void DeleteFile(string path) => File.Delete(path);

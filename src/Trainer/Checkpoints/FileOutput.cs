@@ -4,8 +4,8 @@ using Microsoft.Win32.SafeHandles;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A file that is being written, past the system's cache where that goes: bytes move to the disk while more of them are made, and
-/// what the system has cached of the text stays cached.
+/// A file that is being written, past the system's cache where that goes: bytes move to the disk while more of them are
+/// made, and what the system has cached of the text stays cached.
 /// </summary>
 internal partial class FileOutput : IDisposable
 {
@@ -83,8 +83,17 @@ internal partial class FileOutput : IDisposable
         // Linux numbers its flags differently on other processors.
         if (!OperatingSystem.IsLinux() || RuntimeInformation.ProcessArchitecture != Architecture.X64)
             return null;
-        const int WriteOnly = 1, Create = 0x40, Truncate = 0x200, Direct = 0x4000, CloseOnExec = 0x80000, ReadableByAll = 0b110_110_110;
-        SafeFileHandle file = FileOperations.Open(path, WriteOnly | Create | Truncate | Direct | CloseOnExec, ReadableByAll);
+        const int WriteOnly = 1,
+            Create = 0x40,
+            Truncate = 0x200,
+            Direct = 0x4000,
+            CloseOnExec = 0x80000,
+            ReadableByAll = 0b110_110_110;
+        SafeFileHandle file = FileOperations.Open(
+            path,
+            WriteOnly | Create | Truncate | Direct | CloseOnExec,
+            ReadableByAll
+        );
         if (!file.IsInvalid)
             return file;
         file.Dispose();
@@ -96,8 +105,11 @@ internal partial class FileOutput : IDisposable
     {
         if (!OperatingSystem.IsLinux() || length == 0)
             return;
-        const int NoSpace = 28, TooLarge = 27, QuotaExceeded = 122;
-        // The system's call itself: where the file system has none, the C library writes a byte into every page instead.
+        const int NoSpace = 28,
+            TooLarge = 27,
+            QuotaExceeded = 122;
+        // The system's call itself: where the file system has none, the C library writes a byte into every page
+        // instead.
         int error = Allocate(file, 0, 0, length) == 0 ? 0 : Marshal.GetLastPInvokeError();
         if (error is NoSpace or TooLarge or QuotaExceeded)
             throw new IOException($"{Marshal.GetPInvokeErrorMessage(error)}: {path} needs {length} bytes.");

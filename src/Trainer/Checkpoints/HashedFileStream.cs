@@ -4,19 +4,22 @@ using System.Security.Cryptography;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// Writes a file from first byte to last and makes its digest. Filling a buffer, hashing one and writing one go on at once, so that a file
-/// takes as long as the slowest of the three.
+/// Writes a file from first byte to last and makes its digest. Filling a buffer, hashing one and writing one go on at
+/// once, so that a file takes as long as the slowest of the three.
 /// </summary>
 /// <param name="file">The file. Owned.</param>
 internal sealed class HashedFileStream(FileOutput file) : Stream
 {
-    private const int BufferBytes = 4 << 20, Buffers = 4;
+    private const int BufferBytes = 4 << 20,
+        Buffers = 4;
 
     private readonly IncrementalHash digest = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
     private readonly nint[] buffers = new nint[Buffers];
     private readonly Task[] busy = [.. Enumerable.Repeat(Task.CompletedTask, Buffers)];
-    private Task hashed = Task.CompletedTask, written = Task.CompletedTask;
-    private int current, filled;
+    private Task hashed = Task.CompletedTask,
+        written = Task.CompletedTask;
+    private int current,
+        filled;
     private long handedOver;
 
     public override bool CanRead => false;
@@ -90,7 +93,8 @@ internal sealed class HashedFileStream(FileOutput file) : Stream
 
     private void HandOver()
     {
-        int length = filled, whole = (length + FileOutput.Alignment - 1) / FileOutput.Alignment * FileOutput.Alignment;
+        int length = filled,
+            whole = (length + FileOutput.Alignment - 1) / FileOutput.Alignment * FileOutput.Alignment;
         int buffer = current;
         Bytes(buffer)[length..whole].Clear();
         long position = handedOver;

@@ -3,14 +3,19 @@ using Microsoft.Win32.SafeHandles;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A small file that is open to be locked. The lock (flock) belongs to this opening and ends with it, however the process ends.</summary>
+/// <summary>
+/// A small file that is open to be locked. The lock (flock) belongs to this opening and ends with it, however the
+/// process ends.
+/// </summary>
 /// <remarks>.NET's own streams lock what they open, so that a file that is held could not be read.</remarks>
 internal sealed partial class LockFile : IDisposable
 {
     /// <summary>Another opening of the file has the lock: EWOULDBLOCK of flock.</summary>
     public const int IsLocked = 11;
 
-    private const int NotFound = 2, Interrupted = 4, AlreadyThere = 17;
+    private const int NotFound = 2,
+        Interrupted = 4,
+        AlreadyThere = 17;
 
     private const int StatusBytes = 256;
 
@@ -28,7 +33,9 @@ internal sealed partial class LockFile : IDisposable
     /// <summary>Makes the file and opens it; null where there is one already, or no folder for it.</summary>
     public static LockFile? Create(string path)
     {
-        const int ReadWrite = 2, Create = 0x40, Exclusive = 0x80;
+        const int ReadWrite = 2,
+            Create = 0x40,
+            Exclusive = 0x80;
         return OpenFile(path, ReadWrite | Create | Exclusive);
     }
 
@@ -39,7 +46,10 @@ internal sealed partial class LockFile : IDisposable
         return OpenFile(path, ReadWrite);
     }
 
-    /// <summary>What the file at a path says now; null where there is none. Opened anew: a network's file system looks for changes then.</summary>
+    /// <summary>
+    /// What the file at a path says now; null where there is none. Opened anew: a network's file system looks for
+    /// changes then.
+    /// </summary>
     public static byte[]? Read(string path)
     {
         const int ReadOnly = 0;
@@ -50,10 +60,14 @@ internal sealed partial class LockFile : IDisposable
         return text[..RandomAccess.Read(file.handle, text, 0)];
     }
 
-    /// <summary>Whether an answer of <see cref="Lock"/> says that the file system has no locks: EOPNOTSUPP, ENOLCK, ENOSYS or EINVAL.</summary>
+    /// <summary>
+    /// Whether an answer of <see cref="Lock"/> says that the file system has no locks: EOPNOTSUPP, ENOLCK, ENOSYS or
+    /// EINVAL.
+    /// </summary>
     public static bool IsUnsupported(int error) => error is 95 or 37 or 38 or 22;
 
-    public static IOException Failure(string path, int error) => new($"{path}: {Marshal.GetPInvokeErrorMessage(error)}.");
+    public static IOException Failure(string path, int error) =>
+        new($"{path}: {Marshal.GetPInvokeErrorMessage(error)}.");
 
     /// <summary>Takes the lock without waiting for it.</summary>
     /// <returns>0, <see cref="IsLocked"/>, or what the file system answers that has no such locks.</returns>
@@ -61,21 +75,28 @@ internal sealed partial class LockFile : IDisposable
     {
         const int ExclusiveWithoutWaiting = 2 | 4;
         int error;
-        do
-            error = Flock(handle, ExclusiveWithoutWaiting) == 0 ? 0 : Marshal.GetLastPInvokeError();
+        do error = Flock(handle, ExclusiveWithoutWaiting) == 0 ? 0 : Marshal.GetLastPInvokeError();
         while (error == Interrupted);
         return error;
     }
 
-    /// <summary>Whether the path still names this file: it may have been removed, and another made, since it was opened.</summary>
+    /// <summary>
+    /// Whether the path still names this file: it may have been removed, and another made, since it was opened.
+    /// </summary>
     public bool IsAtPath()
     {
         // Bytes of a struct statx, which is laid out alike on all processors: the inode, and the device it is on.
-        Range inode = 32..40, device = 136..144;
-        Span<byte> own = stackalloc byte[StatusBytes], there = stackalloc byte[StatusBytes];
-        const int OfDescriptor = 0x1000, FromTheServer = 0x2000, WorkingFolder = -100;
-        return Found(StatusOf(handle, "", OfDescriptor, InodeMask, own)) && Found(StatusAt(WorkingFolder, Path, FromTheServer, InodeMask, there))
-            && own[inode].SequenceEqual(there[inode]) && own[device].SequenceEqual(there[device]);
+        Range inode = 32..40,
+            device = 136..144;
+        Span<byte> own = stackalloc byte[StatusBytes],
+            there = stackalloc byte[StatusBytes];
+        const int OfDescriptor = 0x1000,
+            FromTheServer = 0x2000,
+            WorkingFolder = -100;
+        return Found(StatusOf(handle, "", OfDescriptor, InodeMask, own))
+            && Found(StatusAt(WorkingFolder, Path, FromTheServer, InodeMask, there))
+            && own[inode].SequenceEqual(there[inode])
+            && own[device].SequenceEqual(there[device]);
     }
 
     /// <summary>Replaces the text and brings it to the disk, or to the server, where other machines see it.</summary>
@@ -98,7 +119,8 @@ internal sealed partial class LockFile : IDisposable
     private static LockFile? OpenFile(string path, int flags)
     {
         // A process that this one starts must not keep the lock.
-        const int CloseOnExecute = 0x80000, ReadableByAll = 0b110_110_110;
+        const int CloseOnExecute = 0x80000,
+            ReadableByAll = 0b110_110_110;
         int descriptor = Open(path, flags | CloseOnExecute, ReadableByAll);
         if (descriptor >= 0)
             return new LockFile(path, new SafeFileHandle(descriptor, ownsHandle: true));
@@ -120,7 +142,13 @@ internal sealed partial class LockFile : IDisposable
     private static partial int Flock(SafeFileHandle descriptor, int operation);
 
     [LibraryImport("libc", EntryPoint = "statx", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int StatusOf(SafeFileHandle descriptor, string path, int flags, uint mask, Span<byte> status);
+    private static partial int StatusOf(
+        SafeFileHandle descriptor,
+        string path,
+        int flags,
+        uint mask,
+        Span<byte> status
+    );
 
     [LibraryImport("libc", EntryPoint = "statx", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int StatusAt(int folder, string path, int flags, uint mask, Span<byte> status);

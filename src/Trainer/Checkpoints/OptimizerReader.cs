@@ -5,24 +5,26 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A checkpoint's optimizer state, however many files it lies in: whole tensors, read when asked for, so that nobody needs memory for
-/// all of it.
+/// A checkpoint's optimizer state, however many files it lies in: whole tensors, read when asked for, so that nobody
+/// needs memory for all of it.
 /// </summary>
 public sealed class OptimizerReader : IDisposable
 {
     private readonly List<SafetensorsReader> files = [];
     private readonly Dictionary<string, List<(SafetensorsReader File, long Start, long Length)>> slices = [];
 
-    private OptimizerReader()
-    {
-    }
+    private OptimizerReader() { }
 
     /// <summary>Opens the files and sees that they are this model's.</summary>
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="manifest">Verified.</param>
     /// <param name="expected">Exactly the tensors of the state, with their whole shapes.</param>
     /// <exception cref="UserException">A file cannot be read, or its tensors are another model's.</exception>
-    public static OptimizerReader Open(string checkpoint, CheckpointManifest manifest, IReadOnlyList<(string Name, long[] Shape)> expected)
+    public static OptimizerReader Open(
+        string checkpoint,
+        CheckpointManifest manifest,
+        IReadOnlyList<(string Name, long[] Shape)> expected
+    )
     {
         ArgumentNullException.ThrowIfNull(expected);
         return Open(checkpoint, manifest, reader => reader.RequireModel(checkpoint, expected));
@@ -32,14 +34,21 @@ public sealed class OptimizerReader : IDisposable
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="manifest">Verified.</param>
     /// <exception cref="UserException">A file cannot be read, or a part of a tensor is missing.</exception>
-    public static OptimizerReader Open(string checkpoint, CheckpointManifest manifest) => Open(checkpoint, manifest, reader =>
-    {
-        foreach (string name in reader.slices.Keys)
+    public static OptimizerReader Open(string checkpoint, CheckpointManifest manifest) =>
+        Open(checkpoint, manifest, reader =>
         {
-            if (reader.WholeLength(name) is null || reader.slices[name].Select(slice => slice.File.Type(name)).Distinct().Count() > 1)
-                throw new UserException($"The optimizer state of {checkpoint} is not whole: its shards do not make up {name}. Take another checkpoint.");
-        }
-    });
+            foreach (string name in reader.slices.Keys)
+            {
+                if (
+                    reader.WholeLength(name) is null
+                    || reader.slices[name].Select(slice => slice.File.Type(name)).Distinct().Count() > 1
+                )
+                    throw new UserException(
+                        $"The optimizer state of {checkpoint} is not whole: its shards do not make up "
+                            + $"{name}. Take another checkpoint."
+                    );
+            }
+        });
 
     /// <summary>Names of the tensors, in the files' order.</summary>
     public IReadOnlyCollection<string> Names => slices.Keys;
@@ -51,7 +60,9 @@ public sealed class OptimizerReader : IDisposable
 
     /// <summary>The whole tensor's shape; null where files hold parts of it, which do not tell.</summary>
     public IReadOnlyList<long>? Shape(string name) =>
-        slices[name] is [var (file, _, _)] && OptimizerShard.Start(file.Metadata, name) is null ? file.Shape(name) : null;
+        slices[name] is [var (file, _, _)] && OptimizerShard.Start(file.Metadata, name) is null
+            ? file.Shape(name)
+            : null;
 
     /// <summary>Reads a whole tensor into one that exists.</summary>
     /// <param name="destination">Contiguous, of as many elements. Not disposed.</param>
@@ -104,7 +115,11 @@ public sealed class OptimizerReader : IDisposable
 
     private void RequireModel(string checkpoint, IReadOnlyList<(string Name, long[] Shape)> expected)
     {
-        CheckpointStore.RequireNames($"The optimizer state of {checkpoint}", [.. slices.Keys], [.. expected.Select(entry => entry.Name)]);
+        CheckpointStore.RequireNames(
+            $"The optimizer state of {checkpoint}",
+            [.. slices.Keys],
+            [.. expected.Select(entry => entry.Name)]
+        );
         foreach (var (name, shape) in expected)
         {
             foreach (var (part, _, _) in slices[name])
@@ -114,8 +129,10 @@ public sealed class OptimizerReader : IDisposable
             if (WholeLength(name) != Product(shape))
             {
                 throw new UserException(
-                    $"The optimizer state of {checkpoint} belongs to another model: its shards do not make up the {Product(shape)} elements of this model's {name}. " +
-                    CheckpointStore.GiveItsModelKeys);
+                    $"The optimizer state of {checkpoint} belongs to another model: its shards do not make up "
+                        + $"the {Product(shape)} elements of this model's {name}. "
+                        + CheckpointStore.GiveItsModelKeys
+                );
             }
         }
     }

@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A checkpoint that is being written: a folder of another name, which takes its own only when it is whole. Nothing in it is ever read
-/// under that other name, and what a stopped run leaves of it the next run removes.
+/// A checkpoint that is being written: a folder of another name, which takes its own only when it is whole. Nothing in
+/// it is ever read under that other name, and what a stopped run leaves of it the next run removes.
 /// </summary>
 /// <param name="folder">The run's checkpoints folder.</param>
 /// <param name="name">The checkpoint's name within it.</param>
@@ -36,9 +36,15 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
 
     /// <summary>Writes and syncs a file of tensors.</summary>
     public CheckpointFile WriteTensors(
-        string file, IEnumerable<(string Name, Tensor Value)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
+        string file,
+        IEnumerable<(string Name, Tensor Value)> tensors,
+        IReadOnlyDictionary<string, string>? metadata = null
+    )
     {
-        SafetensorsLayout layout = SafetensorsLayout.Of([.. tensors.Select(entry => KeyValuePair.Create(entry.Name, entry.Value))], metadata);
+        SafetensorsLayout layout = SafetensorsLayout.Of(
+            [.. tensors.Select(entry => KeyValuePair.Create(entry.Name, entry.Value))],
+            metadata
+        );
         using var output = new HashedFileStream(files.Create(System.IO.Path.Combine(Path, file), layout.FileLength));
         layout.Write(output);
         return new CheckpointFile(file, layout.FileLength, output.Complete());
@@ -48,14 +54,19 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
     public void Sync() => files.SyncFolder(Path);
 
     /// <summary>Size of a file that another process has written; null where it cannot be seen from here.</summary>
-    public long? SizeOf(string file) => new FileInfo(System.IO.Path.Combine(Path, file)) is { Exists: true } found ? found.Length : null;
+    public long? SizeOf(string file) =>
+        new FileInfo(System.IO.Path.Combine(Path, file)) is { Exists: true } found ? found.Length : null;
 
     /// <summary>Gives the folder its name, now that all files are on the disk.</summary>
     /// <param name="manifest">With its files.</param>
     /// <returns>The checkpoint's folder.</returns>
     public string Complete(CheckpointManifest manifest)
     {
-        DurableFile.WriteInPlace(System.IO.Path.Combine(Path, CheckpointManifest.FileName), Encoding.UTF8.GetBytes(manifest.ToJson()), files);
+        DurableFile.WriteInPlace(
+            System.IO.Path.Combine(Path, CheckpointManifest.FileName),
+            Encoding.UTF8.GetBytes(manifest.ToJson()),
+            files
+        );
         files.SyncFolder(Path);
         files.Rename(Path, final);
         files.SyncFolder(folder);

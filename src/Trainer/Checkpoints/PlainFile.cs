@@ -5,8 +5,8 @@ using LongNet.Core;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// What is ever opened of a checkpoint: plain files that lie where they are looked for. A symbolic link leads out of the checkpoint, and
-/// a pipe or a device may never answer.
+/// What is ever opened of a checkpoint: plain files that lie where they are looked for. A symbolic link leads out of
+/// the checkpoint, and a pipe or a device may never answer.
 /// </summary>
 internal static partial class PlainFile
 {
@@ -24,25 +24,43 @@ internal static partial class PlainFile
         return IsPlain(path) ? null : "it is no plain file";
     }
 
-    /// <summary>Whether an error says that a file's content is lost: it is gone, or the disk fails to read it.</summary>
-    public static bool IsDamage(Exception error) => error is FileNotFoundException or EndOfStreamException || (error is IOException && error.HResult == DeviceError);
+    /// <summary>
+    /// Whether an error says that a file's content is lost: it is gone, or the disk fails to read it.
+    /// </summary>
+    public static bool IsDamage(Exception error) =>
+        error is FileNotFoundException or EndOfStreamException
+        || (error is IOException && error.HResult == DeviceError);
 
-    /// <summary>Whether an error is another one of the file system's: permissions, too many open files, a server that does not answer.</summary>
-    public static bool IsPassing(Exception error) => error is IOException or UnauthorizedAccessException && !IsDamage(error);
+    /// <summary>
+    /// Whether an error is another one of the file system's: permissions, too many open files, a server that does not
+    /// answer.
+    /// </summary>
+    public static bool IsPassing(Exception error) =>
+        error is IOException or UnauthorizedAccessException && !IsDamage(error);
 
     /// <summary>What to say then. A checkpoint that may be whole must not be set aside for it.</summary>
-    public static UserException Unreadable(string path, Exception error) => new(
-        $"{path} cannot be read: {error.Message.TrimEnd('.')}. Mend that, or name another checkpoint with --resume PATH.", error);
+    public static UserException Unreadable(string path, Exception error) =>
+        new(
+            $"{path} cannot be read: {error.Message.TrimEnd('.')}. Mend that, or name another checkpoint "
+                + "with --resume PATH.",
+            error
+        );
 
     private static bool IsPlain(string path)
     {
         if (!OperatingSystem.IsLinux())
             return true;
         // Its structure, unlike that of stat, is the same on every processor.
-        const int Bytes = 256, ModeOffset = 28, CurrentFolder = -100, DoNotFollow = 0x100, KindBits = 0xF000, Plain = 0x8000;
+        const int Bytes = 256,
+            ModeOffset = 28,
+            CurrentFolder = -100,
+            DoNotFollow = 0x100,
+            KindBits = 0xF000,
+            Plain = 0x8000;
         const uint Kind = 1;
         Span<byte> status = stackalloc byte[Bytes];
-        return Status(CurrentFolder, path, DoNotFollow, Kind, status) != 0 || (BinaryPrimitives.ReadUInt16LittleEndian(status[ModeOffset..]) & KindBits) == Plain;
+        return Status(CurrentFolder, path, DoNotFollow, Kind, status) != 0
+            || (BinaryPrimitives.ReadUInt16LittleEndian(status[ModeOffset..]) & KindBits) == Plain;
     }
 
     [LibraryImport("libc", EntryPoint = "statx", StringMarshalling = StringMarshalling.Utf8)]

@@ -4,7 +4,9 @@ using LongNet.Distributed.Diagnostics;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A run's folder: config.yaml, metrics.jsonl, checkpoints, and flight records where a job came to grief.</summary>
+/// <summary>
+/// A run's folder: config.yaml, metrics.jsonl, checkpoints, and flight records where a job came to grief.
+/// </summary>
 /// <param name="Path">The folder.</param>
 public sealed record RunDirectory(string Path)
 {
@@ -29,16 +31,20 @@ public sealed record RunDirectory(string Path)
     /// <returns>Whether there were any.</returns>
     /// <exception cref="UserException">They cannot be removed.</exception>
     public bool ForgetFlightRecords() => Removing("The flight records of an earlier job", () =>
-    {
-        if (!Directory.Exists(FlightRecords))
-            return false;
-        Directory.Delete(FlightRecords, recursive: true);
-        return true;
-    });
+        {
+            if (!Directory.Exists(FlightRecords))
+                return false;
+            Directory.Delete(FlightRecords, recursive: true);
+            return true;
+        });
 
-    /// <summary>Removes what an earlier job left that came to grief: flight records, and what is half written or half deleted among the checkpoints.</summary>
+    /// <summary>
+    /// Removes what an earlier job left that came to grief: flight records, and what is half written or half deleted
+    /// among the checkpoints.
+    /// </summary>
     /// <exception cref="UserException">They cannot be removed.</exception>
-    public bool RemoveLeftovers() => Removing("Half a checkpoint of an earlier job", Checkpoints.RemoveLeftovers) | ForgetFlightRecords();
+    public bool RemoveLeftovers() =>
+        Removing("Half a checkpoint of an earlier job", Checkpoints.RemoveLeftovers) | ForgetFlightRecords();
 
     /// <summary>Removes the file that asks a run to stop, so that it does not stop the next one.</summary>
     /// <returns>Whether there was one.</returns>
@@ -54,17 +60,27 @@ public sealed record RunDirectory(string Path)
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new UserException($"{StopFile}, which asks a run to stop, cannot be removed: {error.Message} Remove it, then go on with --resume auto.");
+            throw new UserException(
+                $"{StopFile}, which asks a run to stop, cannot be removed: {error.Message} Remove it, then "
+                    + "go on with --resume auto."
+            );
         }
     }
 
-    /// <summary>Sees at the start that all ranks will write into the same folder, not into one of the same name on each machine. Collective.</summary>
+    /// <summary>
+    /// Sees at the start that all ranks will write into the same folder, not into one of the same name on each machine.
+    /// Collective.
+    /// </summary>
     /// <exception cref="UnanimousException">A rank does not see what rank 0 writes there.</exception>
     public void RequireShared(ProcessGroup group)
     {
         ArgumentNullException.ThrowIfNull(group);
         // A name that was never asked for: no machine can answer from its cache.
-        string name = RankAgreement.BroadcastText(group, group.Rank == 0 ? $".seen-by-all-{Guid.NewGuid():N}" : null, 0);
+        string name = RankAgreement.BroadcastText(
+            group,
+            group.Rank == 0 ? $".seen-by-all-{Guid.NewGuid():N}" : null,
+            0
+        );
         string probe = System.IO.Path.Combine(Path, name);
         RankAgreement.RunOnRoot(group, () => Probing(() => DurableFile.Write(probe, "")));
         try
@@ -74,8 +90,10 @@ public sealed record RunDirectory(string Path)
                 if (!File.Exists(probe))
                 {
                     throw new UserException(
-                        $"The run directory {System.IO.Path.GetFullPath(Path)} is not the one that rank 0 writes to. It must lie on a file system that all " +
-                        "ranks share when parallel.shard_optimizer is on.");
+                        $"The run directory {System.IO.Path.GetFullPath(Path)} is not the one that rank 0 "
+                            + "writes to. It must lie on a file system that all "
+                            + "ranks share when parallel.shard_optimizer is on."
+                    );
                 }
             });
         }
@@ -100,12 +118,13 @@ public sealed record RunDirectory(string Path)
     }
 
     /// <summary>
-    /// Decides which checkpoint a run starts from, so that no run ever writes over another's, and sees that it is whole. With auto, newer
-    /// ones that are damaged are set aside: the run must be held.
+    /// Decides which checkpoint a run starts from, so that no run ever writes over another's, and sees that it is
+    /// whole. With auto, newer ones that are damaged are set aside: the run must be held.
     /// </summary>
     /// <param name="resume">none, auto, or the path of a checkpoint or of a run.</param>
     /// <returns>The checkpoint; null to start anew.</returns>
-    /// <exception cref="UserException">There is a checkpoint that this run would write over, or no whole one where one is wanted.</exception>
+    /// <exception cref="UserException">There is a checkpoint that this run would write over, or no whole one where one
+    /// is wanted.</exception>
     public StartingPoint? FindStart(string resume)
     {
         ArgumentNullException.ThrowIfNull(resume);
@@ -114,20 +133,34 @@ public sealed record RunDirectory(string Path)
             return own.Count == 0 ? null : NewestWhole(own);
         if (resume == "none")
         {
-            return own.Count == 0 ? null : throw new UserException(
-                $"{Path} already has a checkpoint of step {own[^1]}: add --resume auto to go on from it, or --output DIR to start another run.");
+            return own.Count == 0
+                ? null
+                : throw new UserException(
+                    $"{Path} already has a checkpoint of step {own[^1]}: add --resume auto to go on from "
+                        + "it, or --output DIR to start another run."
+                );
         }
 
-        string checkpoint = CheckpointStore.Find(resume) ?? throw new UserException(
-            $"--resume {resume}: there is no checkpoint. Give auto, none, a folder such as runs/NAME/checkpoints/step-00000100, or a run's folder.");
+        string checkpoint = CheckpointStore.Find(resume)
+            ?? throw new UserException(
+                $"--resume {resume}: there is no checkpoint. Give auto, none, a folder such as "
+                    + "runs/NAME/checkpoints/step-00000100, or a run's folder."
+            );
         CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
-        bool inside = System.IO.Path.GetFullPath(checkpoint).StartsWith(System.IO.Path.GetFullPath(CheckpointFolder) + System.IO.Path.DirectorySeparatorChar, StringComparison.Ordinal);
+        bool inside = System
+            .IO.Path.GetFullPath(checkpoint)
+            .StartsWith(
+                System.IO.Path.GetFullPath(CheckpointFolder) + System.IO.Path.DirectorySeparatorChar,
+                StringComparison.Ordinal
+            );
         // Going back within a run would write over its later steps; branching off belongs into a folder of its own.
         return own.Count == 0 || (inside && own[^1] == manifest.Step)
             ? new StartingPoint(checkpoint, manifest, [])
             : throw new UserException(
-                $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step {manifest.Step}) would write over: " +
-                "choose another --output, or remove the later checkpoints.");
+                $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step "
+                    + $"{manifest.Step}) would write over: "
+                    + "choose another --output, or remove the later checkpoints."
+            );
     }
 
     internal static UserException CannotWrite(string path, Exception error) =>
@@ -156,7 +189,11 @@ public sealed record RunDirectory(string Path)
                 string checkpoint = store.PathOf(step);
                 CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
                 if (manifest.Step != step)
-                    throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it is of step {manifest.Step}");
+                    throw new DamagedCheckpointException(
+                        checkpoint,
+                        CheckpointManifest.FileName,
+                        $"it is of step {manifest.Step}"
+                    );
                 string[] notes = [.. damaged.Select(one => Aside(one.Step, one.Problem, checkpoint))];
                 if (notes.Length > 0)
                     Removing("What LATEST or BEST named before", () => store.Repoint(FileOperations.Real));
@@ -169,18 +206,25 @@ public sealed record RunDirectory(string Path)
         }
 
         throw new UserException(
-            $"No checkpoint in {CheckpointFolder} is whole: {string.Join("; ", damaged.Select(one => $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"))}. " +
-            "Start from another run's with --resume PATH, or start anew with another --output.");
+            $"No checkpoint in {CheckpointFolder} is whole: "
+                + $"{string.Join("; ", damaged.Select(one => $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"))}. "
+                + "Start from another run's with --resume PATH, or start anew with another --output."
+        );
 
         string Aside(long step, DamagedCheckpointException problem, string taken)
         {
             try
             {
-                return $"warning: the checkpoint of step {step} is damaged ({problem.File}: {problem.Problem}) and now called {store.SetAside(step)}: going on from {System.IO.Path.GetFileName(taken)}";
+                return $"warning: the checkpoint of step {step} is damaged ({problem.File}: {problem.Problem}) and "
+                    + $"now called {store.SetAside(step)}: going on from {System.IO.Path.GetFileName(taken)}";
             }
             catch (Exception error) when (error is IOException or UnauthorizedAccessException)
             {
-                throw new UserException($"The damaged checkpoint {store.PathOf(step)} cannot be set aside, and this run would have to write it again: {error.Message}", error);
+                throw new UserException(
+                    $"The damaged checkpoint {store.PathOf(step)} cannot be set aside, and this run would "
+                        + $"have to write it again: {error.Message}",
+                    error
+                );
             }
         }
     }

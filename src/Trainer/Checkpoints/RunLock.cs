@@ -1,17 +1,17 @@
-using System.Globalization;
 using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// Keeps two runs out of one run directory: its file .lock is locked, and says who holds it. A run that is killed leaves the file, and the
-/// next run takes it over.
+/// Keeps two runs out of one run directory: its file .lock is locked, and says who holds it. A run that is killed
+/// leaves the file, and the next run takes it over.
 /// </summary>
 /// <remarks>
-/// The lock of the file decides on one machine, and wherever the file system carries it between machines. Where it does not, or has no
-/// such locks, the heartbeat tells a live holder from a dead one, by its movement alone: machines' clocks differ. Of two that take over at
-/// once, the one that writes last has it: each waits, longer than a holder between beats, whether its own text stays.
-/// The file of a dead holder is written over and never removed, because two would hold two files of the same name.
+/// The lock of the file decides on one machine, and wherever the file system carries it between machines. Where it does
+/// not, or has no such locks, the heartbeat tells a live holder from a dead one, by its movement alone: machines'
+/// clocks differ. Of two that take over at once, the one that writes last has it: each waits, longer than a holder
+/// between beats, whether its own text stays. The file of a dead holder is written over and never removed, because two
+/// would hold two files of the same name.
 /// </remarks>
 public sealed class RunLock : IDisposable
 {
@@ -23,9 +23,10 @@ public sealed class RunLock : IDisposable
     // A file that is found removed or replaced was another's for a moment. A link to nowhere is so for ever.
     private const int MostAttempts = 1000;
 
-    // Nobody may write what is to be taken over for longer than a holder leaves between beats, by half for a slow disk: first while the old
-    // text is in the file, then while the new is.
-    private const int LooksPerBeat = 2, Looks = 3;
+    // Nobody may write what is to be taken over for longer than a holder leaves between beats, by half for a slow disk:
+    // first while the old text is in the file, then while the new is.
+    private const int LooksPerBeat = 2,
+        Looks = 3;
 
     // What a run writes that has the lock. One that is about to take it over writes 0.
     private const long FirstBeat = 1;
@@ -38,19 +39,28 @@ public sealed class RunLock : IDisposable
     private RunLockHolder self;
     private volatile RunLockHolder? taker;
 
-    private RunLock(LockFile file, RunLockHolder self, string? staleHolder, IReadOnlyList<string> madeFolders, TimeSpan beat)
+    private RunLock(
+        LockFile file,
+        RunLockHolder self,
+        string? staleHolder,
+        IReadOnlyList<string> madeFolders,
+        TimeSpan beat
+    )
     {
         (this.file, this.self, StaleHolder, this.madeFolders, this.beat) = (file, self, staleHolder, madeFolders, beat);
         heart = new Thread(Live) { IsBackground = true, Name = "longnet-run-lock" };
         heart.Start();
     }
 
-    /// <summary>Whose lock was taken over, such as "process 4711 on node2, which ended without removing it"; null where there was none.</summary>
+    /// <summary>
+    /// Whose lock was taken over, such as "process 4711 on node2, which ended without removing it"; null where there
+    /// was none.
+    /// </summary>
     public string? StaleHolder { get; }
 
     /// <summary>
-    /// Who has taken the lock over, such as "process 4711 on node2": this process stood still for so long that it looked dead, where only a
-    /// heartbeat can tell. The run directory is that run's then. Null while the lock is held.
+    /// Who has taken the lock over, such as "process 4711 on node2": this process stood still for so long that it
+    /// looked dead, where only a heartbeat can tell. The run directory is that run's then. Null while the lock is held.
     /// </summary>
     public string? TakenOverBy => taker?.ToString();
 
@@ -59,17 +69,26 @@ public sealed class RunLock : IDisposable
     {
         Attempt(() =>
         {
-            // An attempt to take over ends when it sees the holder beat; a holder that was taken over must not beat over the other.
-            if (LockFile.Read(file.Path) is { } text && RunLockHolder.Parse(text) is { Heartbeat: >= FirstBeat } other && other.Token != self.Token)
+            // An attempt to take over ends when it sees the holder beat; a holder that was taken over must not beat
+            // over the other.
+            if (
+                LockFile.Read(file.Path) is { } text
+                && RunLockHolder.Parse(text) is { Heartbeat: >= FirstBeat } other
+                && other.Token != self.Token
+            )
                 taker = other;
         });
         return taker is not null;
     }
 
-    /// <summary>Takes the lock, and makes the folder where it is missing. Takes some beats where only a heartbeat can tell whether a lock is held.</summary>
+    /// <summary>
+    /// Takes the lock, and makes the folder where it is missing. Takes some beats where only a heartbeat can tell
+    /// whether a lock is held.
+    /// </summary>
     /// <param name="folder">The run directory.</param>
     /// <param name="beat">Time between beats; <see cref="Beat"/> where null.</param>
-    /// <param name="locks">Locks a file and returns the system's error or 0; <see cref="LockFile.Lock"/> where null.</param>
+    /// <param name="locks">Locks a file and returns the system's error or 0; <see cref="LockFile.Lock"/> where
+    /// null.</param>
     /// <exception cref="UserException">Another run has it, or the folder cannot be written.</exception>
     internal static RunLock Acquire(string folder, TimeSpan? beat = null, Func<LockFile, int>? locks = null)
     {
@@ -110,9 +129,16 @@ public sealed class RunLock : IDisposable
     }
 
     // Null where the file was removed or replaced meanwhile: to be tried anew.
-    private static RunLock? Try(string folder, string path, TimeSpan beat, Func<LockFile, int> locks, IReadOnlyList<string> made)
+    private static RunLock? Try(
+        string folder,
+        string path,
+        TimeSpan beat,
+        Func<LockFile, int> locks,
+        IReadOnlyList<string> made
+    )
     {
-        LockFile? created = LockFile.Create(path), file = created ?? LockFile.Open(path);
+        LockFile? created = LockFile.Create(path),
+            file = created ?? LockFile.Open(path);
         RunLock? held = null;
         try
         {
@@ -156,7 +182,10 @@ public sealed class RunLock : IDisposable
             self = self with { Heartbeat = FirstBeat };
             if (!isFree)
                 file.Write(self.ToText());
-            string? stale = created is not null ? null : earlier is null ? "a run that it does not name" : $"{earlier}, which ended without removing it";
+            string? stale =
+                created is not null ? null
+                : earlier is null ? "a run that it does not name"
+                : $"{earlier}, which ended without removing it";
             return new RunLock(file, self, stale, made, beat);
         }
 
@@ -191,9 +220,12 @@ public sealed class RunLock : IDisposable
 
     private static UserException InUse(string folder, RunLockHolder? holder)
     {
-        string who = holder is null ? $"another run, which its {FileName} does not name" : string.Create(
-            CultureInfo.InvariantCulture, $"{holder} (since {holder.Started.ToUniversalTime():yyyy-MM-dd HH:mm:ss} UTC)");
-        return new UserException($"The run directory {folder} is in use by {who}: wait for it to end, stop it, or choose another --output.");
+        string who = holder is null
+            ? $"another run, which its {FileName} does not name"
+            : $"{holder} (since {holder.Started.ToUniversalTime():yyyy-MM-dd HH:mm:ss} UTC)";
+        return new UserException(
+            $"The run directory {folder} is in use by {who}: wait for it to end, stop it, or choose another --output."
+        );
     }
 
     private static void RemoveEmpty(IReadOnlyList<string> folders)
@@ -210,7 +242,8 @@ public sealed class RunLock : IDisposable
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            // The disk is full, the folder gone or in use, or the server out of reach: a run goes on, and ends, without.
+            // The disk is full, the folder gone or in use, or the server out of reach: a run goes on, and ends,
+            // without.
         }
     }
 
@@ -230,7 +263,11 @@ public sealed class RunLock : IDisposable
         // While it is locked, so that no other run has the same file. Another's that stands in its place is left alone.
         Attempt(() =>
         {
-            if (file.IsAtPath() && LockFile.Read(file.Path) is { } text && RunLockHolder.Parse(text)?.Token == self.Token)
+            if (
+                file.IsAtPath()
+                && LockFile.Read(file.Path) is { } text
+                && RunLockHolder.Parse(text)?.Token == self.Token
+            )
                 File.Delete(file.Path);
         });
         file.Dispose();

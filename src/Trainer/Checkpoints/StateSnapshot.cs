@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A copy in host memory of what a rank writes of a checkpoint, so that training can go on. Its memory is kept from one copy to the next.
+/// A copy in host memory of what a rank writes of a checkpoint, so that training can go on. Its memory is kept from one
+/// copy to the next.
 /// </summary>
 internal sealed class StateSnapshot : IDisposable
 {
@@ -12,14 +13,24 @@ internal sealed class StateSnapshot : IDisposable
 
     /// <summary>Begins to copy.</summary>
     /// <param name="part">Must not change until the task is done.</param>
-    /// <returns>The same part of tensors of its own, to be read once the task is done; they are overwritten by the next copy.</returns>
+    /// <returns>
+    /// The same part of tensors of its own, to be read once the task is done; they are overwritten by the next copy.
+    /// </returns>
     public (CheckpointPart Copy, Task Done) Take(CheckpointPart part)
     {
         var pairs = new List<(Tensor From, Tensor To)>();
         CheckpointPart copy = part with
         {
             Model = [.. part.Model.Select(entry => (entry.Name, CopyOf("model " + entry.Name, entry.Value)))],
-            Optimizer = [.. part.Optimizer.Select(slice => slice with { Value = CopyOf("optimizer " + slice.Name, slice.Value) })],
+            Optimizer =
+            [
+                .. part.Optimizer.Select(slice =>
+                    slice with
+                    {
+                        Value = CopyOf("optimizer " + slice.Name, slice.Value),
+                    }
+                ),
+            ],
         };
         return (copy, Task.Run(() => Copy(pairs)));
 

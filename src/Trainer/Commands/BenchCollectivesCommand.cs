@@ -24,74 +24,128 @@ internal static class BenchCollectivesCommand
     {
         string[] names = [.. CollectiveOperation.All.Select(operation => operation.Name)];
         Option<string[]> sizes = List(
-            "--sizes", "Sizes, as nccl-tests count them, with or without KB, MB or GB", "SIZE,SIZE,...", ["64KB", "1MB", "16MB", "64MB"],
-            text => ByteSize.Parse(text) is <= LargestBytes ? null : $"sizes from 1B to {ByteSize.Format(LargestBytes)}, such as 64KB or 16MB");
-        Option<string[]> operations = List(
-            "--operations", "What is measured", "NAME,NAME,...", names, text => names.Contains(text) ? null : string.Join(", ", names));
-        var dtype = new Option<string>("--dtype") { Description = "Element type: float32 or bfloat16", DefaultValueFactory = _ => "float32" };
+            "--sizes",
+            "Sizes, as nccl-tests count them, with or without KB, MB or GB",
+            "SIZE,SIZE,...",
+            ["64KB", "1MB", "16MB", "64MB"],
+            text =>
+                ByteSize.Parse(text) is <= LargestBytes
+                    ? null
+                    : $"sizes from 1B to {ByteSize.Format(LargestBytes)}, such as 64KB or 16MB"
+        );
+        Option<string[]> operations = List("--operations", "What is measured", "NAME,NAME,...", names, text =>
+            names.Contains(text) ? null : string.Join(", ", names)
+        );
+        var dtype = new Option<string>("--dtype")
+        {
+            Description = "Element type: float32 or bfloat16",
+            DefaultValueFactory = _ => "float32",
+        };
         dtype.Validators.Add(result =>
         {
             if (result.Tokens.Count == 1 && !Types.ContainsKey(result.Tokens[0].Value))
-                result.AddError($"--dtype is {result.Tokens[0].Value}, but must be one of {string.Join(", ", Types.Keys)}.");
+                result.AddError(
+                    $"--dtype is {result.Tokens[0].Value}, but must be one of {string.Join(", ", Types.Keys)}."
+                );
         });
-        var rounds = new Option<int>("--rounds") { Description = "Times that each is measured; the shortest and the one in the middle are told", DefaultValueFactory = _ => 20 };
+        var rounds = new Option<int>("--rounds")
+        {
+            Description = "Times that each is measured; the shortest and the one in the middle are told",
+            DefaultValueFactory = _ => 20,
+        };
         rounds.Validators.Add(result =>
         {
             if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int value) && value < 1)
                 result.AddError($"--rounds is {value}, but must be at least 1.");
         });
-        var json = new Option<string?>("--json") { Description = "Writes the numbers to this file too", HelpName = "FILE" };
-        var markdown = new Option<string?>("--markdown") { Description = "Writes the table to this file too", HelpName = "FILE" };
-        var command = new Command("collectives", $"Collectives between the ranks that mpiexec started. In its table, {CollectiveReport.Conventions}")
+        var json = new Option<string?>("--json")
         {
-            sizes, operations, dtype, rounds, json, markdown,
+            Description = "Writes the numbers to this file too",
+            HelpName = "FILE",
         };
-        command.SetAction(parsed => RankProgram.Run(runtime =>
+        var markdown = new Option<string?>("--markdown")
         {
-            if (runtime.World.Size < 2)
-                throw new UserException("bench collectives needs at least two ranks: mpiexec -n 2 longnet bench collectives.");
-            string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
-            var benchmark = new CollectiveBenchmark(runtime.World, Types[parsed.GetValue(dtype)!], parsed.GetValue(rounds));
-            var report = new CollectiveReport(benchmark, runtime.Mpi!.Version, settings);
-            bool speaks = runtime.Environment.IsRoot;
-            if (speaks)
-                Console.Write(report.Heading);
-            foreach (string operation in parsed.GetValue(operations)!)
+            Description = "Writes the table to this file too",
+            HelpName = "FILE",
+        };
+        var command = new Command(
+            "collectives",
+            $"Collectives between the ranks that mpiexec started. In its table, {CollectiveReport.Conventions}"
+        )
+        {
+            sizes,
+            operations,
+            dtype,
+            rounds,
+            json,
+            markdown,
+        };
+        command.SetAction(parsed =>
+            RankProgram.Run(runtime =>
             {
-                foreach (string size in parsed.GetValue(sizes)!)
+                if (runtime.World.Size < 2)
+                    throw new UserException(
+                        "bench collectives needs at least two ranks: mpiexec -n 2 longnet bench collectives."
+                    );
+                string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
+                var benchmark = new CollectiveBenchmark(
+                    runtime.World,
+                    Types[parsed.GetValue(dtype)!],
+                    parsed.GetValue(rounds)
+                );
+                var report = new CollectiveReport(benchmark, runtime.Mpi!.Version, settings);
+                bool speaks = runtime.Environment.IsRoot;
+                if (speaks)
+                    Console.Write(report.Heading);
+                foreach (string operation in parsed.GetValue(operations)!)
                 {
-                    string line = report.Add(benchmark.Run(CollectiveOperation.All.First(each => each.Name == operation), ByteSize.Parse(size)!.Value));
-                    if (speaks)
-                        Console.WriteLine(line);
+                    foreach (string size in parsed.GetValue(sizes)!)
+                    {
+                        string line = report.Add(
+                            benchmark.Run(
+                                CollectiveOperation.All.First(each => each.Name == operation),
+                                ByteSize.Parse(size)!.Value
+                            )
+                        );
+                        if (speaks)
+                            Console.WriteLine(line);
+                    }
                 }
-            }
 
-            RankAgreement.RunOnRoot(runtime.World, () =>
-            {
-                BenchCommand.Write("--json", parsed.GetValue(json), report.ToJson);
-                BenchCommand.Write("--markdown", parsed.GetValue(markdown), report.ToMarkdown);
-                return true;
-            });
-        }));
+                RankAgreement.RunOnRoot(runtime.World, () =>
+                {
+                    BenchCommand.Write("--json", parsed.GetValue(json), report.ToJson);
+                    BenchCommand.Write("--markdown", parsed.GetValue(markdown), report.ToMarkdown);
+                    return true;
+                });
+            })
+        );
         return command;
     }
 
     /// <param name="allowed">What the option takes, where the text is none of it; else null.</param>
-    private static Option<string[]> List(string name, string description, string helpName, string[] standard, Func<string, string?> allowed) => new(name)
-    {
-        Description = $"{description}, separated by commas",
-        HelpName = helpName,
-        DefaultValueFactory = _ => standard,
-        CustomParser = result =>
+    private static Option<string[]> List(
+        string name,
+        string description,
+        string helpName,
+        string[] standard,
+        Func<string, string?> allowed
+    ) =>
+        new(name)
         {
-            string[] texts = [.. result.Tokens.SelectMany(token => token.Value.Split(','))];
-            foreach (string text in texts)
+            Description = $"{description}, separated by commas",
+            HelpName = helpName,
+            DefaultValueFactory = _ => standard,
+            CustomParser = result =>
             {
-                if (allowed(text) is string instead)
-                    result.AddError($"{name} has {text}, but takes {instead}, separated by commas.");
-            }
+                string[] texts = [.. result.Tokens.SelectMany(token => token.Value.Split(','))];
+                foreach (string text in texts)
+                {
+                    if (allowed(text) is string instead)
+                        result.AddError($"{name} has {text}, but takes {instead}, separated by commas.");
+                }
 
-            return texts;
-        },
-    };
+                return texts;
+            },
+        };
 }

@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using LongNet.Core;
 using LongNet.Trainer.Checkpoints;
 
@@ -11,16 +10,25 @@ internal static class CheckpointVerifyCommand
     public static Command Create()
     {
         Argument<string> path = CheckpointCommand.Path();
-        var command = new Command("verify", "Checks size, SHA-256 and header of every file: of one checkpoint, or of all that a run has. Exit code 2 where one is damaged") { path };
-        command.SetAction(parsed => RankProgram.RunOnRoot(() =>
+        var command = new Command(
+            "verify",
+            "Checks size, SHA-256 and header of every file: of one checkpoint, or of all that a run has. "
+                + "Exit code 2 where one is damaged"
+        )
         {
-            string given = parsed.GetRequiredValue(path);
-            if (CheckpointStore.FindAll(given) is { } store)
-                VerifyAll(store);
-            else
-                Verify(CheckpointCommand.Find(given));
-            return 0;
-        }));
+            path,
+        };
+        command.SetAction(parsed =>
+            RankProgram.RunOnRoot(() =>
+            {
+                string given = parsed.GetRequiredValue(path);
+                if (CheckpointStore.FindAll(given) is { } store)
+                    VerifyAll(store);
+                else
+                    Verify(CheckpointCommand.Find(given));
+                return 0;
+            })
+        );
         return command;
     }
 
@@ -28,11 +36,14 @@ internal static class CheckpointVerifyCommand
     {
         CheckpointManifest manifest = Manifest(checkpoint);
         VerifiedFile[] files = Files(checkpoint, manifest);
-        int name = files.Max(file => file.Name.Length), bytes = files.Max(file => $"{file.Bytes}".Length);
+        int name = files.Max(file => file.Name.Length),
+            bytes = files.Max(file => $"{file.Bytes}".Length);
         foreach (VerifiedFile file in files)
-            Console.WriteLine($"{file.Name.PadRight(name)}  {$"{file.Bytes}".PadLeft(bytes)} bytes  {file.Problem ?? "ok"}");
+            Console.WriteLine(
+                $"{file.Name.PadRight(name)}  {$"{file.Bytes}".PadLeft(bytes)} bytes  {file.Problem ?? "ok"}"
+            );
         CheckpointVerification.ThrowIfDamaged(checkpoint, files);
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"whole: step {manifest.Step}, {Size(files)}"));
+        Console.WriteLine($"whole: step {manifest.Step}, {Size(files)}");
     }
 
     private static void VerifyAll(CheckpointStore store)
@@ -41,7 +52,8 @@ internal static class CheckpointVerifyCommand
         int whole = 0;
         foreach (long step in store.Steps())
         {
-            string checkpoint = store.PathOf(step), name = CheckpointStore.NameOf(step);
+            string checkpoint = store.PathOf(step),
+                name = CheckpointStore.NameOf(step);
             string finding = Finding(checkpoint, out bool isWhole);
             // A run that goes on may have removed it.
             if (!isWhole && !Directory.Exists(checkpoint))
@@ -54,7 +66,10 @@ internal static class CheckpointVerifyCommand
         }
 
         if (notWhole.Count > 0)
-            throw new UserException($"Of {whole + notWhole.Count} checkpoints in {store.Folder}, {notWhole.Count} cannot be used: {string.Join(", ", notWhole)}.");
+            throw new UserException(
+                $"Of {whole + notWhole.Count} checkpoints in {store.Folder}, {notWhole.Count} cannot be "
+                    + $"used: {string.Join(", ", notWhole)}."
+            );
         // They must name one that is there.
         foreach (string pointer in new[] { CheckpointStore.LatestFile, CheckpointStore.BestFile })
             _ = CheckpointStore.Find(Path.Combine(store.Folder, pointer));
@@ -86,16 +101,25 @@ internal static class CheckpointVerifyCommand
         CheckpointManifest manifest = CheckpointVerification.ReadManifest(checkpoint);
         // A folder of another name is a copy that somebody has named.
         return CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is { } named && named != manifest.Step
-            ? throw new DamagedCheckpointException(checkpoint, CheckpointManifest.FileName, $"it is of step {manifest.Step}")
+            ? throw new DamagedCheckpointException(
+                checkpoint,
+                CheckpointManifest.FileName,
+                $"it is of step {manifest.Step}"
+            )
             : manifest;
     }
 
     // Those that state.json names, after itself.
     private static VerifiedFile[] Files(string checkpoint, CheckpointManifest manifest) =>
-    [
-        new VerifiedFile(CheckpointManifest.FileName, new FileInfo(Path.Combine(checkpoint, CheckpointManifest.FileName)).Length, null),
-        .. CheckpointVerification.Of(checkpoint, manifest),
-    ];
+        [
+            new VerifiedFile(
+                CheckpointManifest.FileName,
+                new FileInfo(Path.Combine(checkpoint, CheckpointManifest.FileName)).Length,
+                null
+            ),
+            .. CheckpointVerification.Of(checkpoint, manifest),
+        ];
 
-    private static string Size(VerifiedFile[] files) => $"{files.Length} files, {CheckpointSummary.Megabytes(files.Sum(file => file.Bytes))} MB";
+    private static string Size(VerifiedFile[] files) =>
+        $"{files.Length} files, {CheckpointSummary.Megabytes(files.Sum(file => file.Bytes))} MB";
 }

@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
@@ -15,24 +14,45 @@ internal static class DataPrepareCommand
     {
         var input = new Option<string[]>("--input", "-i")
         {
-            Description = "Files, folders or globs of text; each file is a document, and of .jsonl files the \"text\" of each line",
+            Description =
+                "Files, folders or globs of text; each file is a document, and of .jsonl files the \"text\" "
+                + "of each line",
             HelpName = "PATH",
             Required = true,
             AllowMultipleArgumentsPerToken = true,
         };
-        var tokenizer = new Option<string>("--tokenizer") { Description = $"{TextTokenizers.Choices}", HelpName = "byte|FILE", DefaultValueFactory = _ => TextTokenizers.Byte };
+        var tokenizer = new Option<string>("--tokenizer")
+        {
+            Description = $"{TextTokenizers.Choices}",
+            HelpName = "byte|FILE",
+            DefaultValueFactory = _ => TextTokenizers.Byte,
+        };
         tokenizer.Validators.Add(result =>
         {
             if (result.Tokens.Count == 1 && !TextTokenizers.IsNameOrFile(result.Tokens[0].Value))
                 result.AddError($"--tokenizer is {result.Tokens[0].Value}, but must be {TextTokenizers.Choices}.");
         });
-        var output = new Option<string>("--output", "-o") { Description = $"File to write, NAME{TokenFile.Extension}", HelpName = "FILE", Required = true };
+        var output = new Option<string>("--output", "-o")
+        {
+            Description = $"File to write, NAME{TokenFile.Extension}",
+            HelpName = "FILE",
+            Required = true,
+        };
         output.Validators.Add(result =>
         {
-            if (result.Tokens.Count == 1 && !result.Tokens[0].Value.EndsWith(TokenFile.Extension, StringComparison.Ordinal))
-                result.AddError($"--output is {result.Tokens[0].Value}, but its name must end in {TokenFile.Extension}.");
+            if (
+                result.Tokens.Count == 1
+                && !result.Tokens[0].Value.EndsWith(TokenFile.Extension, StringComparison.Ordinal)
+            )
+                result.AddError(
+                    $"--output is {result.Tokens[0].Value}, but its name must end in {TokenFile.Extension}."
+                );
         });
-        var threads = new Option<int>("--threads") { Description = "Parts of the text that are encoded at once; default: as many as there are processors", DefaultValueFactory = _ => Environment.ProcessorCount };
+        var threads = new Option<int>("--threads")
+        {
+            Description = "Parts of the text that are encoded at once; default: as many as there are processors",
+            DefaultValueFactory = _ => Environment.ProcessorCount,
+        };
         threads.Validators.Add(result =>
         {
             if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int value) && value < 1)
@@ -45,22 +65,45 @@ internal static class DataPrepareCommand
             AllowMultipleArgumentsPerToken = true,
             DefaultValueFactory = _ => [.. new DataConfig { Path = [] }.Exclude],
         };
-        var command = new Command("prepare", "Tokenizes text into one file to train on. The same command goes on where it was stopped") { input, tokenizer, output, threads, exclude };
-        command.SetAction(parsed => RankProgram.RunOnRoot(() =>
+        var command = new Command(
+            "prepare",
+            "Tokenizes text into one file to train on. The same command goes on where it was stopped"
+        )
         {
-            string file = parsed.GetRequiredValue(output);
-            // What waits beside the output is no text.
-            Corpus text = Corpus.Open(parsed.GetRequiredValue(input), [.. parsed.GetValue(exclude)!, $"**/*{Preparation.PartialFolder(TokenFile.Extension)}/**"], "--input", "--exclude");
-            var plan = new PreparationPlan(text, TextTokenizers.Load(parsed.GetValue(tokenizer)!));
-            var progress = new PreparationProgress(Console.Out, isTerminal: !Console.IsOutputRedirected, text.Files.Sum(each => each.Bytes));
-            if (!new Preparation(plan, file, Console.WriteLine).Run(parsed.GetValue(threads), progress))
+            input,
+            tokenizer,
+            output,
+            threads,
+            exclude,
+        };
+        command.SetAction(parsed =>
+            RankProgram.RunOnRoot(() =>
+            {
+                string file = parsed.GetRequiredValue(output);
+                // What waits beside the output is no text.
+                Corpus text = Corpus.Open(
+                    parsed.GetRequiredValue(input),
+                    [.. parsed.GetValue(exclude)!, $"**/*{Preparation.PartialFolder(TokenFile.Extension)}/**"],
+                    "--input",
+                    "--exclude"
+                );
+                var plan = new PreparationPlan(text, TextTokenizers.Load(parsed.GetValue(tokenizer)!));
+                var progress = new PreparationProgress(
+                    Console.Out,
+                    isTerminal: !Console.IsOutputRedirected,
+                    text.Files.Sum(each => each.Bytes)
+                );
+                if (!new Preparation(plan, file, Console.WriteLine).Run(parsed.GetValue(threads), progress))
+                    return 0;
+                TokenFileHeader made = TokenFile.Open(file).Header;
+                Console.WriteLine(
+                    $"{file}: {made.Tokens} tokens of {made.Documents} documents, "
+                        + $"{(double)made.TextBytes / made.Tokens:F3} bytes per token, "
+                        + $"{CheckpointSummary.Megabytes(made.FileBytes)} MB, in {progress.Seconds:F1} s"
+                );
                 return 0;
-            TokenFileHeader made = TokenFile.Open(file).Header;
-            Console.WriteLine(string.Create(
-                CultureInfo.InvariantCulture,
-                $"{file}: {made.Tokens} tokens of {made.Documents} documents, {(double)made.TextBytes / made.Tokens:F3} bytes per token, {CheckpointSummary.Megabytes(made.FileBytes)} MB, in {progress.Seconds:F1} s"));
-            return 0;
-        }));
+            })
+        );
         return command;
     }
 }

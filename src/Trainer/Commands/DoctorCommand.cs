@@ -9,25 +9,39 @@ using LongNet.Trainer.Planning.Machines;
 
 namespace LongNet.Trainer.Commands;
 
-/// <summary>longnet doctor: whether the ranks that mpiexec started can train here, and what to fix where they cannot.</summary>
+/// <summary>
+/// longnet doctor: whether the ranks that mpiexec started can train here, and what to fix where they cannot.
+/// </summary>
 internal static class DoctorCommand
 {
     /// <summary>Exit code where something is to be fixed.</summary>
     private const int NotReady = 1;
 
     // The paper's shape, for machines that are described without a configuration.
-    private const long MeasuredChannels = 768, MeasuredHidden = 3072, MeasuredHeads = 12;
+    private const long MeasuredChannels = 768,
+        MeasuredHidden = 3072,
+        MeasuredHeads = 12;
 
     public static Command Create()
     {
         var command = new Command(
-            "doctor", "Looks at the machine, the libraries and the exchange between the ranks that mpiexec started. Ends with \"ready\" (exit code 0) or with what to fix (1)");
-        var json = new Option<bool>("--json") { Description = "Prints the findings as JSON, and what longnet plan --machine reads: a few seconds of measuring" };
+            "doctor",
+            "Looks at the machine, the libraries and the exchange between the ranks that mpiexec started. "
+                + "Ends with \"ready\" (exit code 0) or with what to fix (1)"
+        );
+        var json = new Option<bool>("--json")
+        {
+            Description =
+                "Prints the findings as JSON, and what longnet plan --machine reads: a few seconds of measuring",
+        };
         command.Options.Add(json);
         command.SetAction(parsed =>
         {
             int code = 0;
-            int ended = RankProgram.Run(runtime => code = Examine(runtime, parsed.GetValue(json)), (environment, mistake) => NotStarted(environment, mistake, parsed.GetValue(json)));
+            int ended = RankProgram.Run(
+                runtime => code = Examine(runtime, parsed.GetValue(json)),
+                (environment, mistake) => NotStarted(environment, mistake, parsed.GetValue(json))
+            );
             return ended == 0 ? code : ended;
         });
         return command;
@@ -38,18 +52,37 @@ internal static class DoctorCommand
     {
         string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
         RankFacts own = RankFacts.Collect(runtime.Environment, libTorchLoaded: true, runtime.Mpi, settings);
-        RankFacts[] ranks = [.. RankAgreement.GatherTexts(runtime.World, JsonSerializer.Serialize(own)).Select(text => JsonSerializer.Deserialize<RankFacts>(text)!)];
-        IReadOnlyList<Finding> findings = [.. Checks(ranks), .. CommunicationChecks.Of(runtime.World, ranks.Select(rank => rank.Host).Distinct().Count())];
+        RankFacts[] ranks =
+        [
+            .. RankAgreement
+                .GatherTexts(runtime.World, JsonSerializer.Serialize(own))
+                .Select(text => JsonSerializer.Deserialize<RankFacts>(text)!),
+        ];
+        IReadOnlyList<Finding> findings =
+        [
+            .. Checks(ranks),
+            .. CommunicationChecks.Of(runtime.World, ranks.Select(rank => rank.Host).Distinct().Count()),
+        ];
         Machine? machine = asJson
-            ? MachineMeasurement.Run(runtime.World, runtime.Environment.LocalSize, (MeasuredChannels, MeasuredHidden, MeasuredHeads), Path.GetTempPath())
+            ? MachineMeasurement.Run(
+                runtime.World,
+                runtime.Environment.LocalSize,
+                (MeasuredChannels, MeasuredHidden, MeasuredHeads),
+                Path.GetTempPath()
+            )
             : null;
         if (runtime.Environment.IsRoot)
             Console.Write(asJson ? DoctorReport.Json(findings, machine) : DoctorReport.Text(findings));
         // What is measured is the same on all ranks, but clocks are read by each.
-        return RankAgreement.BroadcastText(runtime.World, DoctorReport.IsReady(findings) ? DoctorReport.Ready : "", 0) == DoctorReport.Ready ? 0 : NotReady;
+        return
+            RankAgreement.BroadcastText(runtime.World, DoctorReport.IsReady(findings) ? DoctorReport.Ready : "", 0)
+            == DoctorReport.Ready
+            ? 0
+            : NotReady;
     }
 
-    // Where ranks cannot meet, rank 0 tells what it knows of its own machine; those of other machines tell what stopped them.
+    // Where ranks cannot meet, rank 0 tells what it knows of its own machine; those of other machines tell what stopped
+    // them.
     private static int NotStarted(RankEnvironment? environment, UserException mistake, bool asJson)
     {
         if (environment is { Rank: > 0 })
@@ -59,7 +92,12 @@ internal static class DoctorCommand
             return NotReady;
         }
 
-        RankFacts own = RankFacts.Collect(environment ?? new RankEnvironment(RankLauncher.None, 0, 1, 0, 1), libTorchLoaded: false, mpi: null, settings: null);
+        RankFacts own = RankFacts.Collect(
+            environment ?? new RankEnvironment(RankLauncher.None, 0, 1, 0, 1),
+            libTorchLoaded: false,
+            mpi: null,
+            settings: null
+        );
         Finding[] findings = [.. Checks([own]), Finding.ToFix("start", "ranks cannot start", mistake.Message)];
         Console.Write(asJson ? DoctorReport.Json(findings, machine: null) : DoctorReport.Text(findings));
         Console.Out.Flush();

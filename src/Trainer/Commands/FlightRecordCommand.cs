@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using LongNet.Distributed.Diagnostics;
 
 namespace LongNet.Trainer.Commands;
@@ -10,13 +9,23 @@ internal static class FlightRecordCommand
     public static Command Create()
     {
         var folder = new Argument<string>("DIR") { Description = "A run directory, or its folder flight-record" };
-        var last = new Option<int>("--last") { Description = "Also shows the last N collectives of every rank", HelpName = "N" };
-        var command = new Command("flight-record", "Says what went wrong in a job whose ranks left flight records") { folder, last };
-        command.SetAction(parsed => RankProgram.Run(runtime =>
+        var last = new Option<int>("--last")
         {
-            if (runtime.Environment.IsRoot)
-                Show(FlightRecord.ReadAll(parsed.GetRequiredValue(folder)), parsed.GetValue(last));
-        }));
+            Description = "Also shows the last N collectives of every rank",
+            HelpName = "N",
+        };
+        var command = new Command("flight-record", "Says what went wrong in a job whose ranks left flight records")
+        {
+            folder,
+            last,
+        };
+        command.SetAction(parsed =>
+            RankProgram.Run(runtime =>
+            {
+                if (runtime.Environment.IsRoot)
+                    Show(FlightRecord.ReadAll(parsed.GetRequiredValue(folder)), parsed.GetValue(last));
+            })
+        );
         return command;
     }
 
@@ -31,9 +40,10 @@ internal static class FlightRecordCommand
         foreach (FlightRecord record in records)
         {
             Console.WriteLine();
-            Console.WriteLine(string.Create(
-                CultureInfo.InvariantCulture,
-                $"rank {record.Rank} ({record.Host}, process {record.ProcessId}){(record.Activity.Length == 0 ? "" : $", at \"{record.Activity}\" for {record.ActivitySeconds:F1} s")}"));
+            Console.WriteLine(
+                $"rank {record.Rank} ({record.Host}, process "
+                    + $"{record.ProcessId}){(record.Activity.Length == 0 ? "" : $", at \"{record.Activity}\" for {record.ActivitySeconds:F1} s")}"
+            );
             foreach (RecordedCollective call in record.Collectives.TakeLast(last))
                 Console.WriteLine("  " + Line(record, call));
         }
@@ -41,11 +51,11 @@ internal static class FlightRecordCommand
 
     private static string Line(FlightRecord record, RecordedCollective call)
     {
-        string time = call.Completed is { } completed
-            ? string.Create(CultureInfo.InvariantCulture, $"{(completed - call.Called).TotalMilliseconds:F2} ms")
-            : call.Started is null ? "not started" : "not finished";
-        return string.Create(
-            CultureInfo.InvariantCulture,
-            $"{call.Called:HH:mm:ss.fff} {call.Kind} #{call.Sequence} '{record.Groups[call.Group].Name}' {call.Agreed} {call.CallSite} {time}");
+        string time =
+            call.Completed is { } completed ? $"{(completed - call.Called).TotalMilliseconds:F2} ms"
+            : call.Started is null ? "not started"
+            : "not finished";
+        return $"{call.Called:HH:mm:ss.fff} {call.Kind} #{call.Sequence} '{record.Groups[call.Group].Name}' "
+            + $"{call.Agreed} {call.CallSite} {time}";
     }
 }

@@ -33,21 +33,33 @@ internal static class TrainCommand
         });
         var resume = new Option<string>("--resume")
         {
-            Description = "auto: go on from the run directory's last checkpoint if there is one; none: start anew; or a checkpoint's folder",
+            Description =
+                "auto: go on from the run directory's last checkpoint if there is one; none: start anew; or "
+                + "a checkpoint's folder",
             HelpName = "auto|none|PATH",
             DefaultValueFactory = _ => "none",
         };
-        var command = new Command("train", "Trains a model on the ranks that mpiexec started, or on one without it") { config, set, steps, output, resume };
+        var command = new Command("train", "Trains a model on the ranks that mpiexec started, or on one without it")
+        {
+            config,
+            set,
+            steps,
+            output,
+            resume,
+        };
         command.SetAction(parsed =>
         {
             bool finished = true;
-            int ended = RankProgram.Run(runtime => finished = Train(
-                runtime,
-                parsed.GetRequiredValue(config),
-                parsed.GetValue(set)!,
-                parsed.GetValue(steps),
-                parsed.GetValue(output),
-                parsed.GetValue(resume)!));
+            int ended = RankProgram.Run(runtime =>
+                finished = Train(
+                    runtime,
+                    parsed.GetRequiredValue(config),
+                    parsed.GetValue(set)!,
+                    parsed.GetValue(steps),
+                    parsed.GetValue(output),
+                    parsed.GetValue(resume)!
+                )
+            );
             return finished ? ended : RankProgram.StoppedEarly;
         });
         return command;
@@ -62,7 +74,14 @@ internal static class TrainCommand
         return null;
     }
 
-    private static bool Train(DistributedRuntime runtime, string nameOrPath, string[] overrides, long? steps, string? output, string resume)
+    private static bool Train(
+        DistributedRuntime runtime,
+        string nameOrPath,
+        string[] overrides,
+        long? steps,
+        string? output,
+        string resume
+    )
     {
         RunPlan plan = RunPlan.Agree(runtime.World, () =>
         {
@@ -72,7 +91,11 @@ internal static class TrainCommand
             return output is null ? config : config with { Output = output };
         });
         runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
-        string settings = ProcessSettings.Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None);
+        string settings = ProcessSettings.Apply(
+            plan.Config.Runtime,
+            runtime.Environment,
+            plan.Config.Memory.Recompute != Recompute.None
+        );
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
         return new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out, runtime).Run();

@@ -36,14 +36,24 @@ public static class ConfigurationFile
                     return Path.Combine(configs, candidate);
             }
 
-            string names = string.Join(", ", Directory.GetFiles(configs, "*.yaml").Select(Path.GetFileName).Order(StringComparer.Ordinal));
-            throw new UserException($"There is no configuration {nameOrPath} here or in {configs}, which has {(names.Length == 0 ? "none" : names)}.");
+            string names = string.Join(
+                ", ",
+                Directory.GetFiles(configs, "*.yaml").Select(Path.GetFileName).Order(StringComparer.Ordinal)
+            );
+            throw new UserException(
+                $"There is no configuration {nameOrPath} here or in {configs}, which has "
+                    + $"{(names.Length == 0 ? "none" : names)}."
+            );
         }
 
-        throw new UserException($"There is no configuration {nameOrPath} in {here}, and no configs folder there or above.");
+        throw new UserException(
+            $"There is no configuration {nameOrPath} in {here}, and no configs folder there or above."
+        );
     }
 
-    /// <summary>Reads a configuration, applies overrides and checks everything that does not depend on the ranks.</summary>
+    /// <summary>
+    /// Reads a configuration, applies overrides and checks everything that does not depend on the ranks.
+    /// </summary>
     /// <param name="path">The YAML file.</param>
     /// <param name="overrides">key.path=value each, over the file.</param>
     /// <exception cref="UserException">All problems, one line each.</exception>
@@ -59,7 +69,8 @@ public static class ConfigurationFile
 
         string shown = Path.GetRelativePath(Directory.GetCurrentDirectory(), path);
         var binder = new YamlBinder(problems, shown, node =>
-            origins.TryGetValue(node, out string? origin) ? origin : string.Create(CultureInfo.InvariantCulture, $"{shown}, line {node.Start.Line}"));
+            origins.TryGetValue(node, out string? origin) ? origin : $"{shown}, line {node.Start.Line}"
+        );
         var config = (RunConfig?)binder.Section(typeof(RunConfig), root, "");
         if (config is not null)
         {
@@ -78,7 +89,9 @@ public static class ConfigurationFile
         return Text(Node(config));
     }
 
-    /// <summary>The same as a JSON object, which is YAML too. Numbers and truth values are JSON's, "auto" and all else is text.</summary>
+    /// <summary>
+    /// The same as a JSON object, which is YAML too. Numbers and truth values are JSON's, "auto" and all else is text.
+    /// </summary>
     public static JsonElement ToJson(RunConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
@@ -125,7 +138,10 @@ public static class ConfigurationFile
             }
         }
 
-        static bool IsJsonNumber(string text) => text is [(>= '0' and <= '9') or '-', ..] && double.TryParse(text, CultureInfo.InvariantCulture, out double value) && double.IsFinite(value);
+        static bool IsJsonNumber(string text) =>
+            text is [(>= '0' and <= '9') or '-', ..]
+            && double.TryParse(text, CultureInfo.InvariantCulture, out double value)
+            && double.IsFinite(value);
     }
 
     /// <summary>The keys that change what is computed and whose values differ.</summary>
@@ -134,31 +150,58 @@ public static class ConfigurationFile
     /// <returns>"key: before → after" each.</returns>
     public static string[] ChangedKeys(JsonElement before, RunConfig after)
     {
-        string[] irrelevant = ["name", "output", "model.initial_weights", "data.path", "data.exclude", "data.tokenizer", "training.steps", "training.micro_batch_size", "training.time_limit_minutes"];
+        string[] irrelevant =
+        [
+            "name",
+            "output",
+            "model.initial_weights",
+            "data.path",
+            "data.exclude",
+            "data.tokenizer",
+            "training.steps",
+            "training.micro_batch_size",
+            "training.time_limit_minutes",
+        ];
         string[] irrelevantGroups = ["parallel.", "memory.", "evaluation.", "checkpoint.", "logging.", "runtime."];
-        Dictionary<string, string> old = Flat(Node(before)), now = Flat(Node(ToJson(after)));
+        Dictionary<string, string> old = Flat(Node(before)),
+            now = Flat(Node(ToJson(after)));
         // What was written before there were these keys was computed so.
         foreach (var (key, value) in Flat(Node(new PrecisionConfig()), "precision"))
             old.TryAdd(key, value);
-        return [.. now.Where(entry => !irrelevant.Contains(entry.Key) && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal)))
-            .Where(entry => !old.TryGetValue(entry.Key, out string? value) || value != entry.Value)
-            .Select(entry => $"{entry.Key}: {old.GetValueOrDefault(entry.Key, "none")} → {entry.Value}")];
+        return
+        [
+            .. now.Where(entry =>
+                    !irrelevant.Contains(entry.Key)
+                    && !irrelevantGroups.Any(group => entry.Key.StartsWith(group, StringComparison.Ordinal))
+                )
+                .Where(entry => !old.TryGetValue(entry.Key, out string? value) || value != entry.Value)
+                .Select(entry => $"{entry.Key}: {old.GetValueOrDefault(entry.Key, "none")} → {entry.Value}"),
+        ];
     }
 
     /// <summary>The keys of precision and memory that are not at their defaults, "key value" each.</summary>
     public static string[] PrecisionAndMemory(RunConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
-        return [.. Chosen(config.Precision, new PrecisionConfig(), "precision"), .. Chosen(config.Memory, new MemoryConfig(), "memory")];
+        return
+        [
+            .. Chosen(config.Precision, new PrecisionConfig(), "precision"),
+            .. Chosen(config.Memory, new MemoryConfig(), "memory"),
+        ];
 
         static IEnumerable<string> Chosen(object section, object defaults, string path) =>
             Flat(Node(section), path).Except(Flat(Node(defaults), path)).Select(entry => $"{entry.Key} {entry.Value}");
     }
 
-    /// <summary>A configuration that was kept as JSON, as YAML: key by key as it is, so that one of another version of the program can be read too.</summary>
+    /// <summary>
+    /// A configuration that was kept as JSON, as YAML: key by key as it is, so that one of another version of the
+    /// program can be read too.
+    /// </summary>
     public static string YamlOf(JsonElement config) => Text(Node(config));
 
-    /// <summary>The model of a configuration that was kept as JSON; null where it is not one of this version of the program.</summary>
+    /// <summary>
+    /// The model of a configuration that was kept as JSON; null where it is not one of this version of the program.
+    /// </summary>
     public static LongNetConfig? ModelOf(JsonElement config)
     {
         if (config.ValueKind != JsonValueKind.Object || !config.TryGetProperty("model", out JsonElement model))
@@ -166,7 +209,8 @@ public static class ConfigurationFile
         try
         {
             var problems = new ConfigurationProblems();
-            var bound = (ModelConfig?)new YamlBinder(problems, "", _ => "").Section(typeof(ModelConfig), Node(model), "model.");
+            var bound = (ModelConfig?)
+                new YamlBinder(problems, "", _ => "").Section(typeof(ModelConfig), Node(model), "model.");
             problems.ThrowIfAny();
             return bound?.ToModel();
         }
@@ -192,7 +236,9 @@ public static class ConfigurationFile
             }
             else
             {
-                values[path] = node is YamlSequenceNode sequence ? $"[{string.Join(", ", sequence.Children)}]" : $"{node}";
+                values[path] = node is YamlSequenceNode sequence
+                    ? $"[{string.Join(", ", sequence.Children)}]"
+                    : $"{node}";
             }
         }
     }
@@ -215,12 +261,17 @@ public static class ConfigurationFile
             Model = config.Model with
             {
                 FeedForward = config.Model.FeedForward ?? 4 * config.Model.DModel,
-                InitialWeights = config.Model.InitialWeights is { } file ? Path.GetFullPath(file, FolderOf("model.initial_weights")) : null,
+                InitialWeights = config.Model.InitialWeights is { } file
+                    ? Path.GetFullPath(file, FolderOf("model.initial_weights"))
+                    : null,
             },
             Data = config.Data with
             {
                 Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, FolderOf("data.path")))],
-                Tokenizer = config.Data.Tokenizer == TextTokenizers.Byte ? TextTokenizers.Byte : Path.GetFullPath(config.Data.Tokenizer, FolderOf("data.tokenizer")),
+                Tokenizer =
+                    config.Data.Tokenizer == TextTokenizers.Byte
+                        ? TextTokenizers.Byte
+                        : Path.GetFullPath(config.Data.Tokenizer, FolderOf("data.tokenizer")),
             },
             Optimizer = config.Optimizer with
             {
@@ -230,9 +281,10 @@ public static class ConfigurationFile
         };
 
         // What is typed with --set is meant from where it is typed.
-        string FolderOf(string key) => overrides.Any(text => text.StartsWith(key + "=", StringComparison.Ordinal))
-            ? Directory.GetCurrentDirectory()
-            : Path.GetDirectoryName(Path.GetFullPath(path))!;
+        string FolderOf(string key) =>
+            overrides.Any(text => text.StartsWith(key + "=", StringComparison.Ordinal))
+                ? Directory.GetCurrentDirectory()
+                : Path.GetDirectoryName(Path.GetFullPath(path))!;
     }
 
     private static YamlMappingNode Parse(string path)
@@ -244,11 +296,17 @@ public static class ConfigurationFile
             stream.Load(reader);
             return stream.Documents.Count > 0 && stream.Documents[0].RootNode is YamlMappingNode root
                 ? root
-                : throw new UserException($"{path} holds no configuration: it must be a YAML mapping with keys such as model, data and training.");
+                : throw new UserException(
+                    $"{path} holds no configuration: it must be a YAML mapping with keys such as model, "
+                        + "data and training."
+                );
         }
         catch (YamlException error)
         {
-            throw new UserException($"{path}, line {error.Start.Line}: this is not valid YAML: {error.InnerException?.Message ?? error.Message}");
+            throw new UserException(
+                $"{path}, line {error.Start.Line}: this is not valid YAML: "
+                    + $"{error.InnerException?.Message ?? error.Message}"
+            );
         }
         catch (Exception error) when (IsParserFault(error))
         {
@@ -262,9 +320,19 @@ public static class ConfigurationFile
 
     // YamlDotNet's scanner fails in these ways on some text that is not YAML.
     private static bool IsParserFault(Exception error) =>
-        error is InvalidOperationException or ArgumentException or IndexOutOfRangeException or NullReferenceException or FormatException;
+        error
+            is InvalidOperationException
+                or ArgumentException
+                or IndexOutOfRangeException
+                or NullReferenceException
+                or FormatException;
 
-    private static void Override(YamlMappingNode root, string assignment, Dictionary<YamlNode, string> origins, ConfigurationProblems problems)
+    private static void Override(
+        YamlMappingNode root,
+        string assignment,
+        Dictionary<YamlNode, string> origins,
+        ConfigurationProblems problems
+    )
     {
         string origin = $"--set {assignment}";
         int equals = assignment.IndexOf('=', StringComparison.Ordinal);
@@ -292,7 +360,9 @@ public static class ConfigurationFile
         YamlMappingNode group = root;
         for (int k = 0; k < keys.Length; k++)
         {
-            var existing = group.Children.FirstOrDefault(pair => pair.Key is YamlScalarNode scalar && scalar.Value == keys[k]);
+            var existing = group.Children.FirstOrDefault(pair =>
+                pair.Key is YamlScalarNode scalar && scalar.Value == keys[k]
+            );
             var key = new YamlScalarNode(keys[k]);
             origins[key] = origin;
             if (existing.Key is not null)
@@ -324,13 +394,16 @@ public static class ConfigurationFile
             case bool flag:
                 return new YamlScalarNode(flag ? "true" : "false");
             case double number:
-                return new YamlScalarNode(number.ToString("R", CultureInfo.InvariantCulture));
+                return new YamlScalarNode(number.ToString("R"));
             case Enum choice:
                 return new YamlScalarNode(choice.ToString().ToLowerInvariant());
             case IFormattable number:
                 return new YamlScalarNode(number.ToString(null, CultureInfo.InvariantCulture));
             case IEnumerable list:
-                return new YamlSequenceNode(list.Cast<object>().Select(Node)) { Style = YamlDotNet.Core.Events.SequenceStyle.Flow };
+                return new YamlSequenceNode(list.Cast<object>().Select(Node))
+                {
+                    Style = YamlDotNet.Core.Events.SequenceStyle.Flow,
+                };
         }
 
         var mapping = new YamlMappingNode();
@@ -338,7 +411,10 @@ public static class ConfigurationFile
         {
             // "auto" would be a text like any other.
             bool isAbsentText = property.PropertyType == typeof(string) && property.GetValue(value) is null;
-            mapping.Add(YamlBinder.Key(property.Name), isAbsentText ? new YamlScalarNode("null") : Node(property.GetValue(value)));
+            mapping.Add(
+                YamlBinder.Key(property.Name),
+                isAbsentText ? new YamlScalarNode("null") : Node(property.GetValue(value))
+            );
         }
 
         return mapping;
@@ -354,15 +430,23 @@ public static class ConfigurationFile
                     mapping.Children[new YamlScalarNode(property.Name)] = Node(property.Value);
                 return mapping;
             case JsonValueKind.Array:
-                return new YamlSequenceNode(value.EnumerateArray().Select(Node)) { Style = YamlDotNet.Core.Events.SequenceStyle.Flow };
+                return new YamlSequenceNode(value.EnumerateArray().Select(Node))
+                {
+                    Style = YamlDotNet.Core.Events.SequenceStyle.Flow,
+                };
             case JsonValueKind.String:
-                return new YamlScalarNode(value.GetString()) { Style = IsWord(value.GetString()!) ? ScalarStyle.Plain : ScalarStyle.DoubleQuoted };
+                return new YamlScalarNode(value.GetString())
+                {
+                    Style = IsWord(value.GetString()!) ? ScalarStyle.Plain : ScalarStyle.DoubleQuoted,
+                };
             default:
                 return new YamlScalarNode(value.GetRawText());
         }
 
         // Such as the name of a choice. Other text keeps its quotes, as YAML might take it for something else.
         static bool IsWord(string text) =>
-            text.Length > 0 && text.All(char.IsAsciiLetterLower) && text is not ("null" or "true" or "false" or "yes" or "no" or "on" or "off" or "y" or "n");
+            text.Length > 0
+            && text.All(char.IsAsciiLetterLower)
+            && text is not ("null" or "true" or "false" or "yes" or "no" or "on" or "off" or "y" or "n");
     }
 }

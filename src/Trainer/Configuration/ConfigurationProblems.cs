@@ -26,9 +26,14 @@ internal sealed class ConfigurationProblems
     /// <summary>The candidate fewest edits away, or null where none is near.</summary>
     public static string? Nearest(string word, IEnumerable<string> candidates)
     {
-        var nearest = candidates.Select(candidate => (Candidate: candidate, Edits: Distance(word, candidate)))
-            .OrderBy(pair => pair.Edits).ThenBy(pair => pair.Candidate, StringComparer.Ordinal).FirstOrDefault();
-        return nearest.Candidate is not null && nearest.Edits <= Math.Max(2, word.Length / 3) ? nearest.Candidate : null;
+        var nearest = candidates
+            .Select(candidate => (Candidate: candidate, Edits: Distance(word, candidate)))
+            .OrderBy(pair => pair.Edits)
+            .ThenBy(pair => pair.Candidate, StringComparer.Ordinal)
+            .FirstOrDefault();
+        return nearest.Candidate is not null && nearest.Edits <= Math.Max(2, word.Length / 3)
+            ? nearest.Candidate
+            : null;
     }
 
     // Levenshtein distance.

@@ -42,14 +42,15 @@ public sealed record RunConfig
     public RuntimeConfig Runtime { get; init; } = new();
 
     /// <summary>How the model computes, for the library.</summary>
-    public ModelExecution ToExecution() => new()
-    {
-        ComputeType = Precision.ToType(),
-        Recompute = Memory.Recompute,
-        TileRows = Memory.TileRows,
-        OffloadFolder = Memory.Offload == Offload.Disk ? Memory.OffloadDirectory ?? Path.GetTempPath() : null,
-        LossRows = Memory.LossRows,
-    };
+    public ModelExecution ToExecution() =>
+        new()
+        {
+            ComputeType = Precision.ToType(),
+            Recompute = Memory.Recompute,
+            TileRows = Memory.TileRows,
+            OffloadFolder = Memory.Offload == Offload.Disk ? Memory.OffloadDirectory ?? Path.GetTempPath() : null,
+            LossRows = Memory.LossRows,
+        };
 }
 
 public sealed record ModelConfig
@@ -73,34 +74,42 @@ public sealed record ModelConfig
 
     public bool TieEmbeddings { get; init; } = true;
 
-    /// <summary>Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last projection.</summary>
+    /// <summary>
+    /// Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last
+    /// projection.
+    /// </summary>
     public bool SubLayerNorm { get; init; }
 
     /// <summary>
-    /// A safetensors file that a new run takes its parameters from, relative to the configuration file's folder: a checkpoint's, or one
-    /// of the authors' Python code. Not read where a checkpoint is resumed.
+    /// A safetensors file that a new run takes its parameters from, relative to the configuration file's folder: a
+    /// checkpoint's, or one of the authors' Python code. Not read where a checkpoint is resumed.
     /// </summary>
     public string? InitialWeights { get; init; }
 
     /// <summary>The model's shape, for the library.</summary>
-    public LongNetConfig ToModel() => new()
-    {
-        Layers = Layers,
-        DModel = DModel,
-        Heads = Heads,
-        FeedForward = FeedForward ?? 4 * DModel,
-        Vocabulary = Vocabulary,
-        Schedule = SegmentSchedule.FromLists(Attention.SegmentLengths, Attention.DilationRates),
-        HeadOffsets = Attention.HeadOffsets,
-        MixingGradient = Attention.MixingGradient,
-        Positions = Positions,
-        RelativePositionBias = Attention.RelativePositionBias
-            ? new RelativePositionBuckets(Attention.RelativePositionBuckets, Attention.RelativePositionMaxDistance, Attention.RelativePositionBidirectional)
-            : null,
-        Dropout = Dropout,
-        TieEmbeddings = TieEmbeddings,
-        SubLayerNorm = SubLayerNorm,
-    };
+    public LongNetConfig ToModel() =>
+        new()
+        {
+            Layers = Layers,
+            DModel = DModel,
+            Heads = Heads,
+            FeedForward = FeedForward ?? 4 * DModel,
+            Vocabulary = Vocabulary,
+            Schedule = SegmentSchedule.FromLists(Attention.SegmentLengths, Attention.DilationRates),
+            HeadOffsets = Attention.HeadOffsets,
+            MixingGradient = Attention.MixingGradient,
+            Positions = Positions,
+            RelativePositionBias = Attention.RelativePositionBias
+                ? new RelativePositionBuckets(
+                    Attention.RelativePositionBuckets,
+                    Attention.RelativePositionMaxDistance,
+                    Attention.RelativePositionBidirectional
+                )
+                : null,
+            Dropout = Dropout,
+            TieEmbeddings = TieEmbeddings,
+            SubLayerNorm = SubLayerNorm,
+        };
 }
 
 public sealed record AttentionConfig
@@ -113,7 +122,10 @@ public sealed record AttentionConfig
 
     public MixingGradient MixingGradient { get; init; } = MixingGradient.Exact;
 
-    /// <summary>Whether logits have a learned bias by distance and head, which all layers share. See docs/attention.md for what it costs.</summary>
+    /// <summary>
+    /// Whether logits have a learned bias by distance and head, which all layers share. See docs/attention.md for what
+    /// it costs.
+    /// </summary>
     public bool RelativePositionBias { get; init; }
 
     /// <summary>Biases per head that distances share.</summary>
@@ -123,23 +135,26 @@ public sealed record AttentionConfig
     public long RelativePositionMaxDistance { get; init; } = Core.Attention.RelativePositionBuckets.DefaultMaxDistance;
 
     /// <summary>
-    /// Whether half of the buckets are for keys after the query, as in the authors' decoder, though a causal model sees none: for
-    /// weights that were trained so.
+    /// Whether half of the buckets are for keys after the query, as in the authors' decoder, though a causal model sees
+    /// none: for weights that were trained so.
     /// </summary>
     public bool RelativePositionBidirectional { get; init; }
 }
 
 public sealed record DataConfig
 {
-    /// <summary>Files, directories or globs of text, or one file of longnet data prepare; relative to the configuration file's folder.</summary>
+    /// <summary>
+    /// Files, directories or globs of text, or one file of longnet data prepare; relative to the configuration file's
+    /// folder.
+    /// </summary>
     public required IReadOnlyList<string> Path { get; init; }
 
     /// <summary>Globs left out of directories and globs.</summary>
     public IReadOnlyList<string> Exclude { get; init; } = ["**/bin/**", "**/obj/**", "**/runs/**", "**/.*", "**/.*/**"];
 
     /// <summary>
-    /// byte, where every byte is a token, or a file, relative to the configuration file's folder: a tokenizer.json or a *.tiktoken. A prepared
-    /// file says itself what its tokens are; one that is given then must be the same.
+    /// byte, where every byte is a token, or a file, relative to the configuration file's folder: a tokenizer.json or a
+    /// *.tiktoken. A prepared file says itself what its tokens are; one that is given then must be the same.
     /// </summary>
     public string Tokenizer { get; init; } = TextTokenizers.Byte;
 
@@ -155,23 +170,29 @@ public sealed record ParallelConfig
     /// <summary>Ranks along the sequence; auto: what the data axis leaves.</summary>
     public int? Sequence { get; init; }
 
-    /// <summary>Seconds that ranks wait for each other in any one collective before the job ends and says who is missing.</summary>
+    /// <summary>
+    /// Seconds that ranks wait for each other in any one collective before the job ends and says who is missing.
+    /// </summary>
     public double TimeoutSeconds { get; init; } = 300;
 
     /// <summary>
-    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding mistakes in code, as nothing is
-    /// hidden behind computation then.
+    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding mistakes in
+    /// code, as nothing is hidden behind computation then.
     /// </summary>
     public bool CheckCollectives { get; init; }
 
     /// <summary>
-    /// Whether all ranks share the optimizer's state among them, so that each keeps, updates and saves its part: less memory, the same
-    /// losses. The run directory must then lie on a file system that all ranks share.
+    /// Whether all ranks share the optimizer's state among them, so that each keeps, updates and saves its part: less
+    /// memory, the same losses. The run directory must then lie on a file system that all ranks share.
     /// </summary>
     public bool ShardOptimizer { get; init; }
 }
 
-[SuppressMessage("Naming", "CA1720:Identifier contains type name", Justification = "These are values of the configuration.")]
+[SuppressMessage(
+    "Naming",
+    "CA1720:Identifier contains type name",
+    Justification = "These are values of the configuration."
+)]
 public enum ComputePrecision
 {
     Float32,
@@ -183,13 +204,20 @@ public enum ComputePrecision
     Float16,
 }
 
-[SuppressMessage("Naming", "CA1720:Identifier contains type name", Justification = "These are values of the configuration.")]
+[SuppressMessage(
+    "Naming",
+    "CA1720:Identifier contains type name",
+    Justification = "These are values of the configuration."
+)]
 public enum ReducePrecision
 {
     Float32,
 }
 
-/// <summary>Types of numbers. Parameters, optimizer state, normalizations, softmax statistics and the loss are float32 in any case.</summary>
+/// <summary>
+/// Types of numbers. Parameters, optimizer state, normalizations, softmax statistics and the loss are float32 in any
+/// case.
+/// </summary>
 public sealed record PrecisionConfig
 {
     /// <summary>Type of activations and matrix products.</summary>
@@ -199,12 +227,13 @@ public sealed record PrecisionConfig
     public ReducePrecision Reduce { get; init; } = ReducePrecision.Float32;
 
     /// <summary>The compute type, for the library.</summary>
-    public ScalarType ToType() => Compute switch
-    {
-        ComputePrecision.BFloat16 => ScalarType.BFloat16,
-        ComputePrecision.Float16 => ScalarType.Float16,
-        _ => ScalarType.Float32,
-    };
+    public ScalarType ToType() =>
+        Compute switch
+        {
+            ComputePrecision.BFloat16 => ScalarType.BFloat16,
+            ComputePrecision.Float16 => ScalarType.Float16,
+            _ => ScalarType.Float32,
+        };
 }
 
 public enum Offload
@@ -212,7 +241,9 @@ public enum Offload
     /// <summary>What backward needs stays in memory.</summary>
     None,
 
-    /// <summary>What recomputed blocks keep for backward is written to a file, and read back before it is needed.</summary>
+    /// <summary>
+    /// What recomputed blocks keep for backward is written to a file, and read back before it is needed.
+    /// </summary>
     Disk,
 }
 
@@ -226,8 +257,8 @@ public sealed record MemoryConfig
     public Offload Offload { get; init; } = Offload.None;
 
     /// <summary>
-    /// Folder for the file, on a fast disk of each machine, relative to the current directory; the system's folder for temporary files
-    /// where it is not given.
+    /// Folder for the file, on a fast disk of each machine, relative to the current directory; the system's folder for
+    /// temporary files where it is not given.
     /// </summary>
     public string? OffloadDirectory { get; init; }
 
@@ -270,12 +301,15 @@ public sealed record TrainingConfig
     /// <summary>Sequences per optimizer step, over all ranks.</summary>
     public long BatchSize { get; init; } = 1;
 
-    /// <summary>Sequences per data-parallel rank at once; the rest of the batch is gradient accumulation. auto: all of its share.</summary>
+    /// <summary>
+    /// Sequences per data-parallel rank at once; the rest of the batch is gradient accumulation. auto: all of its
+    /// share.
+    /// </summary>
     public long? MicroBatchSize { get; init; }
 
     /// <summary>
-    /// Minutes after the start of the program at which the run stops early, with a checkpoint, to be started again with --resume auto:
-    /// leave a step and a checkpoint's time to what kills it. auto: no limit.
+    /// Minutes after the start of the program at which the run stops early, with a checkpoint, to be started again with
+    /// --resume auto: leave a step and a checkpoint's time to what kills it. auto: no limit.
     /// </summary>
     public double? TimeLimitMinutes { get; init; }
 }
@@ -294,19 +328,29 @@ public sealed record CheckpointConfig
     /// <summary>Steps between checkpoints; 0: only at the end, and as often as the next key says.</summary>
     public long EverySteps { get; init; }
 
-    /// <summary>Minutes from one checkpoint to the next, at the end of a step; 0: as often as every_steps says.</summary>
+    /// <summary>
+    /// Minutes from one checkpoint to the next, at the end of a step; 0: as often as every_steps says.
+    /// </summary>
     public double EveryMinutes { get; init; }
 
-    /// <summary>How many of the newest checkpoints are kept; 0: all. That of the lowest validation loss is kept too.</summary>
+    /// <summary>
+    /// How many of the newest checkpoints are kept; 0: all. That of the lowest validation loss is kept too.
+    /// </summary>
     public long KeepLast { get; init; }
 
     /// <summary>Checkpoints whose step is a multiple of this are kept for ever; 0: none for that.</summary>
     public long KeepEvery { get; init; }
 
-    /// <summary>Whether training goes on while a checkpoint is written, which takes memory for a copy of parameters and optimizer state.</summary>
+    /// <summary>
+    /// Whether training goes on while a checkpoint is written, which takes memory for a copy of parameters and
+    /// optimizer state.
+    /// </summary>
     public bool Asynchronous { get; init; } = true;
 
-    /// <summary>Whether a checkpoint that cannot be written ends the run. Else it is told, and the next is tried; only the last must succeed.</summary>
+    /// <summary>
+    /// Whether a checkpoint that cannot be written ends the run. Else it is told, and the next is tried; only the last
+    /// must succeed.
+    /// </summary>
     public bool Required { get; init; }
 
     /// <summary>What saving needs to know.</summary>
@@ -354,7 +398,10 @@ public enum CpuAttentionSetting
 
 public enum AllocatorSetting
 {
-    /// <summary>Kept, which saves the page faults of large tensors; those of 32 MiB and more are given back where memory.recompute is on.</summary>
+    /// <summary>
+    /// Kept, which saves the page faults of large tensors; those of 32 MiB and more are given back where
+    /// memory.recompute is on.
+    /// </summary>
     Tuned,
 
     /// <summary>As the system does by itself.</summary>

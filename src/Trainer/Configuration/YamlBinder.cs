@@ -8,8 +8,8 @@ using YamlDotNet.RepresentationModel;
 namespace LongNet.Trainer.Configuration;
 
 /// <summary>
-/// Binds YAML nodes to records strictly: unknown keys, wrong types and missing required keys are problems that name where
-/// they stand.
+/// Binds YAML nodes to records strictly: unknown keys, wrong types and missing required keys are problems that name
+/// where they stand.
 /// </summary>
 /// <param name="problems">Takes what is wrong.</param>
 /// <param name="file">What the file is called in messages.</param>
@@ -34,7 +34,8 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
     public static IReadOnlyList<PropertyInfo> Properties(Type type) =>
         [.. type.GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(property => property.CanWrite)];
 
-    public static bool IsSection(Type type) => type.IsClass && type != typeof(string) && type.Namespace == typeof(RunConfig).Namespace;
+    public static bool IsSection(Type type) =>
+        type.IsClass && type != typeof(string) && type.Namespace == typeof(RunConfig).Namespace;
 
     /// <param name="type">A record of this namespace.</param>
     /// <param name="node">What the file gives for it; null where it is absent.</param>
@@ -52,7 +53,10 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         }
         else if (node is not null && !IsNull(node))
         {
-            problems.Add($"{where(node)}: {path.TrimEnd('.')} must be a group of keys, such as {string.Join(", ", Properties(type).Take(3).Select(property => Key(property.Name)))}.");
+            problems.Add(
+                $"{where(node)}: {path.TrimEnd('.')} must be a group of keys, such as "
+                    + $"{string.Join(", ", Properties(type).Take(3).Select(property => Key(property.Name)))}."
+            );
             return null;
         }
 
@@ -93,7 +97,8 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
     // YAML allows lists and groups for keys; here they are unknown keys like any other.
     private static string Name(YamlNode key) => key is YamlScalarNode { Value: { } name } ? name : $"{key}";
 
-    private static bool IsNull(YamlNode node) => node is YamlScalarNode { Style: YamlDotNet.Core.ScalarStyle.Plain, Value: "" or "~" or "null" };
+    private static bool IsNull(YamlNode node) =>
+        node is YamlScalarNode { Style: YamlDotNet.Core.ScalarStyle.Plain, Value: "" or "~" or "null" };
 
     private void CheckKnown(Type type, YamlNode keyNode, string path)
     {
@@ -103,8 +108,13 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
             return;
         string? nearest = ConfigurationProblems.Nearest(key, known);
         problems.Add(
-            $"{where(keyNode)}: unknown key \"{path}{key}\"; " +
-            (nearest is null ? $"the keys here are {string.Join(", ", known)}." : $"did you mean \"{path}{nearest}\"?"));
+            $"{where(keyNode)}: unknown key \"{path}{key}\"; "
+                + (
+                    nearest is null
+                        ? $"the keys here are {string.Join(", ", known)}."
+                        : $"did you mean \"{path}{nearest}\"?"
+                )
+        );
     }
 
     private object? Value(Type type, YamlNode node, string key)
@@ -119,19 +129,36 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         {
             if (target == typeof(string) && text.Length > 0)
                 return text;
-            if (target == typeof(long) && long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long whole))
+            if (
+                target == typeof(long)
+                && long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long whole)
+            )
                 return whole;
-            if (target == typeof(int) && int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int small))
+            if (
+                target == typeof(int)
+                && int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int small)
+            )
                 return small;
-            if (target == typeof(double) && double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double number) && double.IsFinite(number))
+            if (
+                target == typeof(double)
+                && double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double number)
+                && double.IsFinite(number)
+            )
                 return number;
             if (target == typeof(bool) && text is "true" or "false")
                 return text == "true";
-            if (target.IsEnum && Enum.GetNames(target).FirstOrDefault(name => name.Equals(text, StringComparison.OrdinalIgnoreCase)) is { } match)
+            if (
+                target.IsEnum
+                && Enum.GetNames(target).FirstOrDefault(name => name.Equals(text, StringComparison.OrdinalIgnoreCase))
+                    is { } match
+            )
                 return Enum.Parse(target, match);
         }
 
-        problems.Add($"{where(node)}: {key} is {Describe(node)}, but must be {Expected(target)}{(nullable is null ? "" : " or auto")}.");
+        problems.Add(
+            $"{where(node)}: {key} is {Describe(node)}, but must be "
+                + $"{Expected(target)}{(nullable is null ? "" : " or auto")}."
+        );
         return Unbound.Instance;
     }
 
@@ -153,12 +180,13 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         return complete ? list : Unbound.Instance;
     }
 
-    private static string Describe(YamlNode node) => node switch
-    {
-        YamlScalarNode scalar => $"\"{scalar.Value}\"",
-        YamlSequenceNode => "a list",
-        _ => "a group of keys",
-    };
+    private static string Describe(YamlNode node) =>
+        node switch
+        {
+            YamlScalarNode scalar => $"\"{scalar.Value}\"",
+            YamlSequenceNode => "a list",
+            _ => "a group of keys",
+        };
 
     private static string Expected(Type type) =>
         type == typeof(string) ? "text"

@@ -20,8 +20,10 @@ public sealed record BatchPartition(long BatchSize, int DataRanks, long MicroBat
         if (batchSize % dataRanks != 0)
         {
             throw new UserException(
-                $"training.batch_size ({batchSize}) is not a multiple of the {dataRanks} data-parallel ranks: set it to {(batchSize / dataRanks + 1) * dataRanks}, " +
-                "or choose another parallel.data.");
+                $"training.batch_size ({batchSize}) is not a multiple of the {dataRanks} data-parallel ranks: "
+                    + $"set it to {(batchSize / dataRanks + 1) * dataRanks}, "
+                    + "or choose another parallel.data."
+            );
         }
 
         long share = batchSize / dataRanks;
@@ -29,7 +31,9 @@ public sealed record BatchPartition(long BatchSize, int DataRanks, long MicroBat
         return share % micro == 0
             ? new BatchPartition(batchSize, dataRanks, micro)
             : throw new UserException(
-                $"training.micro_batch_size ({micro}) does not divide the {share} sequences that each of {dataRanks} data-parallel ranks has of training.batch_size {batchSize}.");
+                $"training.micro_batch_size ({micro}) does not divide the {share} sequences that each of "
+                    + $"{dataRanks} data-parallel ranks has of training.batch_size {batchSize}."
+            );
     }
 
     /// <summary>Places within the step's batch, 0 … BatchSize − 1, that a rank computes at a micro-step.</summary>

@@ -3,7 +3,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// Reads this rank's part of windows. Targets are shifted before sharding, so a shard of ℓ rows reads ℓ + 1 tokens and no other.
+/// Reads this rank's part of windows. Targets are shifted before sharding, so a shard of ℓ rows reads ℓ + 1 tokens and
+/// no other.
 /// </summary>
 /// <param name="source">The corpus. Not owned.</param>
 /// <param name="sequenceLength">N, tokens between windows' starts.</param>

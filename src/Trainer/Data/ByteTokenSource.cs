@@ -4,7 +4,10 @@ using LongNet.Core;
 
 namespace LongNet.Trainer.Data;
 
-/// <summary>A corpus as one sequence of bytes, its documents joined by one 0 byte. Reads through memory maps, only what is asked.</summary>
+/// <summary>
+/// A corpus as one sequence of bytes, its documents joined by one 0 byte. Reads through memory maps, only what is
+/// asked.
+/// </summary>
 public sealed class ByteTokenSource : ITokenSource
 {
     private const int MostOpenMaps = 64;
@@ -81,8 +84,12 @@ public sealed class ByteTokenSource : ITokenSource
         if (!now.Exists || now.Length != corpus.Files[file].Bytes)
         {
             throw new UserException(
-                $"{now.FullName} {(now.Exists ? $"has {now.Length} bytes now, and had {corpus.Files[file].Bytes}" : "is gone, and was there")} when the run started: " +
-                "leave the text alone while a run reads it, and go on from the last checkpoint with --resume auto.");
+                $"{now.FullName} "
+                    + $"{(now.Exists ? $"has {now.Length} bytes now, and had {corpus.Files[file].Bytes}" : "is gone, and was there")} "
+                    + "when the run started: "
+                    + "leave the text alone while a run reads it, and go on from the last checkpoint with "
+                    + "--resume auto."
+            );
         }
 
         if (open.TryGetValue(file, out var mapped))

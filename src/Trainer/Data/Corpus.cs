@@ -9,12 +9,15 @@ namespace LongNet.Trainer.Data;
 
 /// <summary>One document of a corpus.</summary>
 /// <param name="Path">Full path.</param>
-/// <param name="Name">Path relative to where its entry of data.path is rooted, with forward slashes; decides the order.</param>
+/// <param name="Name">Path relative to where its entry of data.path is rooted, with forward slashes; decides the
+/// order.</param>
 /// <param name="Bytes">Size.</param>
 /// <param name="StartDigest">Digest of the first bytes, which tells apart most texts of one size.</param>
 public sealed record CorpusFile(string Path, string Name, long Bytes, string StartDigest);
 
-/// <summary>Text in files, in an order that is the same on every machine. As a run's corpus, every byte of it is a token.</summary>
+/// <summary>
+/// Text in files, in an order that is the same on every machine. As a run's corpus, every byte of it is a token.
+/// </summary>
 public sealed class Corpus : ITokenCorpus
 {
     private const int ProbeBytes = 8192;
@@ -24,7 +27,9 @@ public sealed class Corpus : ITokenCorpus
     /// <summary>The files in order; none is empty.</summary>
     public IReadOnlyList<CorpusFile> Files { get; }
 
-    /// <summary>Tells corpora apart: file count, size, and a digest over names, sizes and the files' first bytes.</summary>
+    /// <summary>
+    /// Tells corpora apart: file count, size, and a digest over names, sizes and the files' first bytes.
+    /// </summary>
     public string Fingerprint
     {
         get
@@ -73,15 +78,28 @@ public sealed class Corpus : ITokenCorpus
                 files.TryAdd(file.Path, file);
         }
 
-        CorpusFile[] kept = [.. files.Values.Where(file => file.Bytes > 0).OrderBy(file => file.Name, StringComparer.Ordinal).ThenBy(file => file.Path, StringComparer.Ordinal)];
+        CorpusFile[] kept =
+        [
+            .. files
+                .Values.Where(file => file.Bytes > 0)
+                .OrderBy(file => file.Name, StringComparer.Ordinal)
+                .ThenBy(file => file.Path, StringComparer.Ordinal),
+        ];
         return kept.Length > 0
             ? new Corpus(kept)
-            : throw new UserException($"{key} {string.Join(", ", paths)} holds no text: every file there is empty, binary or excluded.");
+            : throw new UserException(
+                $"{key} {string.Join(", ", paths)} holds no text: every file there is empty, binary or excluded."
+            );
     }
 
     public ITokenSource OpenTokens() => new ByteTokenSource(this);
 
-    private static IEnumerable<CorpusFile> Expand(string path, IReadOnlyList<string> exclude, string key, string excludeKey)
+    private static IEnumerable<CorpusFile> Expand(
+        string path,
+        IReadOnlyList<string> exclude,
+        string key,
+        string excludeKey
+    )
     {
         if (File.Exists(path))
             return [Describe(path, Path.GetFileName(path), Start(path, key))];
@@ -109,15 +127,19 @@ public sealed class Corpus : ITokenCorpus
         if (found.Length == 0)
             throw new UserException($"{key} {path} matches no file ({excludeKey}: {string.Join(", ", exclude)}).");
         // A NUL byte near the start is what no text file has; it also separates documents.
-        return found.Select(file => (Path: file, Start: Start(file, key))).Where(file => !file.Start.Contains((byte)0))
+        return found
+            .Select(file => (Path: file, Start: Start(file, key)))
+            .Where(file => !file.Start.Contains((byte)0))
             .Select(file => Describe(file.Path, Path.GetRelativePath(root, file.Path), file.Start));
     }
 
-    private static CorpusFile Describe(string path, string name, byte[] start) => new(
-        Path.GetFullPath(path),
-        name.Replace(Path.DirectorySeparatorChar, '/'),
-        new FileInfo(path).Length,
-        Convert.ToHexStringLower(SHA256.HashData(start))[..16]);
+    private static CorpusFile Describe(string path, string name, byte[] start) =>
+        new(
+            Path.GetFullPath(path),
+            name.Replace(Path.DirectorySeparatorChar, '/'),
+            new FileInfo(path).Length,
+            Convert.ToHexStringLower(SHA256.HashData(start))[..16]
+        );
 
     private static byte[] Start(string path, string key)
     {

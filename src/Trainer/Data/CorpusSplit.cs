@@ -3,8 +3,8 @@ using LongNet.Core;
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// Windows of a corpus. Window i holds tokens i·N … i·N + N: N inputs, and as many targets one token later. The last windows are
-/// held out.
+/// Windows of a corpus. Window i holds tokens i·N … i·N + N: N inputs, and as many targets one token later. The last
+/// windows are held out.
 /// </summary>
 /// <param name="SequenceLength">N.</param>
 /// <param name="TrainingWindows">Windows 0 … TrainingWindows − 1 are for training.</param>
@@ -19,9 +19,12 @@ public sealed record CorpusSplit(long SequenceLength, long TrainingWindows, long
         if (windows - held < 1)
         {
             long longest = (tokens - 1) / (1 + Math.Sign(held));
-            throw new UserException(longest < 1
-                ? $"data.path holds {tokens} tokens, too few to train on: add text."
-                : $"data.path holds {tokens} tokens, too few for training.sequence_length {sequenceLength}: the longest that works is {longest}, or add text.");
+            throw new UserException(
+                longest < 1
+                    ? $"data.path holds {tokens} tokens, too few to train on: add text."
+                    : $"data.path holds {tokens} tokens, too few for training.sequence_length {sequenceLength}: "
+                        + $"the longest that works is {longest}, or add text."
+            );
         }
 
         return new CorpusSplit(sequenceLength, windows - held, held);

@@ -37,6 +37,7 @@ public interface ITokenSource : IDisposable
     /// <summary>Copies tokens.</summary>
     /// <param name="start">First token.</param>
     /// <param name="destination">Filled; must end within the source.</param>
-    /// <exception cref="Core.UserException">A file is no longer what it was when the run started, or damaged.</exception>
+    /// <exception cref="Core.UserException">A file is no longer what it was when the run started, or
+    /// damaged.</exception>
     void Read(long start, Span<int> destination);
 }

@@ -3,8 +3,8 @@ using LongNet.Core.Numerics;
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// Which training window the n-th sequence of a run is: every epoch a permutation of all windows, a function of (seed, epoch,
-/// index) alone. One cursor counts the sequences that the whole job has consumed, whatever its ranks.
+/// Which training window the n-th sequence of a run is: every epoch a permutation of all windows, a function of (seed,
+/// epoch, index) alone. One cursor counts the sequences that the whole job has consumed, whatever its ranks.
 /// </summary>
 public sealed class SampleOrder
 {
@@ -30,9 +30,9 @@ public sealed class SampleOrder
         RandomStream epoch = stream.Derive(cursor / windows);
         long index = cursor % windows;
 
-        // A Feistel network permutes the next power of four; walking on until an index is in range permutes the windows.
-        do
-            index = Permute(epoch, index);
+        // A Feistel network permutes the next power of four; walking on until an index is in range permutes the
+        // windows.
+        do index = Permute(epoch, index);
         while (index >= windows);
         return index;
     }
@@ -40,7 +40,8 @@ public sealed class SampleOrder
     private long Permute(RandomStream epoch, long index)
     {
         long mask = (1L << halfBits) - 1;
-        long left = index >> halfBits, right = index & mask;
+        long left = index >> halfBits,
+            right = index & mask;
         for (int round = 0; round < Rounds; round++)
             (left, right) = (right, left ^ ((long)epoch.Derive(round).Bits(right) & mask));
         return (left << halfBits) | right;

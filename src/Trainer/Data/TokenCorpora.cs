@@ -8,46 +8,71 @@ namespace LongNet.Trainer.Data;
 /// <summary>Opens what data.path names: text, or one prepared file.</summary>
 public static class TokenCorpora
 {
-    /// <exception cref="UserException">A file is missing or damaged, the tokenizer is another, or the model's vocabulary is too small for it.</exception>
+    /// <exception cref="UserException">A file is missing or damaged, the tokenizer is another, or the model's
+    /// vocabulary is too small for it.</exception>
     public static ITokenCorpus Open(RunConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
         DataConfig data = config.Data;
         string[] prepared = [.. data.Path.Where(IsPrepared)];
         if (prepared.Length > 0 && data.Path.Count > 1)
-            throw new UserException($"data.path names {prepared[0]}, which is prepared, and {data.Path.Count - 1} more: name one prepared file alone, made of all the text.");
+            throw new UserException(
+                $"data.path names {prepared[0]}, which is prepared, and {data.Path.Count - 1} more: name "
+                    + "one prepared file alone, made of all the text."
+            );
         if (prepared.Length == 0)
         {
-            return data.Tokenizer == TextTokenizers.Byte ? Corpus.Open(data) : throw new UserException(
-                $"data.tokenizer is {data.Tokenizer}, and data.path names text, which is tokenized before training: run {PrepareCommand(config)}, then set data.path to the file that it writes.");
+            return data.Tokenizer == TextTokenizers.Byte
+                ? Corpus.Open(data)
+                : throw new UserException(
+                    $"data.tokenizer is {data.Tokenizer}, and data.path names text, which is tokenized "
+                        + $"before training: run {PrepareCommand(config)}, then set data.path to the file that it "
+                        + "writes."
+                );
         }
 
         TokenFile file = TokenFile.Open(prepared[0]);
-        if (data.Tokenizer != TextTokenizers.Byte && TextTokenizers.Load(data.Tokenizer).Fingerprint != file.Header.TokenizerFingerprint)
+        if (
+            data.Tokenizer != TextTokenizers.Byte
+            && TextTokenizers.Load(data.Tokenizer).Fingerprint != file.Header.TokenizerFingerprint
+        )
         {
             throw new UserException(
-                $"data.path {prepared[0]} was prepared with {file.Tokenizer}, which is not the tokenizer that data.tokenizer {data.Tokenizer} names: " +
-                "remove data.tokenizer to train on it as it is, or prepare the text again.");
+                $"data.path {prepared[0]} was prepared with {file.Tokenizer}, which is not the tokenizer that "
+                    + $"data.tokenizer {data.Tokenizer} names: "
+                    + "remove data.tokenizer to train on it as it is, or prepare the text again."
+            );
         }
 
-        return config.Model.Vocabulary >= file.VocabularySize ? file : throw new UserException(
-            $"model.vocabulary is {config.Model.Vocabulary}, but data.path {prepared[0]} was prepared with {file.Tokenizer}, whose vocabulary is {file.VocabularySize}: " +
-            $"set model.vocabulary: {file.VocabularySize}, or more.");
+        return config.Model.Vocabulary >= file.VocabularySize
+            ? file
+            : throw new UserException(
+                $"model.vocabulary is {config.Model.Vocabulary}, but data.path {prepared[0]} was prepared "
+                    + $"with {file.Tokenizer}, whose vocabulary is {file.VocabularySize}: "
+                    + $"set model.vocabulary: {file.VocabularySize}, or more."
+            );
     }
 
     // By its contents. One that is called so and is none is damaged, and must not be taken for text.
     private static bool IsPrepared(string path) =>
-        File.Exists(path) && (path.EndsWith(TokenFile.Extension, StringComparison.OrdinalIgnoreCase) || TokenFile.HasMagic(path));
+        File.Exists(path)
+        && (path.EndsWith(TokenFile.Extension, StringComparison.OrdinalIgnoreCase) || TokenFile.HasMagic(path));
 
     private static string PrepareCommand(RunConfig config)
     {
-        string exclude = config.Data.Exclude.SequenceEqual(new DataConfig { Path = [] }.Exclude) ? "" : $" --exclude {string.Join(' ', config.Data.Exclude.Select(Quoted))}";
-        return $"longnet data prepare --input {string.Join(' ', config.Data.Path.Select(Quoted))}{exclude} --tokenizer {Quoted(config.Data.Tokenizer)} --output {Quoted($"{config.Name}{TokenFile.Extension}")}";
+        string exclude = config.Data.Exclude.SequenceEqual(new DataConfig { Path = [] }.Exclude)
+            ? ""
+            : $" --exclude {string.Join(' ', config.Data.Exclude.Select(Quoted))}";
+        return $"longnet data prepare --input {string.Join(' ', config.Data.Path.Select(Quoted))}{exclude} "
+            + $"--tokenizer {Quoted(config.Data.Tokenizer)} --output {Quoted($"{config.Name}{TokenFile.Extension}")}";
     }
 
     // As a shell takes it for one word.
     private static string Quoted(string word) =>
-        word.All(character => char.IsAsciiLetterOrDigit(character) || "/._-+,:@%".Contains(character, StringComparison.Ordinal)) && word.Length > 0
+        word.All(character =>
+            char.IsAsciiLetterOrDigit(character) || "/._-+,:@%".Contains(character, StringComparison.Ordinal)
+        )
+        && word.Length > 0
             ? word
             : $"'{word.Replace("'", "'\\''", StringComparison.Ordinal)}'";
 }

@@ -1,4 +1,3 @@
-using System.Globalization;
 using LongNet.Distributed;
 using LongNet.Trainer.Benchmarks;
 using static TorchSharp.torch;
@@ -8,13 +7,15 @@ namespace LongNet.Trainer.Doctor;
 /// <summary>What ranks only find out together: how fast they exchange, and whether their clocks agree.</summary>
 internal static class CommunicationChecks
 {
-    private const int Rounds = 5, ClockTries = 5;
+    private const int Rounds = 5,
+        ClockTries = 5;
 
     // Metrics and logs of several machines are read side by side.
     private static readonly TimeSpan LargestSkew = TimeSpan.FromSeconds(1);
 
     // Bytes per second over a rank's link: less than a slow machine's memory, and less than a 10 Gbit network.
-    private const double SlowWithin = 0.5e9, SlowBetween = 0.5e9;
+    private const double SlowWithin = 0.5e9,
+        SlowBetween = 0.5e9;
 
     private static readonly long[] Sizes = [1 << 20, 16 << 20];
 
@@ -26,26 +27,50 @@ internal static class CommunicationChecks
             return [new Finding("exchange", "one rank exchanges nothing; mpiexec -n N longnet doctor measures")];
         var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, Rounds);
         var findings = new List<Finding> { Clocks(world.Size, Skew(world)) };
-        foreach (CollectiveOperation operation in CollectiveOperation.All.Where(operation => operation.Name is "all-gather" or "all-reduce"))
+        foreach (
+            CollectiveOperation operation in CollectiveOperation.All.Where(operation =>
+                operation.Name is "all-gather" or "all-reduce"
+            )
+        )
             findings.Add(Bandwidth(operation.Name, [.. Sizes.Select(size => benchmark.Run(operation, size))], hosts));
         return findings;
     }
 
     /// <param name="ranks">How many.</param>
     /// <param name="skew">Between the first clock and the last.</param>
-    internal static Finding Clocks(int ranks, TimeSpan skew) => skew <= LargestSkew
-        ? new Finding("clocks", $"those of {ranks} ranks agree within {Milliseconds(skew)} ms")
-        : Finding.ToFix("clocks", $"those of {ranks} ranks differ by {Milliseconds(skew)} ms", "Clocks differ, so logs and metrics of several machines cannot be read side by side: run a time service (chrony, systemd-timesyncd) on every machine.");
+    internal static Finding Clocks(int ranks, TimeSpan skew) =>
+        skew <= LargestSkew
+            ? new Finding("clocks", $"those of {ranks} ranks agree within {Milliseconds(skew)} ms")
+            : Finding.ToFix(
+                "clocks",
+                $"those of {ranks} ranks differ by {Milliseconds(skew)} ms",
+                "Clocks differ, so logs and metrics of several machines cannot be read side by side: run a "
+                    + "time service (chrony, systemd-timesyncd) on every machine."
+            );
 
     internal static Finding Bandwidth(string operation, IReadOnlyList<CollectiveTimes> times, int hosts)
     {
-        string value = string.Join(", ", times.Select(time =>
-            string.Create(CultureInfo.InvariantCulture, $"{ByteSize.Format(time.Bytes)} in {time.MedianSeconds * 1e3:F2} ms ({time.MedianBusBandwidth / 1e9:F2} GB/s)")));
+        string value = string.Join(
+            ", ",
+            times.Select(time =>
+                (
+                    $"{ByteSize.Format(time.Bytes)} in {time.MedianSeconds * 1e3:F2} ms "
+                    + $"({time.MedianBusBandwidth / 1e9:F2} GB/s)"
+                )
+            )
+        );
         return times.Max(time => time.MedianBusBandwidth) >= (hosts == 1 ? SlowWithin : SlowBetween)
             ? new Finding(operation, value)
-            : Finding.Note(operation, value + (hosts == 1
-                ? ", slow for one machine: other programs may use it, or MPI goes through the network"
-                : ", slow: MPI may take a slow network; name the fast one, e.g. OMPI_MCA_btl_tcp_if_include or UCX_NET_DEVICES"));
+            : Finding.Note(
+                operation,
+                value
+                    + (
+                        hosts == 1
+                            ? ", slow for one machine: other programs may use it, or MPI goes through the network"
+                            : ", slow: MPI may take a slow network; name the fast one, e.g. "
+                                + "OMPI_MCA_btl_tcp_if_include or UCX_NET_DEVICES"
+                    )
+            );
     }
 
     // The least of several tries: a rank may be late leaving the barrier, and its clock then seems to be ahead.
@@ -63,5 +88,5 @@ internal static class CommunicationChecks
         return new TimeSpan(least);
     }
 
-    private static string Milliseconds(TimeSpan time) => time.TotalMilliseconds.ToString("F1", CultureInfo.InvariantCulture);
+    private static string Milliseconds(TimeSpan time) => time.TotalMilliseconds.ToString("F1");
 }

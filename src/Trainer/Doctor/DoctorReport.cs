@@ -25,16 +25,27 @@ internal static class DoctorReport
         return text.ToString();
     }
 
-    /// <summary>The findings, and the machine as <see cref="MachineFile"/> reads it; null where ranks cannot start.</summary>
-    public static string Json(IReadOnlyList<Finding> findings, Machine? machine) => JsonSerializer.Serialize(
-        new
-        {
-            Ready = IsReady(findings),
-            Findings = findings.Select(finding => new { finding.Subject, finding.Value, Mark = finding.Mark.ToString().ToLowerInvariant(), finding.Remedy }),
-            Machine = machine,
-        },
-        MachineFile.Json) + "\n";
+    /// <summary>
+    /// The findings, and the machine as <see cref="MachineFile"/> reads it; null where ranks cannot start.
+    /// </summary>
+    public static string Json(IReadOnlyList<Finding> findings, Machine? machine) =>
+        JsonSerializer.Serialize(
+            new
+            {
+                Ready = IsReady(findings),
+                Findings = findings.Select(finding => new
+                {
+                    finding.Subject,
+                    finding.Value,
+                    Mark = finding.Mark.ToString().ToLowerInvariant(),
+                    finding.Remedy,
+                }),
+                Machine = machine,
+            },
+            MachineFile.Json
+        ) + "\n";
 
     private static string Line(Finding finding) =>
-        $"{finding.Mark switch { Mark.Ok => "ok", Mark.Note => "note", _ => "FIX" },-4}  {finding.Subject,-13}  {finding.Value}";
+        $"{finding.Mark switch { Mark.Ok => "ok", Mark.Note => "note", _ => "FIX" }, -4}  "
+        + $"{finding.Subject, -13}  {finding.Value}";
 }

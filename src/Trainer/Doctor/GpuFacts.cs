@@ -15,17 +15,33 @@ internal sealed record GpuFacts(string[] Present, bool LibTorchForCuda, string[]
     {
         bool forCuda = libTorchLoaded && LibTorch.BringsCuda;
         int count = libTorchLoaded && LibTorch.HasCudaDevice ? torch.cuda.device_count() : 0;
-        return new GpuFacts(KnownToTheDriver(), forCuda, [.. Enumerable.Range(0, count).Select(index => CudaDevice.Name(index) ?? "CUDA device")], NcclLibrary.Version?.ToString());
+        return new GpuFacts(
+            KnownToTheDriver(),
+            forCuda,
+            [.. Enumerable.Range(0, count).Select(index => CudaDevice.Name(index) ?? "CUDA device")],
+            NcclLibrary.Version?.ToString()
+        );
     }
 
     private static string[] KnownToTheDriver()
     {
         const string Folder = "/proc/driver/nvidia/gpus";
         if (Directory.Exists(Folder))
-            return [.. Directory.GetDirectories(Folder).Order(StringComparer.Ordinal).Select(gpu => SystemText.Field(Path.Combine(gpu, "information"), "Model") ?? "NVIDIA GPU")];
+            return
+            [
+                .. Directory
+                    .GetDirectories(Folder)
+                    .Order(StringComparer.Ordinal)
+                    .Select(gpu => SystemText.Field(Path.Combine(gpu, "information"), "Model") ?? "NVIDIA GPU"),
+            ];
         // "GPU 0: NVIDIA H100 80GB HBM3 (UUID: ...)"
         return SystemText.OnPath("nvidia-smi") is string program && SystemText.OfProgram(program, "-L") is string list
-            ? [.. list.Split('\n').Where(line => line.StartsWith("GPU ", StringComparison.Ordinal)).Select(line => line.Split(": ", 2)[^1].Split(" (UUID")[0])]
+            ?
+            [
+                .. list.Split('\n')
+                    .Where(line => line.StartsWith("GPU ", StringComparison.Ordinal))
+                    .Select(line => line.Split(": ", 2)[^1].Split(" (UUID")[0]),
+            ]
             : [];
     }
 }

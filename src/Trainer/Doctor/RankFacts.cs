@@ -5,8 +5,8 @@ using LongNet.Distributed;
 namespace LongNet.Trainer.Doctor;
 
 /// <summary>
-/// What one rank knows of itself. Gathered on rank 0 as text, so everything in it is plain; what it means is decided there, where the
-/// facts of all ranks lie side by side.
+/// What one rank knows of itself. Gathered on rank 0 as text, so everything in it is plain; what it means is decided
+/// there, where the facts of all ranks lie side by side.
 /// </summary>
 /// <param name="Rank">In the world.</param>
 /// <param name="LocalRanks">Ranks that the launcher says are on this machine.</param>
@@ -27,30 +27,43 @@ internal sealed record RankFacts(
     string? Settings,
     ProcessorFacts Processor,
     MemoryFacts Memory,
-    GpuFacts Gpus)
+    GpuFacts Gpus
+)
 {
     /// <summary>Looks at this process and its machine.</summary>
     /// <param name="environment">What the launcher said.</param>
     /// <param name="libTorchLoaded">Whether libtorch may be asked.</param>
     /// <param name="mpi">The library, once it is loaded.</param>
     /// <param name="settings">What was set for speed.</param>
-    public static RankFacts Collect(RankEnvironment environment, bool libTorchLoaded, MpiLibrary? mpi, string? settings) => new(
-        environment.Rank,
-        environment.LocalSize,
-        Environment.MachineName,
-        environment.Launcher,
-        $"longnet {ProgramVersion()}, {RuntimeInformation.FrameworkDescription}",
-        libTorchLoaded ? $"libtorch {Core.Native.LibTorch.Version ?? "of unknown version"} for {(Core.Native.LibTorch.BringsCuda ? "CUDA" : "CPUs")}" : null,
-        mpi,
-        settings,
-        ProcessorFacts.Collect(environment),
-        MemoryFacts.Collect(),
-        GpuFacts.Collect(libTorchLoaded));
+    public static RankFacts Collect(
+        RankEnvironment environment,
+        bool libTorchLoaded,
+        MpiLibrary? mpi,
+        string? settings
+    ) =>
+        new(
+            environment.Rank,
+            environment.LocalSize,
+            Environment.MachineName,
+            environment.Launcher,
+            $"longnet {ProgramVersion()}, {RuntimeInformation.FrameworkDescription}",
+            libTorchLoaded
+                ? $"libtorch {Core.Native.LibTorch.Version ?? "of unknown version"} for "
+                    + $"{(Core.Native.LibTorch.BringsCuda ? "CUDA" : "CPUs")}"
+                : null,
+            mpi,
+            settings,
+            ProcessorFacts.Collect(environment),
+            MemoryFacts.Collect(),
+            GpuFacts.Collect(libTorchLoaded)
+        );
 
     // The commit's first characters say enough.
     private static string ProgramVersion()
     {
-        string version = typeof(RankFacts).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
+        string version = typeof(RankFacts)
+            .Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!
+            .InformationalVersion;
         string[] parts = version.Split('+');
         return parts.Length == 1 ? version : $"{parts[0]} (commit {parts[1][..Math.Min(8, parts[1].Length)]})";
     }

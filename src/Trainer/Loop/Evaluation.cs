@@ -5,7 +5,9 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Loop;
 
-/// <summary>The loss on held-out windows, spread evenly over those that there are; the same on any number of ranks.</summary>
+/// <summary>
+/// The loss on held-out windows, spread evenly over those that there are; the same on any number of ranks.
+/// </summary>
 /// <param name="plan">The run.</param>
 /// <param name="mesh">The ranks. Not owned.</param>
 /// <param name="state">The model. Not owned.</param>
@@ -17,7 +19,8 @@ public sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState stat
     {
         using var noGradient = no_grad();
         state.Model.eval();
-        long held = plan.Split.ValidationWindows, sequences = Math.Min(plan.Config.Evaluation.Sequences, held);
+        long held = plan.Split.ValidationWindows,
+            sequences = Math.Min(plan.Config.Evaluation.Sequences, held);
         long[] own = [.. Windows(held, sequences).Where((_, place) => place % mesh.DataSize == mesh.DataRank)];
         double lossSum = 0;
         long bytes = 0;
@@ -31,7 +34,9 @@ public sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState stat
 
         double tokens = sequences * plan.Config.Training.SequenceLength;
         double loss = mesh.World.Sum(lossSum) / tokens;
-        return plan.Corpus.BytesOfTokens is null ? new EvaluationMetrics(state.Step, loss) : new EvaluationMetrics(state.Step, loss, mesh.World.Sum(bytes) / tokens);
+        return plan.Corpus.BytesOfTokens is null
+            ? new EvaluationMetrics(state.Step, loss)
+            : new EvaluationMetrics(state.Step, loss, mesh.World.Sum(bytes) / tokens);
     }
 
     // Of the very tokens whose loss is summed.

@@ -20,8 +20,8 @@ public enum FaultPlace
 }
 
 /// <summary>
-/// A failure on purpose, to see that a job on these machines ends as it should: the environment variable LONGNET_FAULT says
-/// action:rank:step:place, e.g. kill:1:20:backward. Actions are throw, kill, stop, exit and hang.
+/// A failure on purpose, to see that a job on these machines ends as it should: the environment variable LONGNET_FAULT
+/// says action:rank:step:place, e.g. kill:1:20:backward. Actions are throw, kill, stop, exit and hang.
 /// </summary>
 public sealed record FaultDrill
 {
@@ -39,24 +39,32 @@ public sealed record FaultDrill
 
     /// <summary>The drill that this process's environment asks for; null for none.</summary>
     /// <exception cref="UserException">The variable makes no sense; says what would.</exception>
-    public static FaultDrill? FromProcess() => Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } text ? Parse(text) : null;
+    public static FaultDrill? FromProcess() =>
+        Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } text ? Parse(text) : null;
 
     /// <inheritdoc cref="FromProcess"/>
     public static FaultDrill Parse(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
         string[] parts = text.Split(':');
-        if (parts.Length == 4 && Actions.Contains(parts[0])
+        if (
+            parts.Length == 4
+            && Actions.Contains(parts[0])
             && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out int rank)
             && long.TryParse(parts[2], NumberStyles.None, CultureInfo.InvariantCulture, out long step)
-            && Enum.GetNames<FaultPlace>().FirstOrDefault(name => name.Equals(parts[3], StringComparison.OrdinalIgnoreCase)) is { } place)
+            && Enum.GetNames<FaultPlace>()
+                .FirstOrDefault(name => name.Equals(parts[3], StringComparison.OrdinalIgnoreCase))
+                is { } place
+        )
         {
             return new FaultDrill(parts[0], rank, step, Enum.Parse<FaultPlace>(place));
         }
 
         throw new UserException(
-            $"{Variable} is \"{text}\", but must be action:rank:step:place such as kill:1:20:backward, with one of {string.Join(", ", Actions)} and one of " +
-            $"{string.Join(", ", Enum.GetNames<FaultPlace>()).ToLowerInvariant()}: or unset it.");
+            $"{Variable} is \"{text}\", but must be action:rank:step:place such as kill:1:20:backward, with "
+                + $"one of {string.Join(", ", Actions)} and one of "
+                + $"{string.Join(", ", Enum.GetNames<FaultPlace>()).ToLowerInvariant()}: or unset it."
+        );
     }
 
     /// <summary>Strikes if this is the place.</summary>
@@ -80,7 +88,12 @@ public sealed record FaultDrill
                 Thread.Sleep(Timeout.Infinite);
                 break;
             default:
-                using (var kill = Process.Start("kill", [action == "kill" ? "-KILL" : "-STOP", Environment.ProcessId.ToString(CultureInfo.InvariantCulture)]))
+                using (
+                    var kill = Process.Start(
+                        "kill",
+                        [action == "kill" ? "-KILL" : "-STOP", Environment.ProcessId.ToString()]
+                    )
+                )
                     Thread.Sleep(Timeout.Infinite);
                 break;
         }

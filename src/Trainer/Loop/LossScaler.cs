@@ -3,9 +3,9 @@ using LongNet.Trainer.Checkpoints;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>
-/// Dynamic loss scaling (arXiv:1710.03740, section 3.2): the loss is multiplied by a scale, so that small gradients do not vanish in
-/// float16, and the gradients are divided by it before they are used. A step whose gradients overflow is skipped and halves the scale;
-/// as many good steps in a row as <see cref="GrowthSteps"/> double it.
+/// Dynamic loss scaling (arXiv:1710.03740, section 3.2): the loss is multiplied by a scale, so that small gradients do
+/// not vanish in float16, and the gradients are divided by it before they are used. A step whose gradients overflow is
+/// skipped and halves the scale; as many good steps in a row as <see cref="GrowthSteps"/> double it.
 /// </summary>
 /// <remarks>
 /// The scale is always a power of two, so that multiplying and dividing by it rounds nothing.
@@ -15,12 +15,14 @@ public sealed class LossScaler
     /// <summary>The scale of a run that begins.</summary>
     public const double Initial = 65536;
 
-    /// <summary>Scales never fall below this: a smaller one would make gradients vanish that are whole without any.</summary>
+    /// <summary>
+    /// Scales never fall below this: a smaller one would make gradients vanish that are whole without any.
+    /// </summary>
     public const double Smallest = 1;
 
     /// <summary>
-    /// Scales never grow beyond this: float16 ends at 2⁻²⁴, so gradients down to 2⁻⁴⁸ arrive, and smaller ones are nothing beside
-    /// AdamW's epsilon.
+    /// Scales never grow beyond this: float16 ends at 2⁻²⁴, so gradients down to 2⁻⁴⁸ arrive, and smaller ones are
+    /// nothing beside AdamW's epsilon.
     /// </summary>
     public const double Largest = 1 << 24;
 

@@ -15,14 +15,17 @@ public static class ProcessSettings
     /// <summary>Applies the settings. Call before the first matrix product.</summary>
     /// <param name="config">The settings.</param>
     /// <param name="environment">Of this rank.</param>
-    /// <param name="longSequences">Whether the peak of memory counts more than page faults of the largest tensors.</param>
+    /// <param name="longSequences">Whether the peak of memory counts more than page faults of the largest
+    /// tensors.</param>
     /// <returns>What was set, for the log.</returns>
     public static string Apply(RuntimeConfig config, RankEnvironment environment, bool longSequences = false)
     {
         ArgumentNullException.ThrowIfNull(config);
         bool fastKernels = config.MklOnAmd == MklOnAmdSetting.Auto && MklOnAmd.Apply();
         MklVectorMath.Start();
-        bool keepsMemory = config.Allocator == AllocatorSetting.Tuned && MemoryAllocator.KeepFreedMemory(longSequences ? MemoryAllocator.LongSequenceTensor : int.MaxValue);
+        bool keepsMemory =
+            config.Allocator == AllocatorSetting.Tuned
+            && MemoryAllocator.KeepFreedMemory(longSequences ? MemoryAllocator.LongSequenceTensor : int.MaxValue);
         CpuAttention.PrefersOwnKernel = config.CpuAttention == CpuAttentionSetting.Auto;
         int threads = config.Threads ?? CpuThreads.ForThisRank(environment);
         torch.set_num_threads(threads);

@@ -15,22 +15,37 @@ namespace LongNet.Trainer.Loop;
 /// <param name="Corpus">The text, as tokens.</param>
 /// <param name="Split">Training and held-out windows.</param>
 /// <param name="Batch">How a step's sequences are dealt out.</param>
-public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks, ITokenCorpus Corpus, CorpusSplit Split, BatchPartition Batch)
+public sealed record RunPlan(
+    RunConfig Config,
+    int DataRanks,
+    int SequenceRanks,
+    ITokenCorpus Corpus,
+    CorpusSplit Split,
+    BatchPartition Batch
+)
 {
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
 
-    /// <summary>Tells plans apart, so that ranks which read different files notice. Where the text and the weights lie does not count.</summary>
-    public string Fingerprint => Corpus.Fingerprint + ConfigurationFile.ToYaml(Config with
-    {
-        Data = Config.Data with { Path = [], Tokenizer = Corpus.Tokenizer },
-        Model = Config.Model with { InitialWeights = Config.Model.InitialWeights is null ? null : "given" },
-    });
+    /// <summary>
+    /// Tells plans apart, so that ranks which read different files notice. Where the text and the weights lie does not
+    /// count.
+    /// </summary>
+    public string Fingerprint =>
+        Corpus.Fingerprint
+        + ConfigurationFile.ToYaml(
+            Config with
+            {
+                Data = Config.Data with { Path = [], Tokenizer = Corpus.Tokenizer },
+                Model = Config.Model with { InitialWeights = Config.Model.InitialWeights is null ? null : "given" },
+            }
+        );
 
     /// <summary>Makes every rank's plan and sees that they are the same one. Collective.</summary>
     /// <param name="world">All ranks.</param>
     /// <param name="load">Reads the configuration, on every rank.</param>
-    /// <exception cref="UnanimousException">A rank's configuration or text is mistaken, or another than rank 0's.</exception>
+    /// <exception cref="UnanimousException">A rank's configuration or text is mistaken, or another than rank
+    /// 0's.</exception>
     public static RunPlan Agree(ProcessGroup world, Func<RunConfig> load)
     {
         ArgumentNullException.ThrowIfNull(world);
@@ -42,7 +57,9 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
             if (plan.Fingerprint != ofRoot)
             {
                 throw new UserException(
-                    $"the configuration or the text here ({plan.Corpus.Fingerprint}) is not that of rank 0: give every machine the same files.");
+                    $"the configuration or the text here ({plan.Corpus.Fingerprint}) is not that of rank 0: "
+                        + "give every machine the same files."
+                );
             }
         });
         return plan;
@@ -56,14 +73,24 @@ public sealed record RunPlan(RunConfig Config, int DataRanks, int SequenceRanks,
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
         SegmentSpan.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
         if (config.Model.Positions == PositionEncoding.XPos)
-            RotaryPositions.ValidateDecay(config.Model.ToModel().Schedule, config.Training.SequenceLength, config.Precision.ToType());
+            RotaryPositions.ValidateDecay(
+                config.Model.ToModel().Schedule,
+                config.Training.SequenceLength,
+                config.Precision.ToType()
+            );
         BatchPartition batch = BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize);
         ITokenCorpus corpus = TokenCorpora.Open(config);
-        CorpusSplit split = CorpusSplit.Create(corpus.Tokens, config.Training.SequenceLength, config.Data.ValidationFraction);
+        CorpusSplit split = CorpusSplit.Create(
+            corpus.Tokens,
+            config.Training.SequenceLength,
+            config.Data.ValidationFraction
+        );
         if (config.Evaluation.EverySteps > 0 && split.ValidationWindows == 0)
         {
             throw new UserException(
-                "evaluation.every_steps asks for evaluations, but data.validation_fraction is 0, so nothing is held out: set it to 0.05, or every_steps to 0.");
+                "evaluation.every_steps asks for evaluations, but data.validation_fraction is 0, so "
+                    + "nothing is held out: set it to 0.05, or every_steps to 0."
+            );
         }
 
         return new RunPlan(config, data, sequence, corpus, split, batch);

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using LongNet.Distributed;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
@@ -35,13 +34,14 @@ public sealed record StepAgreement(StopReason Reason, int Rank, byte[] Extras)
 }
 
 /// <summary>
-/// How all ranks come to stop after the same step: because a rank received a signal, rank 0 finds the file STOP in the run directory, or
-/// the program's time is over.
+/// How all ranks come to stop after the same step: because a rank received a signal, rank 0 finds the file STOP in the
+/// run directory, or the program's time is over.
 /// </summary>
 /// <remarks>
-/// The file is for whoever reaches the run directory but not the processes: "touch runs/NAME/STOP". It is removed once it is obeyed, so the
-/// run goes on when it is started again. One that lies there at a start was meant for an earlier run, which ended by itself or was killed
-/// before it saw the file; it is removed with a note, because nobody who starts a run wants it to stop after one step.
+/// The file is for whoever reaches the run directory but not the processes: "touch runs/NAME/STOP". It is removed once
+/// it is obeyed, so the run goes on when it is started again. One that lies there at a start was meant for an earlier
+/// run, which ended by itself or was killed before it saw the file; it is removed with a note, because nobody who
+/// starts a run wants it to stop after one step.
 /// </remarks>
 public sealed class StopAgreement
 {
@@ -59,10 +59,18 @@ public sealed class StopAgreement
     private readonly Stopwatch clock = Stopwatch.StartNew();
     private StopReason agreed;
 
-    /// <summary>From now on signals ask for a stop: made when there is something to save, as until then they may end the program.</summary>
+    /// <summary>
+    /// From now on signals ask for a stop: made when there is something to save, as until then they may end the
+    /// program.
+    /// </summary>
     /// <param name="runtime">The ranks, whose signals are deferred. Not owned.</param>
     /// <param name="held">On rank 0, what keeps other runs out of the run directory. Not owned.</param>
-    public StopAgreement(DistributedRuntime runtime, RunDirectory directory, TrainingConfig config, RunLock? held = null)
+    public StopAgreement(
+        DistributedRuntime runtime,
+        RunDirectory directory,
+        TrainingConfig config,
+        RunLock? held = null
+    )
     {
         ArgumentNullException.ThrowIfNull(runtime);
         ArgumentNullException.ThrowIfNull(config);
@@ -74,7 +82,9 @@ public sealed class StopAgreement
         request = runtime.DeferSignals();
     }
 
-    /// <summary>To be called after every step, the last one too. Collective over the world: one byte per rank.</summary>
+    /// <summary>
+    /// To be called after every step, the last one too. Collective over the world: one byte per rank.
+    /// </summary>
     /// <param name="step">The step that is done, for messages.</param>
     /// <param name="extra">Below 16: what the caller wants all ranks to know of this one.</param>
     public StepAgreement AfterStep(long step, byte extra = 0)
@@ -96,25 +106,30 @@ public sealed class StopAgreement
         {
             StopReason.TakenOver => "the run directory is another run's",
             StopReason.StopFile => $"there is a file {directory.StopFile}",
-            StopReason.TimeLimit => string.Create(CultureInfo.InvariantCulture, $"{timeLimit!.Value.TotalMinutes:0.###} minutes (training.time_limit_minutes) are over"),
+            StopReason.TimeLimit =>
+                $"{timeLimit!.Value.TotalMinutes:0.###} minutes (training.time_limit_minutes) are over",
             _ => $"rank {agreement.Rank} received {agreement.Reason}",
         };
     }
 
     /// <summary>
-    /// To be called once all is saved, whether the run stopped early or not: removes what asked for the stop, and the flight records that
-    /// ranks wrote at a signal, because the run has ended in order. Collective over the world.
+    /// To be called once all is saved, whether the run stopped early or not: removes what asked for the stop, and the
+    /// flight records that ranks wrote at a signal, because the run has ended in order. Collective over the world.
     /// </summary>
     /// <exception cref="UnanimousException">They cannot be removed.</exception>
     public void Finish()
     {
-        bool signalled = RankAgreement.AllGather(world, [request.Received is null ? (byte)0 : (byte)1]).Contains((byte)1);
+        bool signalled = RankAgreement
+            .AllGather(world, [request.Received is null ? (byte)0 : (byte)1])
+            .Contains((byte)1);
         if (signalled)
             runtime.StopRecording();
         // Now every rank has come here, so none writes a record any more.
         RankAgreement.Run(world, () => { });
         RankAgreement.RunOnRoot(world, () =>
-            (agreed == StopReason.StopFile && directory.ForgetStopFile()) | (signalled && directory.ForgetFlightRecords()));
+            (agreed == StopReason.StopFile && directory.ForgetStopFile())
+            | (signalled && directory.ForgetFlightRecords())
+        );
     }
 
     private StopReason OwnReason()

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using LongNet.Distributed;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
@@ -8,7 +7,9 @@ using LongNet.Trainer.Reporting;
 
 namespace LongNet.Trainer.Loop;
 
-/// <summary>A run from its starting point to its last step: steps, evaluations, checkpoints, and what is told of them.</summary>
+/// <summary>
+/// A run from its starting point to its last step: steps, evaluations, checkpoints, and what is told of them.
+/// </summary>
 /// <param name="plan">What to do.</param>
 /// <param name="mesh">The ranks. Not owned.</param>
 /// <param name="settings">What was set for the process, for the log.</param>
@@ -16,7 +17,15 @@ namespace LongNet.Trainer.Loop;
 /// <param name="resume">none, auto, or a path.</param>
 /// <param name="console">Written to on rank 0 only.</param>
 /// <param name="runtime">The ranks' runtime, whose signals ask for a stop while steps are done. Not owned.</param>
-public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, long lastStep, string resume, TextWriter console, DistributedRuntime runtime)
+public sealed class TrainingRun(
+    RunPlan plan,
+    DeviceMesh mesh,
+    string settings,
+    long lastStep,
+    string resume,
+    TextWriter console,
+    DistributedRuntime runtime
+)
 {
     // A bit beside a saver's status.
     private const byte SaveIsDue = 8;
@@ -25,7 +34,9 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     private readonly bool isRoot = mesh.World.Rank == 0;
 
     /// <summary>Trains. Collective over the world.</summary>
-    /// <returns>Whether the last step is done; false where the run was asked to stop before, and has saved a checkpoint.</returns>
+    /// <returns>
+    /// Whether the last step is done; false where the run was asked to stop before, and has saved a checkpoint.
+    /// </returns>
     /// <exception cref="UnanimousException">The run directory, a checkpoint or the numbers forbid to go on.</exception>
     public bool Run()
     {
@@ -39,12 +50,16 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         mesh.World.Monitor.Activity = "building the model";
         using var state = new TrainingState(plan, mesh);
-        reporter?.Say(string.Create(
-            CultureInfo.InvariantCulture,
-            $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, optimizer state {state.Optimizer.StateBytes / 1e6:F1} MB per rank, mesh {plan.DataRanks} data x {plan.SequenceRanks} sequence, {settings}"));
-        reporter?.Say(string.Create(
-            CultureInfo.InvariantCulture,
-            $"corpus: {plan.Corpus.Summary}, {plan.Split.TrainingWindows} training and {plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} {plan.Corpus.TokensAre}"));
+        reporter?.Say(
+            $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, optimizer state "
+                + $"{state.Optimizer.StateBytes / 1e6:F1} MB per rank, mesh {plan.DataRanks} data x "
+                + $"{plan.SequenceRanks} sequence, {settings}"
+        );
+        reporter?.Say(
+            $"corpus: {plan.Corpus.Summary}, {plan.Split.TrainingWindows} training and "
+                + $"{plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} "
+                + $"{plan.Corpus.TokensAre}"
+        );
         if (ConfigurationFile.PrecisionAndMemory(plan.Config) is { Length: > 0 } chosen)
             reporter?.Say($"settings: {string.Join(", ", chosen)}");
         if (resumes)
@@ -54,13 +69,18 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
 
         if (state.Step >= lastStep)
         {
-            reporter?.Say($"Nothing to do: step {state.Step} of {lastStep} is done. Raise training.steps (--set training.steps=N) to train on.");
+            reporter?.Say(
+                $"Nothing to do: step {state.Step} of {lastStep} is done. Raise training.steps (--set "
+                    + "training.steps=N) to train on."
+            );
             return true;
         }
 
         RankAgreement.RunLongOnRoot(mesh.World, directory.RemoveLeftovers);
         if (RankAgreement.RunOnRoot(mesh.World, directory.ForgetStopFile))
-            reporter!.Say($"note: removed {directory.StopFile}, which was there before the run and would have stopped it.");
+            reporter!.Say(
+                $"note: removed {directory.StopFile}, which was there before the run and would have stopped it."
+            );
         if (plan.Config.Parallel.ShardOptimizer)
             directory.RequireShared(mesh.World);
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
@@ -76,7 +96,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         }
         catch (UnanimousException)
         {
-            // What is being saved shall be whole, whatever else has gone wrong. That is what is to be told, and not what a disk refuses besides.
+            // What is being saved shall be whole, whatever else has gone wrong. That is what is to be told, and not
+            // what a disk refuses besides.
             saver.Failed = failure => reporter!.Say($"warning: {failure}");
             saver.EndWithoutFailing();
             throw;
@@ -84,7 +105,14 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     }
 
     private bool Train(
-        RunLock? held, TrainingState state, TrainingStep step, Evaluation evaluation, CheckpointSaver saver, MetricsWriter? metrics, ConsoleReporter? reporter)
+        RunLock? held,
+        TrainingState state,
+        TrainingStep step,
+        Evaluation evaluation,
+        CheckpointSaver saver,
+        MetricsWriter? metrics,
+        ConsoleReporter? reporter
+    )
     {
         double? validationLoss = null;
         string? metricsProblem = null;
@@ -104,7 +132,10 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
                 metrics?.Write(done);
             reporter?.Step(done);
             if (metrics?.Problem is { } problem && metricsProblem is null)
-                reporter!.Say($"warning: {directory.MetricsFile} cannot be written: {problem.TrimEnd('.')}. Lines wait in memory, and no checkpoint can be saved until they can be.");
+                reporter!.Say(
+                    $"warning: {directory.MetricsFile} cannot be written: {problem.TrimEnd('.')}. Lines "
+                        + "wait in memory, and no checkpoint can be saved until they can be."
+                );
             metricsProblem = metrics?.Problem;
             bool last = state.Step == lastStep;
             validationLoss = null;
@@ -118,7 +149,12 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             if (stopped)
                 reporter?.Say($"stopping after step {state.Step} of {lastStep}: {stop.Explain(agreement)}");
             saver.Advance([.. agreement.Extras.Select(extra => (byte)(extra & ~SaveIsDue))]);
-            if (last || stopped || (everySteps > 0 && state.Step % everySteps == 0) || (agreement.Extras[0] & SaveIsDue) != 0)
+            if (
+                last
+                || stopped
+                || (everySteps > 0 && state.Step % everySteps == 0)
+                || (agreement.Extras[0] & SaveIsDue) != 0
+            )
                 Save();
         }
 
@@ -126,7 +162,9 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         saver.Finish();
         // Nothing is left of the run but this.
         if (saver.Failure is { } failure)
-            throw new UnanimousException($"{failure} It was the run's last: free space or mend permissions, then go on with --resume auto.");
+            throw new UnanimousException(
+                $"{failure} It was the run's last: free space or mend permissions, then go on with --resume auto."
+            );
         stop.Finish();
         return !stopped;
 
@@ -141,7 +179,10 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
         }
 
         // One clock decides for all.
-        bool IsTime() => isRoot && plan.Config.Checkpoint.EveryMinutes > 0 && sinceSave.Elapsed.TotalMinutes >= plan.Config.Checkpoint.EveryMinutes;
+        bool IsTime() =>
+            isRoot
+            && plan.Config.Checkpoint.EveryMinutes > 0
+            && sinceSave.Elapsed.TotalMinutes >= plan.Config.Checkpoint.EveryMinutes;
 
         void Save()
         {
@@ -152,11 +193,21 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
     }
 
     // Nothing is saved any more: the other run writes there.
-    private UnanimousException TakenOver(RunLock? held) => new(
-        $"The run directory {directory.Path} was taken over by {held?.TakenOverBy ?? "another run"}, because this run stood still for some time (suspended, or its " +
-        "disk out of reach) and looked dead: the other run goes on from the last checkpoint, and this one ends without saving.");
+    private UnanimousException TakenOver(RunLock? held) =>
+        new(
+            $"The run directory {directory.Path} was taken over by {held?.TakenOverBy ?? "another run"}, "
+                + "because this run stood still for some time (suspended, or its "
+                + "disk out of reach) and looked dead: the other run goes on from the last checkpoint, and "
+                + "this one ends without saving."
+        );
 
-    private CheckpointSaver Saver(RunLock? held, TrainingState state, MetricsWriter? metrics, ConsoleReporter? reporter, FaultDrill? drill)
+    private CheckpointSaver Saver(
+        RunLock? held,
+        TrainingState state,
+        MetricsWriter? metrics,
+        ConsoleReporter? reporter,
+        FaultDrill? drill
+    )
     {
         var saver = new CheckpointSaver(directory.Checkpoints, mesh.World, plan.Config.Checkpoint.ToOptions())
         {
@@ -168,7 +219,8 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
                 metrics!.Sync();
             },
             FileWritten = saving => drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, saving),
-            Failed = failure => reporter!.Say($"warning: {failure} Training goes on (checkpoint.required: true would end it)."),
+            Failed = failure =>
+                reporter!.Say($"warning: {failure} Training goes on (checkpoint.required: true would end it)."),
             Saved = (step, checkpoint) =>
             {
                 reporter!.Say($"step {step}/{lastStep}  checkpoint {checkpoint.Path}");
@@ -195,19 +247,35 @@ public sealed class TrainingRun(RunPlan plan, DeviceMesh mesh, string settings, 
             return;
         foreach (string note in notes)
             reporter!.Say(note);
-        reporter!.Say($"resuming from {checkpoint} (step {state.Step}, written by {manifest.Mesh.Data} data x {manifest.Mesh.Sequence} sequence ranks)");
+        reporter!.Say(
+            $"resuming from {checkpoint} (step {state.Step}, written by {manifest.Mesh.Data} data x "
+                + $"{manifest.Mesh.Sequence} sequence ranks)"
+        );
         bool sameMesh = manifest.Mesh.Data == plan.DataRanks && manifest.Mesh.Sequence == plan.SequenceRanks;
-        bool wasSharded = manifest.OptimizerSharded, shardingChanged = wasSharded != plan.Config.Parallel.ShardOptimizer;
-        if (sameMesh && (manifest.ThreadsPerRank != TorchSharp.torch.get_num_threads() || manifest.MicroBatchSize != plan.Batch.MicroBatchSize || shardingChanged))
+        bool wasSharded = manifest.OptimizerSharded,
+            shardingChanged = wasSharded != plan.Config.Parallel.ShardOptimizer;
+        if (
+            sameMesh
+            && (
+                manifest.ThreadsPerRank != TorchSharp.torch.get_num_threads()
+                || manifest.MicroBatchSize != plan.Batch.MicroBatchSize
+                || shardingChanged
+            )
+        )
         {
             reporter.Say(
-                $"note: it was written with {manifest.ThreadsPerRank} CPU threads per rank and micro-batches of {manifest.MicroBatchSize}" +
-                (shardingChanged ? $", {(wasSharded ? "with" : "without")} parallel.shard_optimizer" : "") +
-                ", so numbers agree with that run's to rounding, not to the bit.");
+                $"note: it was written with {manifest.ThreadsPerRank} CPU threads per rank and micro-batches "
+                    + $"of {manifest.MicroBatchSize}"
+                    + (shardingChanged ? $", {(wasSharded ? "with" : "without")} parallel.shard_optimizer" : "")
+                    + ", so numbers agree with that run's to rounding, not to the bit."
+            );
         }
 
         if (manifest.Corpus != plan.Corpus.Fingerprint)
-            reporter.Say($"warning: the corpus is not the one trained on so far ({plan.Corpus.Fingerprint}; it was {manifest.Corpus}), so samples differ from here on.");
+            reporter.Say(
+                $"warning: the corpus is not the one trained on so far ({plan.Corpus.Fingerprint}; it was "
+                    + $"{manifest.Corpus}), so samples differ from here on."
+            );
         string[] changed = ConfigurationFile.ChangedKeys(manifest.Config, plan.Config);
         if (changed.Length > 0)
             reporter.Say($"warning: since the checkpoint these keys have changed: {string.Join("; ", changed)}");

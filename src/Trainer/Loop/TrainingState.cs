@@ -12,8 +12,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>
-/// What training changes: parameters, optimizer state and the counters of steps, sequences and tokens. All of it is alike on
-/// every rank, but for the optimizer state where that is sharded; a checkpoint fits any mesh, sharded or not.
+/// What training changes: parameters, optimizer state and the counters of steps, sequences and tokens. All of it is
+/// alike on every rank, but for the optimizer state where that is sharded; a checkpoint fits any mesh, sharded or not.
 /// </summary>
 public sealed class TrainingState : IDisposable
 {
@@ -34,14 +34,21 @@ public sealed class TrainingState : IDisposable
         this.mesh = mesh;
         RunConfig config = plan.Config;
         Exchange = new GatheredKeyValues(mesh.Sequence);
-        Model = RankAgreement.Run(mesh.World, () => new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution()));
+        Model = RankAgreement.Run(mesh.World, () =>
+            new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution())
+        );
         long offloaded = Model.OffloadedBytes(plan.Batch.MicroBatchSize, plan.RowsPerRank);
         RankAgreement.Run(mesh.World, () => Model.ReserveOffload(offloaded));
         LossScaler = config.Precision.Compute == ComputePrecision.Float16 ? new LossScaler() : null;
         var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];
         Gradients = new GradientBuffer(named, mesh.World, config.Parallel.ShardOptimizer);
-        var options = new AdamWOptions(config.Optimizer.Betas[0], config.Optimizer.Betas[1], config.Optimizer.Epsilon, config.Optimizer.WeightDecay);
+        var options = new AdamWOptions(
+            config.Optimizer.Betas[0],
+            config.Optimizer.Betas[1],
+            config.Optimizer.Epsilon,
+            config.Optimizer.WeightDecay
+        );
         if (config.Parallel.ShardOptimizer)
         {
             shard = new ParameterShard(named, Gradients);
@@ -65,7 +72,9 @@ public sealed class TrainingState : IDisposable
 
     public FusedAdamW Optimizer { get; }
 
-    /// <summary>What the loss is multiplied by for backward; null where the compute type has the range that gradients need.</summary>
+    /// <summary>
+    /// What the loss is multiplied by for backward; null where the compute type has the range that gradients need.
+    /// </summary>
     public LossScaler? LossScaler { get; }
 
     /// <summary>Optimizer steps done, skipped ones included.</summary>
@@ -78,15 +87,17 @@ public sealed class TrainingState : IDisposable
     public long TokensConsumed { get; private set; }
 
     /// <summary>Payload bytes that this rank has sent.</summary>
-    public long BytesSent =>
-        (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + Exchange.Volume).BytesSent;
+    public long BytesSent => (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + Exchange.Volume).BytesSent;
 
     public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
 
     /// <summary>Called before parameters and optimizer state change: returns when they may.</summary>
     public Action? Changing { get; set; }
 
-    /// <summary>Lets the optimizer take a step with the gradients as they are; sharded, they are lost by that. Collective if sharded.</summary>
+    /// <summary>
+    /// Lets the optimizer take a step with the gradients as they are; sharded, they are lost by that. Collective if
+    /// sharded.
+    /// </summary>
     /// <param name="rate">The step's learning rate.</param>
     public void Update(double rate)
     {
@@ -103,7 +114,10 @@ public sealed class TrainingState : IDisposable
         TokensConsumed += tokens;
     }
 
-    /// <summary>What this rank writes of a checkpoint of the state as it is: rank 0 the model, and every rank its shard of the optimizer state.</summary>
+    /// <summary>
+    /// What this rank writes of a checkpoint of the state as it is: rank 0 the model, and every rank its shard of the
+    /// optimizer state.
+    /// </summary>
     /// <param name="validationLoss">What an evaluation of this state gave; null for none.</param>
     public CheckpointPart Part(double? validationLoss)
     {
@@ -117,7 +131,12 @@ public sealed class TrainingState : IDisposable
             SequencesConsumed = SequencesConsumed,
             TokensConsumed = TokensConsumed,
             Seed = config.Seed,
-            LearningRateSchedule = new CheckpointSchedule(schedule.Peak, schedule.Minimum, schedule.WarmupSteps, schedule.DecaySteps),
+            LearningRateSchedule = new CheckpointSchedule(
+                schedule.Peak,
+                schedule.Minimum,
+                schedule.WarmupSteps,
+                schedule.DecaySteps
+            ),
             LossScaler = LossScaler?.State,
             ValidationLoss = validationLoss,
             Mesh = new CheckpointMesh(plan.DataRanks, plan.SequenceRanks),
@@ -131,8 +150,12 @@ public sealed class TrainingState : IDisposable
         };
         Dictionary<string, Tensor> state = Optimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);
         IEnumerable<StateSlice> slices = shard is null
-            ? isRoot ? parameters.SelectMany((_, p) => Moments(p).Select(name => new StateSlice(name, null, state[name]))) : []
-            : shard.Slices.SelectMany(slice => Moments(slice.Parameter).Select(name => new StateSlice(name, slice.Start, state[name])));
+            ? isRoot
+                ? parameters.SelectMany((_, p) => Moments(p).Select(name => new StateSlice(name, null, state[name])))
+                : []
+            : shard.Slices.SelectMany(slice =>
+                Moments(slice.Parameter).Select(name => new StateSlice(name, slice.Start, state[name]))
+            );
         if (isRoot)
             slices = slices.Prepend(new StateSlice(FusedAdamW.StepName, null, state[FusedAdamW.StepName]));
         return new CheckpointPart(manifest, isRoot ? parameters : [], [.. slices], shard is null ? 0 : mesh.World.Rank);
@@ -147,11 +170,19 @@ public sealed class TrainingState : IDisposable
         {
             CheckpointStore.ReadInto(Path.Combine(start!.Checkpoint, CheckpointStore.ModelFile), parameters);
             return OptimizerReader.Open(
-                start.Checkpoint, start.Manifest, [(FusedAdamW.StepName, []), .. parameters.SelectMany((entry, p) => Moments(p).Select(name => (name, entry.Value.shape)))]);
+                start.Checkpoint,
+                start.Manifest,
+                [
+                    (FusedAdamW.StepName, []),
+                    .. parameters.SelectMany((entry, p) => Moments(p).Select(name => (name, entry.Value.shape))),
+                ]
+            );
         });
         using var scope = NewDisposeScope();
         CheckpointManifest? manifest = start?.Manifest;
-        Tensor counters = tensor(new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 });
+        Tensor counters = tensor(
+            new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 }
+        );
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
         (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
@@ -191,7 +222,8 @@ public sealed class TrainingState : IDisposable
     }
 
     // The names of a parameter's optimizer state.
-    private string[] Moments(int parameter) => [FusedAdamW.MeanPrefix + parameters[parameter].Name, FusedAdamW.SquarePrefix + parameters[parameter].Name];
+    private string[] Moments(int parameter) =>
+        [FusedAdamW.MeanPrefix + parameters[parameter].Name, FusedAdamW.SquarePrefix + parameters[parameter].Name];
 
     // Of a run that scaled no losses there is nothing to go on from.
     private void LoadLossScaler(CheckpointLossScaler? kept)
@@ -199,7 +231,9 @@ public sealed class TrainingState : IDisposable
         if (LossScaler is null)
             return;
         CheckpointLossScaler state = kept ?? LossScaler.State;
-        Tensor values = tensor(new[] { BitConverter.DoubleToInt64Bits(state.Scale), state.GoodSteps, state.SkippedSteps });
+        Tensor values = tensor(
+            new[] { BitConverter.DoubleToInt64Bits(state.Scale), state.GoodSteps, state.SkippedSteps }
+        );
         mesh.World.Broadcast(values, 0);
         long[] agreed = values.data<long>().ToArray();
         LossScaler.Load(new CheckpointLossScaler(BitConverter.Int64BitsToDouble(agreed[0]), agreed[1], agreed[2]));

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using LongNet.Core.Model;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
@@ -12,12 +11,12 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>
-/// One optimizer step: every micro-batch forward and backward, gradients summed over all ranks, clipped, applied. The loss is
-/// the sum over all tokens of the step divided by the number of valid ones, wherever they were computed.
+/// One optimizer step: every micro-batch forward and backward, gradients summed over all ranks, clipped, applied. The
+/// loss is the sum over all tokens of the step divided by the number of valid ones, wherever they were computed.
 /// </summary>
 /// <remarks>
-/// In float16 the loss is scaled for backward (<see cref="LossScaler"/>). A step that overflows changes neither parameters nor optimizer
-/// state, but it is a step as any other for the learning rate and for the data.
+/// In float16 the loss is scaled for backward (<see cref="LossScaler"/>). A step that overflows changes neither
+/// parameters nor optimizer state, but it is a step as any other for the learning rate and for the data.
 /// </remarks>
 public sealed class TrainingStep
 {
@@ -40,7 +39,13 @@ public sealed class TrainingStep
     /// <param name="state">What a step changes. Not owned.</param>
     /// <param name="reader">The corpus. Not owned.</param>
     /// <param name="drill">A failure on purpose; null for none.</param>
-    public TrainingStep(RunPlan plan, DeviceMesh mesh, TrainingState state, BatchReader reader, FaultDrill? drill = null)
+    public TrainingStep(
+        RunPlan plan,
+        DeviceMesh mesh,
+        TrainingState state,
+        BatchReader reader,
+        FaultDrill? drill = null
+    )
     {
         ArgumentNullException.ThrowIfNull(plan);
         ArgumentNullException.ThrowIfNull(state);
@@ -50,7 +55,9 @@ public sealed class TrainingStep
         this.reader = reader;
         this.drill = drill;
         freed = new FreedMemory(plan.Config.Runtime.Allocator, plan.Config.Memory.Recompute);
-        bucketOfBlock = state.Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b)).Where(entry => entry.bucket.Layer is not null)
+        bucketOfBlock = state
+            .Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b))
+            .Where(entry => entry.bucket.Layer is not null)
             .ToDictionary(entry => entry.bucket.Layer!.Value, entry => entry.b);
         order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
         schedule = LearningRateSchedule.From(plan.Config.Optimizer);
@@ -59,14 +66,16 @@ public sealed class TrainingStep
 
     /// <summary>Does the next step. Collective over the world.</summary>
     /// <returns>What it tells, but for what saving has cost.</returns>
-    /// <exception cref="UnanimousException">The gradient is not finite, and no smaller scale could mend it; parameters are left as they were.</exception>
+    /// <exception cref="UnanimousException">The gradient is not finite, and no smaller scale could mend it; parameters
+    /// are left as they were.</exception>
     public StepMetrics Run()
     {
         var clock = Stopwatch.StartNew();
         freed.BeforeStep(ResidentMemory.Allocated());
         long sentBefore = state.BytesSent;
         CollectiveMonitor monitor = mesh.World.Monitor;
-        double waitedBefore = monitor.WaitedSeconds, transferredBefore = monitor.TransferSeconds;
+        double waitedBefore = monitor.WaitedSeconds,
+            transferredBefore = monitor.TransferSeconds;
         using var scope = NewDisposeScope();
         At(FaultPlace.Data, "reading the batch");
         state.Model.train();
@@ -76,13 +85,21 @@ public sealed class TrainingStep
         long valid = 0;
         for (long micro = 0; micro < plan.Batch.MicroSteps; micro++)
         {
-            long[] sequences = [.. plan.Batch.Sequences(mesh.DataRank, micro).Select(place => state.SequencesConsumed + place)];
-            var (inputs, targets) = reader.Read([.. sequences.Select(order.WindowAt)], mesh.SequenceRank * plan.RowsPerRank, plan.RowsPerRank);
+            long[] sequences =
+            [
+                .. plan.Batch.Sequences(mesh.DataRank, micro).Select(place => state.SequencesConsumed + place),
+            ];
+            var (inputs, targets) = reader.Read(
+                [.. sequences.Select(order.WindowAt)],
+                mesh.SequenceRank * plan.RowsPerRank,
+                plan.RowsPerRank
+            );
             batches.Add((inputs, targets, sequences));
             valid += CountValid(targets);
         }
 
-        // The number of valid targets of the whole step comes first: it scales every rank's and micro-batch's part of the loss.
+        // The number of valid targets of the whole step comes first: it scales every rank's and micro-batch's part of
+        // the loss.
         long tokens = (long)mesh.World.Sum(valid);
         LossScaler? scaler = state.LossScaler;
         double scale = scaler?.Scale ?? 1;
@@ -93,9 +110,10 @@ public sealed class TrainingStep
         foreach (var (inputs, targets, sequences) in batches)
         {
             using var microScope = NewDisposeScope();
-            DropoutContext? context = plan.Config.Model.Dropout > 0
-                ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
-                : null;
+            DropoutContext? context =
+                plan.Config.Model.Dropout > 0
+                    ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
+                    : null;
             At(FaultPlace.Forward, "forward");
             // Only the last micro-batch completes them.
             state.Model.BlockGradientsComplete = --left == 0 ? OnBlockGradientsComplete : null;
@@ -125,10 +143,11 @@ public sealed class TrainingStep
         }
         else
         {
-            throw new UnanimousException(string.Create(
-                CultureInfo.InvariantCulture,
-                $"Step {state.Step + 1} has loss {mean} and gradient norm {norm}, so training cannot go on: lower optimizer.lr or lengthen " +
-                $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."));
+            throw new UnanimousException(
+                $"Step {state.Step + 1} has loss {mean} and gradient norm {norm}, so training cannot go "
+                    + "on: lower optimizer.lr or lengthen "
+                    + $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."
+            );
         }
 
         if (freed.GivesBackAfterStep(ResidentMemory.Allocated()))
@@ -136,8 +155,18 @@ public sealed class TrainingStep
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(
-            state.Step, mean, norm, rate, state.TokensConsumed, tokens / seconds, seconds, state.BytesSent - sentBefore,
-            monitor.WaitedSeconds - waitedBefore, monitor.TransferSeconds - transferredBefore, CheckpointStallSeconds: 0)
+            state.Step,
+            mean,
+            norm,
+            rate,
+            state.TokensConsumed,
+            tokens / seconds,
+            seconds,
+            state.BytesSent - sentBefore,
+            monitor.WaitedSeconds - waitedBefore,
+            monitor.TransferSeconds - transferredBefore,
+            CheckpointStallSeconds: 0
+        )
         {
             PeakMemoryBytes = peak > 0 ? (long)peak : null,
             LossScale = scaler is null ? null : scale,

@@ -22,22 +22,37 @@ internal sealed record Operations(FlopsByPart Forward, FlopsByPart Backward, Flo
 
     /// <summary>How often attention's forward runs again in backward.</summary>
     public static double AttentionAgain(PlannedRun run) =>
-        (run.Config.Memory.Recompute == Recompute.Full ? 1 : 0) + (run.Model.MixingGradient == Core.Attention.MixingGradient.Detached ? 1 : 0);
+        (run.Config.Memory.Recompute == Recompute.Full ? 1 : 0)
+        + (run.Model.MixingGradient == Core.Attention.MixingGradient.Detached ? 1 : 0);
 
     /// <summary>Products of a block that run again in backward, for one micro-batch of one rank.</summary>
-    public static (ProductCost Projections, ProductCost FeedForward) ProductsAgain(PlannedRun run) => run.Config.Memory.Recompute == Recompute.None
-        ? default
-        : (ProjectionsAgain * ProductCost.Projections(run) + ProductCost.Mixed(run), ProductCost.FeedForward(run));
+    public static (ProductCost Projections, ProductCost FeedForward) ProductsAgain(PlannedRun run) =>
+        run.Config.Memory.Recompute == Recompute.None
+            ? default
+            : (ProjectionsAgain * ProductCost.Projections(run) + ProductCost.Mixed(run), ProductCost.FeedForward(run));
 
     public static Operations Of(PlannedRun run, AttentionCost attention)
     {
-        double everywhere = (double)run.Ranks * run.Batch.MicroSteps, blocks = everywhere * run.Model.Layers;
+        double everywhere = (double)run.Ranks * run.Batch.MicroSteps,
+            blocks = everywhere * run.Model.Layers;
         double pairs = run.Model.Layers * run.Config.Training.BatchSize * attention.Flops;
         var forward = new FlopsByPart(
-            blocks * (ProductCost.Projections(run) + ProductCost.Mixed(run)).Flops, pairs, blocks * ProductCost.FeedForward(run).Flops, everywhere * ProductCost.Logits(run).Flops);
+            blocks * (ProductCost.Projections(run) + ProductCost.Mixed(run)).Flops,
+            pairs,
+            blocks * ProductCost.FeedForward(run).Flops,
+            everywhere * ProductCost.Logits(run).Flops
+        );
         var backward = new FlopsByPart(
-            ProductCost.BackwardShare * forward.Projections, AttentionCost.BackwardShare * pairs, ProductCost.BackwardShare * forward.FeedForward, ProductCost.BackwardShare * forward.Output);
+            ProductCost.BackwardShare * forward.Projections,
+            AttentionCost.BackwardShare * pairs,
+            ProductCost.BackwardShare * forward.FeedForward,
+            ProductCost.BackwardShare * forward.Output
+        );
         var (projections, feedForward) = ProductsAgain(run);
-        return new Operations(forward, backward, new FlopsByPart(blocks * projections.Flops, AttentionAgain(run) * pairs, blocks * feedForward.Flops, 0));
+        return new Operations(
+            forward,
+            backward,
+            new FlopsByPart(blocks * projections.Flops, AttentionAgain(run) * pairs, blocks * feedForward.Flops, 0)
+        );
     }
 }

@@ -12,11 +12,15 @@ internal sealed record ParameterCost(long PerBlock, long Outside, long Layers)
 
     public static ParameterCost Of(LongNetConfig model)
     {
-        long d = model.DModel, hidden = model.FeedForward;
+        long d = model.DModel,
+            hidden = model.FeedForward;
         long norms = 2 * (2 * d) + (model.SubLayerNorm ? 2 * d + 2 * hidden : 0);
         return new ParameterCost(
             4 * (d * d + d) + (d * hidden + hidden) + (hidden * d + d) + norms,
-            (model.TieEmbeddings ? 1 : 2) * model.Vocabulary * d + 2 * d + (model.RelativePositionBias is { } buckets ? buckets.Count * model.Heads : 0),
-            model.Layers);
+            (model.TieEmbeddings ? 1 : 2) * model.Vocabulary * d
+                + 2 * d
+                + (model.RelativePositionBias is { } buckets ? buckets.Count * model.Heads : 0),
+            model.Layers
+        );
     }
 }

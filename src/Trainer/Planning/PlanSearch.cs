@@ -8,17 +8,25 @@ namespace LongNet.Trainer.Planning;
 internal static class PlanSearch
 {
     // 2^40 rows, as configurations allow, and 65536 ranks.
-    private const int LargestLengthPower = 40, LargestRankPower = 16;
+    private const int LargestLengthPower = 40,
+        LargestRankPower = 16;
 
     /// <summary>
-    /// The longest sequence, among powers of two and one and a half times these, that so many ranks hold; null where none of them does.
+    /// The longest sequence, among powers of two and one and a half times these, that so many ranks hold; null where
+    /// none of them does.
     /// </summary>
     public static Prediction? LongestSequence(RunConfig config, int ranks, Machine machine, double memory) =>
-        Lengths().Reverse().Select(length => Try(Prediction.WithLength(config, length), ranks, machine, memory)).FirstOrDefault(prediction => prediction is not null);
+        Lengths()
+            .Reverse()
+            .Select(length => Try(Prediction.WithLength(config, length), ranks, machine, memory))
+            .FirstOrDefault(prediction => prediction is not null);
 
     /// <summary>The smallest power of two of ranks that hold the sequence; null where none does.</summary>
     public static Prediction? FewestRanks(RunConfig config, Machine machine, double memory) =>
-        Enumerable.Range(0, LargestRankPower + 1).Select(power => Try(config, 1 << power, machine, memory)).FirstOrDefault(prediction => prediction is not null);
+        Enumerable
+            .Range(0, LargestRankPower + 1)
+            .Select(power => Try(config, 1 << power, machine, memory))
+            .FirstOrDefault(prediction => prediction is not null);
 
     private static IEnumerable<long> Lengths()
     {
@@ -34,7 +42,9 @@ internal static class PlanSearch
     {
         try
         {
-            return Prediction.Of(config, ranks, machine) is { } prediction && prediction.Fits(memory) ? prediction : null;
+            return Prediction.Of(config, ranks, machine) is { } prediction && prediction.Fits(memory)
+                ? prediction
+                : null;
         }
         catch (UserException)
         {

@@ -29,7 +29,9 @@ internal sealed record PlannedRun(RunConfig Config, int Ranks, int DataRanks, in
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long Rows => SequenceLength / SequenceRanks;
 
-    /// <summary>Rows that a rank works on at once: those of all sequences of a micro-batch. N in docs/planning.md.</summary>
+    /// <summary>
+    /// Rows that a rank works on at once: those of all sequences of a micro-batch. N in docs/planning.md.
+    /// </summary>
     public long LocalRows => Rows * Batch.MicroBatchSize;
 
     /// <summary>Bytes of an element of an activation. s in docs/planning.md.</summary>
@@ -49,14 +51,25 @@ internal sealed record PlannedRun(RunConfig Config, int Ranks, int DataRanks, in
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
         SegmentSpan.Validate(model.Schedule, config.Training.SequenceLength, sequence);
         if (config.Model.Positions == PositionEncoding.XPos)
-            RotaryPositions.ValidateDecay(model.Schedule, config.Training.SequenceLength, TypeOf(config.Precision.Compute));
-        return new PlannedRun(config, ranks, data, sequence, BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize));
+            RotaryPositions.ValidateDecay(
+                model.Schedule,
+                config.Training.SequenceLength,
+                TypeOf(config.Precision.Compute)
+            );
+        return new PlannedRun(
+            config,
+            ranks,
+            data,
+            sequence,
+            BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize)
+        );
     }
 
-    private static torch.ScalarType TypeOf(ComputePrecision precision) => precision switch
-    {
-        ComputePrecision.BFloat16 => torch.ScalarType.BFloat16,
-        ComputePrecision.Float16 => torch.ScalarType.Float16,
-        _ => torch.ScalarType.Float32,
-    };
+    private static torch.ScalarType TypeOf(ComputePrecision precision) =>
+        precision switch
+        {
+            ComputePrecision.BFloat16 => torch.ScalarType.BFloat16,
+            ComputePrecision.Float16 => torch.ScalarType.Float16,
+            _ => torch.ScalarType.Float32,
+        };
 }

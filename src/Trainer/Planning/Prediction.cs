@@ -8,7 +8,15 @@ namespace LongNet.Trainer.Planning;
 /// <param name="Run">The run's shape.</param>
 /// <param name="Machine">As each of the ranks has it.</param>
 internal sealed record Prediction(
-    PlannedRun Run, Machine Machine, ParameterCost Parameters, AttentionCost Attention, Operations Operations, IReadOnlyList<CollectiveCost> Collectives, MemoryCost Memory, StepTime Time)
+    PlannedRun Run,
+    Machine Machine,
+    ParameterCost Parameters,
+    AttentionCost Attention,
+    Operations Operations,
+    IReadOnlyList<CollectiveCost> Collectives,
+    MemoryCost Memory,
+    StepTime Time
+)
 {
     /// <summary>Payload that rank 0 sends in a step.</summary>
     public double SentBytes => Collectives.Sum(collective => collective.SentBytes);
@@ -30,10 +38,21 @@ internal sealed record Prediction(
         IReadOnlyList<CollectiveCost> collectives = CollectiveCost.Of(run, parameters, attention);
         MemoryCost memory = MemoryCost.Of(run, parameters, attention, share);
         return new Prediction(
-            run, share, parameters, attention, Operations.Of(run, attention), collectives,
-            memory, StepTime.Of(run, parameters, attention, collectives, memory, share));
+            run,
+            share,
+            parameters,
+            attention,
+            Operations.Of(run, attention),
+            collectives,
+            memory,
+            StepTime.Of(run, parameters, attention, collectives, memory, share)
+        );
     }
 
     /// <summary>The same run with sequences of another length.</summary>
-    public static RunConfig WithLength(RunConfig config, long length) => config with { Training = config.Training with { SequenceLength = length } };
+    public static RunConfig WithLength(RunConfig config, long length) =>
+        config with
+        {
+            Training = config.Training with { SequenceLength = length },
+        };
 }

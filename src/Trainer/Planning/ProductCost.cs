@@ -1,17 +1,23 @@
 namespace LongNet.Trainer.Planning;
 
-/// <summary>Matrix products of one rank over the rows of one micro-batch: operations, and bytes that must at least move.</summary>
+/// <summary>
+/// Matrix products of one rank over the rows of one micro-batch: operations, and bytes that must at least move.
+/// </summary>
 /// <param name="Flops">Floating-point operations.</param>
 /// <param name="Bytes">Operands read and results written once.</param>
 internal readonly record struct ProductCost(double Flops, double Bytes)
 {
-    public static ProductCost operator +(ProductCost left, ProductCost right) => new(left.Flops + right.Flops, left.Bytes + right.Bytes);
+    public static ProductCost operator +(ProductCost left, ProductCost right) =>
+        new(left.Flops + right.Flops, left.Bytes + right.Bytes);
 
     public static ProductCost operator *(double times, ProductCost cost) => new(times * cost.Flops, times * cost.Bytes);
 
     /// <summary>Rows times a matrix.</summary>
-    public static ProductCost Of(PlannedRun run, double inputs, double outputs) => new(
-        2.0 * run.LocalRows * inputs * outputs, run.Activation(inputs) + run.Activation(outputs) + inputs * outputs * run.ElementBytes);
+    public static ProductCost Of(PlannedRun run, double inputs, double outputs) =>
+        new(
+            2.0 * run.LocalRows * inputs * outputs,
+            run.Activation(inputs) + run.Activation(outputs) + inputs * outputs * run.ElementBytes
+        );
 
     /// <summary>Queries, keys and values of a block.</summary>
     public static ProductCost Projections(PlannedRun run) => 3 * Of(run, run.Model.DModel, run.Model.DModel);

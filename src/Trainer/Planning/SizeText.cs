@@ -14,9 +14,15 @@ internal static class SizeText
     public static long? ParseLength(string text)
     {
         string number = text.Trim().ToUpperInvariant();
-        int unit = Math.Max(0, Array.FindLastIndex(LengthUnits, each => number.EndsWith(each, StringComparison.Ordinal)));
+        int unit = Math.Max(
+            0,
+            Array.FindLastIndex(LengthUnits, each => number.EndsWith(each, StringComparison.Ordinal))
+        );
         number = number[..^LengthUnits[unit].Length];
-        return long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out long value) && value >= 1 && value <= (1L << 50) >> (10 * unit)
+        return
+            long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out long value)
+            && value >= 1
+            && value <= (1L << 50) >> (10 * unit)
             ? value << (10 * unit)
             : null;
     }
@@ -27,15 +33,27 @@ internal static class SizeText
     {
         foreach (var (units, step) in new[] { (BinaryUnits, 1024.0), (DecimalUnits, 1000.0) })
         {
-            int unit = Array.FindLastIndex(units, each => text.Trim().EndsWith(each, StringComparison.OrdinalIgnoreCase) && each.Length > 1);
-            if (unit > 0 && double.TryParse(text.Trim()[..^units[unit].Length].TrimEnd(), NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out double value))
+            int unit = Array.FindLastIndex(units, each =>
+                text.Trim().EndsWith(each, StringComparison.OrdinalIgnoreCase) && each.Length > 1
+            );
+            if (
+                unit > 0
+                && double.TryParse(
+                    text.Trim()[..^units[unit].Length].TrimEnd(),
+                    NumberStyles.AllowDecimalPoint,
+                    CultureInfo.InvariantCulture,
+                    out double value
+                )
+            )
                 return value * Math.Pow(step, unit) is >= 1 and < 1e18 and double bytes ? bytes : null;
         }
 
         return null;
     }
 
-    /// <summary>Reads counts of ranks: "4", "1,2,8", or "1..4096" for the powers of two of the range and its ends.</summary>
+    /// <summary>
+    /// Reads counts of ranks: "4", "1,2,8", or "1..4096" for the powers of two of the range and its ends.
+    /// </summary>
     /// <returns>In the order given; null where the text is none.</returns>
     public static int[]? ParseRanks(string text)
     {
@@ -52,7 +70,10 @@ internal static class SizeText
         return each.All(number => number is not null) ? [.. each.Select(number => number!.Value)] : null;
 
         static int? Number(string part) =>
-            int.TryParse(part.Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out int number) && number is >= 1 and <= 1 << 20 ? number : null;
+            int.TryParse(part.Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out int number)
+            && number is >= 1 and <= 1 << 20
+                ? number
+                : null;
     }
 
     /// <summary>Rows in the largest unit that divides them.</summary>
@@ -61,7 +82,7 @@ internal static class SizeText
         int unit = 0;
         for (; unit < LengthUnits.Length - 1 && rows % 1024 == 0; unit++)
             rows /= 1024;
-        return Text($"{rows}{LengthUnits[unit]}");
+        return $"{rows}{LengthUnits[unit]}";
     }
 
     /// <summary>Bytes in the unit of 1024 in which they are a number from 1 to 1024.</summary>
@@ -70,20 +91,21 @@ internal static class SizeText
         int unit = 0;
         for (; bytes >= 1023.95 && unit < BinaryUnits.Length - 1; unit++)
             bytes /= 1024;
-        return Text($"{bytes.ToString(unit == 0 ? "0" : "0.0", CultureInfo.InvariantCulture)} {BinaryUnits[unit]}");
+        return $"{bytes.ToString(unit == 0 ? "0" : "0.0")} {BinaryUnits[unit]}";
     }
 
     /// <summary>A duration in a unit that fits it.</summary>
-    public static string Time(double seconds) => seconds switch
-    {
-        < 1e-3 => Text($"{seconds * 1e6:0.0} us"),
-        < 1 => Text($"{seconds * 1e3:0.0} ms"),
-        < 600 => Text($"{seconds:0.00} s"),
-        < 6 * 3600 => Text($"{seconds / 60:0.0} min"),
-        < 72 * 3600 => Text($"{seconds / 3600:0.0} h"),
-        < 3 * 365 * 86400.0 => Text($"{seconds / 86400:0.0} days"),
-        _ => Text($"{seconds / 365 / 86400:0} years"),
-    };
+    public static string Time(double seconds) =>
+        seconds switch
+        {
+            < 1e-3 => $"{seconds * 1e6:0.0} us",
+            < 1 => $"{seconds * 1e3:0.0} ms",
+            < 600 => $"{seconds:0.00} s",
+            < 6 * 3600 => $"{seconds / 60:0.0} min",
+            < 72 * 3600 => $"{seconds / 3600:0.0} h",
+            < 3 * 365 * 86400.0 => $"{seconds / 86400:0.0} days",
+            _ => $"{seconds / 365 / 86400:0} years",
+        };
 
     /// <summary>A large number with three digits and the SI prefix.</summary>
     public static string Count(double number)
@@ -92,8 +114,6 @@ internal static class SizeText
         int prefix = 0;
         for (; number >= 999.5 && prefix < prefixes.Length - 1; prefix++)
             number /= 1000;
-        return Text($"{number.ToString(number < 10 && prefix > 0 ? "0.00" : number < 100 && prefix > 0 ? "0.0" : "0", CultureInfo.InvariantCulture)}{(prefix > 0 ? " " : "")}{prefixes[prefix]}");
+        return $"{number.ToString(number < 10 && prefix > 0 ? "0.00" : number < 100 && prefix > 0 ? "0.0" : "0")}{(prefix > 0 ? " " : "")}{prefixes[prefix]}";
     }
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

@@ -1,5 +1,3 @@
-using System.Globalization;
-
 namespace LongNet.Trainer.Reporting;
 
 /// <summary>What a person reads while a run goes on. Rank 0 has one; the other ranks are silent.</summary>
@@ -20,20 +18,26 @@ public sealed class ConsoleReporter(TextWriter output, long lastStep, long every
         first = false;
         if (metrics.IsSkipped)
         {
-            Say(string.Create(
-                CultureInfo.InvariantCulture, $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  skipped: it overflows with loss scale {metrics.LossScale}"));
+            Say(
+                $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  skipped: it overflows with "
+                    + $"loss scale {metrics.LossScale}"
+            );
             return;
         }
 
-        Say(string.Create(
-            CultureInfo.InvariantCulture,
-            $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  grad norm {metrics.GradientNorm:F3}  lr {metrics.LearningRate:g3}  {metrics.TokensPerSecond:F0} tokens/s"));
+        Say(
+            $"step {metrics.Step}/{lastStep}  loss {metrics.Loss:F4}  grad norm "
+                + $"{metrics.GradientNorm:F3}  lr {metrics.LearningRate:g3}  {metrics.TokensPerSecond:F0} "
+                + $"tokens/s"
+        );
     }
 
     public void Evaluation(EvaluationMetrics metrics)
     {
         ArgumentNullException.ThrowIfNull(metrics);
-        Say(string.Create(
-            CultureInfo.InvariantCulture, $"step {metrics.Step}/{lastStep}  validation {metrics.BitsPerByte:F4} bits per byte (loss {metrics.Loss:F4})"));
+        Say(
+            $"step {metrics.Step}/{lastStep}  validation {metrics.BitsPerByte:F4} bits per byte (loss "
+                + $"{metrics.Loss:F4})"
+        );
     }
 }

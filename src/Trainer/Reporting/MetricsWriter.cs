@@ -5,8 +5,8 @@ using LongNet.Core;
 namespace LongNet.Trainer.Reporting;
 
 /// <summary>
-/// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. Lines appear
-/// whole, as soon as they are known; while the disk refuses them they wait in memory, and training goes on.
+/// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. Lines
+/// appear whole, as soon as they are known; while the disk refuses them they wait in memory, and training goes on.
 /// </summary>
 public sealed class MetricsWriter : IDisposable
 {
@@ -18,15 +18,21 @@ public sealed class MetricsWriter : IDisposable
     /// <summary>Opens the file, keeping what earlier parts of the same run wrote.</summary>
     /// <param name="path">The file; its folder must exist.</param>
     /// <param name="step">
-    /// Steps already done; null for a run that starts anew. Lines of later steps, which this run will do again, and a last line
-    /// that was cut off are removed; a new run keeps none.
+    /// Steps already done; null for a run that starts anew. Lines of later steps, which this run will do again, and a
+    /// last line that was cut off are removed; a new run keeps none.
     /// </param>
     /// <exception cref="UserException">The file cannot be written.</exception>
     public MetricsWriter(string path, long? step)
     {
         try
         {
-            file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0);
+            file = new FileStream(
+                path,
+                FileMode.OpenOrCreate,
+                FileAccess.ReadWrite,
+                FileShare.ReadWrite,
+                bufferSize: 0
+            );
             end = step is long done ? KeptBytes(path, done) : 0;
             file.SetLength(end);
         }
@@ -76,7 +82,9 @@ public sealed class MetricsWriter : IDisposable
         });
     }
 
-    /// <summary>Brings all lines to the disk, so that a checkpoint is never ahead of them. May be called from any thread.</summary>
+    /// <summary>
+    /// Brings all lines to the disk, so that a checkpoint is never ahead of them. May be called from any thread.
+    /// </summary>
     /// <exception cref="UserException">The disk refuses.</exception>
     public void Sync()
     {
@@ -177,7 +185,9 @@ public sealed class MetricsWriter : IDisposable
         {
             using JsonDocument document = JsonDocument.Parse(line);
             return document.RootElement.ValueKind == JsonValueKind.Object
-                && document.RootElement.TryGetProperty("step", out JsonElement value) && value.TryGetInt64(out long number) && number <= step;
+                && document.RootElement.TryGetProperty("step", out JsonElement value)
+                && value.TryGetInt64(out long number)
+                && number <= step;
         }
         catch (JsonException)
         {

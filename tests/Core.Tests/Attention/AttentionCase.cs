@@ -16,7 +16,8 @@ public sealed record AttentionCase(
     DilatedAttentionOptions Options,
     int Seed = 1,
     IReadOnlyList<long>? Lengths = null,
-    RelativePositionBuckets? Buckets = null)
+    RelativePositionBuckets? Buckets = null
+)
 {
     /// <summary>Compares output and the gradients of q, k, v and the bias with the float64 oracle.</summary>
     /// <param name="type">Compute type of the program; the oracle sees the same rounded inputs in float64.</param>
@@ -51,9 +52,21 @@ public sealed record AttentionCase(
         Compare.AssertClose(output, expected, tolerance, $"output of {description}", floor: 1e-3);
         // A causal first row's gradient is exactly zero: what is below 0.1 is compared as if it were that large.
         foreach (var (name, index) in new[] { ("q", 0), ("k", 1), ("v", 2) })
-            Compare.AssertClose(own[index].grad!, exact[index].grad!, tolerance, $"gradient of {name} of {description}", floor: 0.1);
+            Compare.AssertClose(
+                own[index].grad!,
+                exact[index].grad!,
+                tolerance,
+                $"gradient of {name} of {description}",
+                floor: 0.1
+            );
         if (bias is not null)
-            Compare.AssertClose(bias.Table.grad!, table!.grad!, tolerance, $"gradient of the bias of {description}", floor: 0.1);
+            Compare.AssertClose(
+                bias.Table.grad!,
+                table!.grad!,
+                tolerance,
+                $"gradient of the bias of {description}",
+                floor: 0.1
+            );
 
         Tensor Random() => randn([Batch, Length, Heads, HeadDim], dtype: float64, generator: generator).to(type);
     }

@@ -56,35 +56,80 @@ public class AttentionKernelTests
 
         """;
 
-    private static readonly TorchScriptModule Flash = new(StandIns + CudaFlashKernel.Source
-        .Replace("torch._scaled_dot_product_flash_attention_backward(", "flash_backward(", StringComparison.Ordinal)
-        .Replace("torch._scaled_dot_product_flash_attention(", "flash_forward(", StringComparison.Ordinal));
+    private static readonly TorchScriptModule Flash = new(
+        StandIns
+            + CudaFlashKernel
+                .Source.Replace(
+                    "torch._scaled_dot_product_flash_attention_backward(",
+                    "flash_backward(",
+                    StringComparison.Ordinal
+                )
+                .Replace("torch._scaled_dot_product_flash_attention(", "flash_forward(", StringComparison.Ordinal)
+    );
 
-    private static readonly TorchScriptModule Efficient = new(StandIns + CudaEfficientKernel.Source
-        .Replace("torch._efficient_attention_backward(", "efficient_backward(", StringComparison.Ordinal)
-        .Replace("torch._scaled_dot_product_efficient_attention(", "efficient_forward(", StringComparison.Ordinal));
+    private static readonly TorchScriptModule Efficient = new(
+        StandIns
+            + CudaEfficientKernel
+                .Source.Replace("torch._efficient_attention_backward(", "efficient_backward(", StringComparison.Ordinal)
+                .Replace(
+                    "torch._scaled_dot_product_efficient_attention(",
+                    "efficient_forward(",
+                    StringComparison.Ordinal
+                )
+    );
 
-    // Channels that need padding or not, contiguous and strided; and some that begin between two boundaries of 16 bytes.
+    // Channels that need padding or not, contiguous and strided; and some that begin between two boundaries of 16
+    // bytes.
     private static readonly (long HeadDim, bool Causal, bool Strided, long Offset)[] Blocks =
-        [(5, true, false, 0), (8, true, true, 0), (8, false, true, 0), (12, false, true, 0), (40, true, true, 0), (1, true, false, 0), (8, true, true, 3)];
+    [
+        (5, true, false, 0),
+        (8, true, true, 0),
+        (8, false, true, 0),
+        (12, false, true, 0),
+        (40, true, true, 0),
+        (1, true, false, 0),
+        (8, true, true, 3),
+    ];
 
     [Fact]
     public void Scripts_OfEveryKernel_CompileAndReachTheirOperators()
     {
         using var scope = NewDisposeScope();
-        Tensor x = ones(1, 2, 3, 8), logSumExp = zeros(1, 2, 3);
-        foreach (var (script, forward, backward) in new[]
-        {
-            (CudaFlashKernel.Operators, "aten::_scaled_dot_product_flash_attention", "aten::_scaled_dot_product_flash_attention_backward"),
-            (CudaEfficientKernel.Operators, "aten::_scaled_dot_product_efficient_attention", "aten::_efficient_attention_backward"),
-        })
+        Tensor x = ones(1, 2, 3, 8),
+            logSumExp = zeros(1, 2, 3);
+        foreach (
+            var (script, forward, backward) in new[]
+            {
+                (
+                    CudaFlashKernel.Operators,
+                    "aten::_scaled_dot_product_flash_attention",
+                    "aten::_scaled_dot_product_flash_attention_backward"
+                ),
+                (
+                    CudaEfficientKernel.Operators,
+                    "aten::_scaled_dot_product_efficient_attention",
+                    "aten::_efficient_attention_backward"
+                ),
+            }
+        )
         {
             script.Compile();
-            // On the CPU it ends there: the arguments fit, the undefined ones included, and only the kernel itself is missing.
+            // On the CPU it ends there: the arguments fit, the undefined ones included, and only the kernel itself is
+            // missing.
             var error = Assert.Throws<ExternalException>(() => script.InvokeTensors("forward", x, x, x, true));
-            Assert.Contains($"Could not run '{forward}' with arguments from the 'CPU' backend", error.Message, StringComparison.Ordinal);
-            error = Assert.Throws<ExternalException>(() => script.InvokeTensors("backward", x, x, x, x, x, logSumExp, true));
-            Assert.Contains($"Could not run '{backward}' with arguments from the 'CPU' backend", error.Message, StringComparison.Ordinal);
+            Assert.Contains(
+                $"Could not run '{forward}' with arguments from the 'CPU' backend",
+                error.Message,
+                StringComparison.Ordinal
+            );
+            error = Assert.Throws<ExternalException>(() =>
+                script.InvokeTensors("backward", x, x, x, x, x, logSumExp, true)
+            );
+            Assert.Contains(
+                $"Could not run '{backward}' with arguments from the 'CPU' backend",
+                error.Message,
+                StringComparison.Ordinal
+            );
         }
     }
 
@@ -101,14 +146,23 @@ public class AttentionKernelTests
     {
         using var scope = NewDisposeScope();
         Problem problem = Problem.Random(headDim: 8, causal, strided: true, float64);
-        IAttentionKernel kernel = new MathKernel(), reference = new CpuFlashKernel();
+        IAttentionKernel kernel = new MathKernel(),
+            reference = new CpuFlashKernel();
         var (output, logSumExp) = kernel.Forward(problem.Q, problem.K, problem.V, causal);
         var (expected, expectedLogSumExp) = reference.Forward(problem.Q, problem.K, problem.V, causal);
         // float64 rounding of sums of a few dozen terms.
         Compare.AssertClose(output, expected, 1e-13, "output");
         Compare.AssertClose(logSumExp, expectedLogSumExp, 1e-13, "log-sum-exp");
         var actual = kernel.Backward(problem.Gradient, problem.Q, problem.K, problem.V, output, logSumExp, causal);
-        var exact = reference.Backward(problem.Gradient, problem.Q, problem.K, problem.V, expected, expectedLogSumExp, causal);
+        var exact = reference.Backward(
+            problem.Gradient,
+            problem.Q,
+            problem.K,
+            problem.V,
+            expected,
+            expectedLogSumExp,
+            causal
+        );
         Compare.AssertClose(actual.Q, exact.Q, 1e-13, "gradient of q");
         Compare.AssertClose(actual.K, exact.K, 1e-13, "gradient of k");
         Compare.AssertClose(actual.V, exact.V, 1e-13, "gradient of v");
@@ -124,7 +178,10 @@ public class AttentionKernelTests
         using Tensor q = zeros([1, 1, 1, 8], device: META);
         var error = Assert.Throws<UserException>(() => FlashKernel.For(q));
         Assert.Equal(
-            "Attention has no kernel for Float32 on meta: use float32, bfloat16, float16 or float64 on the CPU or a CUDA device.", error.Message);
+            "Attention has no kernel for Float32 on meta: use float32, bfloat16, float16 or float64 on the "
+                + "CPU or a CUDA device.",
+            error.Message
+        );
     }
 
     private static void AssertEqualsCpuKernel(TorchScriptModule script)
@@ -137,12 +194,22 @@ public class AttentionKernelTests
             var reference = new CpuFlashKernel();
             Tensor[] forward = script.InvokeTensors("forward", problem.Q, problem.K, problem.V, causal);
             var (output, logSumExp) = reference.Forward(problem.Q, problem.K, problem.V, causal);
-            // The same operator on the same numbers; zeros beside them change the order of sums, by a few roundings of 6e-8.
+            // The same operator on the same numbers; zeros beside them change the order of sums, by a few roundings of
+            // 6e-8.
             Compare.AssertClose(forward[0], output, 1e-6, "output");
             Compare.AssertClose(forward[1], logSumExp, 1e-6, "log-sum-exp");
 
             Tensor mixture = logSumExp.transpose(1, 2).contiguous().transpose(1, 2);
-            Tensor[] backward = script.InvokeTensors("backward", problem.Gradient, problem.Q, problem.K, problem.V, output, mixture, causal);
+            Tensor[] backward = script.InvokeTensors(
+                "backward",
+                problem.Gradient,
+                problem.Q,
+                problem.K,
+                problem.V,
+                output,
+                mixture,
+                causal
+            );
             var exact = reference.Backward(problem.Gradient, problem.Q, problem.K, problem.V, output, mixture, causal);
             Compare.AssertClose(backward[0], exact.Q, 1e-6, "gradient of q", floor: 1);
             Compare.AssertClose(backward[1], exact.K, 1e-6, "gradient of k", floor: 1);
@@ -156,12 +223,21 @@ public class AttentionKernelTests
         public static Problem Random(long headDim, bool causal, bool strided, ScalarType type, long offset = 0)
         {
             using var generator = new Generator(3);
-            var queries = strided ? new RowBlock(1, 33, 2, 3, 70, new HeadGroup(1, 1, 2, 2)) : new RowBlock(0, 33, 1, 3, 33, new HeadGroup(0, 0, 1, 4));
+            var queries = strided
+                ? new RowBlock(1, 33, 2, 3, 70, new HeadGroup(1, 1, 2, 2))
+                : new RowBlock(0, 33, 1, 3, 33, new HeadGroup(0, 0, 1, 4));
             RowBlock keys = causal ? queries : queries with { Rows = 34 };
-            return new Problem(queries.View(Normal()), keys.View(Normal()), keys.View(Normal()), queries.View(Normal()));
+            return new Problem(
+                queries.View(Normal()),
+                keys.View(Normal()),
+                keys.View(Normal()),
+                queries.View(Normal())
+            );
 
-            Tensor Normal() => randn([offset + 220 * 4 * headDim], dtype: type, generator: generator)
-                .narrow(0, offset, 220 * 4 * headDim).view(1, 220, 4, headDim);
+            Tensor Normal() =>
+                randn([offset + 220 * 4 * headDim], dtype: type, generator: generator)
+                    .narrow(0, offset, 220 * 4 * headDim)
+                    .view(1, 220, 4, headDim);
         }
     }
 }

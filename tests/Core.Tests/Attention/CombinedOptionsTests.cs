@@ -12,18 +12,37 @@ public class CombinedOptionsTests
     // float64 rounding of sums of a few hundred terms, through four projections.
     private const double Tolerance = 1e-12;
 
-    private const long Batch = 3, Length = 50, DModel = 32, Heads = 4;
+    private const long Batch = 3,
+        Length = 50,
+        DModel = 32,
+        Heads = 4;
 
-    private static readonly long[] Rates = [1, 2, 3], Segments = [8, 16, 50];
+    private static readonly long[] Rates = [1, 2, 3],
+        Segments = [8, 16, 50];
 
     [Theory]
     [MemberData(nameof(Combinations))]
-    public void Forward_OptionsTogether_MatchTheOracle(string positions, bool useBias, bool padded, bool causal, HeadOffsets offsets)
+    public void Forward_OptionsTogether_MatchTheOracle(
+        string positions,
+        bool useBias,
+        bool padded,
+        bool causal,
+        HeadOffsets offsets
+    )
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(5);
         using var module = new DilatedAttention(
-            DModel, Heads, Rates, Segments, causal: causal, useXpos: positions == "xpos", useRope: positions == "rope", useRelPosBias: useBias, headOffsets: offsets);
+            DModel,
+            Heads,
+            Rates,
+            Segments,
+            causal: causal,
+            useXpos: positions == "xpos",
+            useRope: positions == "rope",
+            useRelPosBias: useBias,
+            headOffsets: offsets
+        );
         module.to(float64);
         const string Table = "relative_position.relative_attention_bias.weight";
         if (useBias)
@@ -40,17 +59,35 @@ public class CombinedOptionsTests
         BackwardPass.Run(output.mul(cotangent).sum());
 
         Tensor exact = values.clone().requires_grad_();
-        Dictionary<string, Tensor> parameters = module.named_parameters().ToDictionary(entry => entry.name, entry => entry.parameter.detach().clone().requires_grad_());
+        Dictionary<string, Tensor> parameters = module
+            .named_parameters()
+            .ToDictionary(entry => entry.name, entry => entry.parameter.detach().clone().requires_grad_());
         var options = new DilatedAttentionOptions(SegmentSchedule.FromLists(Segments, Rates), causal, offsets);
-        Tensor q = SplitHeads("q_proj"), k = SplitHeads("k_proj"), v = SplitHeads("v_proj");
+        Tensor q = SplitHeads("q_proj"),
+            k = SplitHeads("k_proj"),
+            v = SplitHeads("v_proj");
         if (positions != "none")
-            (q, k) = (AttentionOracle.Rotate(q, positions == "xpos" ? 1 : 0), AttentionOracle.Rotate(k, positions == "xpos" ? -1 : 0));
+            (q, k) = (
+                AttentionOracle.Rotate(q, positions == "xpos" ? 1 : 0),
+                AttentionOracle.Rotate(k, positions == "xpos" ? -1 : 0)
+            );
         Tensor mixed = AttentionOracle.Attend(
-            q, k, v, options, lengths, useBias ? parameters[Table] : null,
-            new RelativePositionBuckets(RelativePositionBuckets.DefaultCount, RelativePositionBuckets.DefaultMaxDistance, !causal));
+            q,
+            k,
+            v,
+            options,
+            lengths,
+            useBias ? parameters[Table] : null,
+            new RelativePositionBuckets(
+                RelativePositionBuckets.DefaultCount,
+                RelativePositionBuckets.DefaultMaxDistance,
+                !causal
+            )
+        );
         Tensor expected = Project("out_proj", mixed.reshape(Batch, Length, DModel));
         if (lengths is not null)
-            expected = expected * arange(Length).unsqueeze(0).lt(tensor(lengths).unsqueeze(1)).to(float64).unsqueeze(-1);
+            expected =
+                expected * arange(Length).unsqueeze(0).lt(tensor(lengths).unsqueeze(1)).to(float64).unsqueeze(-1);
         expected.mul(cotangent).sum().backward();
 
         Compare.AssertClose(output, expected, Tolerance, "output");
@@ -61,7 +98,8 @@ public class CombinedOptionsTests
             Compare.AssertClose(parameter.grad!, parameters[name].grad!, Tolerance, $"gradient of {name}", floor: 1);
         }
 
-        Tensor Project(string name, Tensor input) => nn.functional.linear(input, parameters[$"{name}.weight"], parameters[$"{name}.bias"]);
+        Tensor Project(string name, Tensor input) =>
+            nn.functional.linear(input, parameters[$"{name}.weight"], parameters[$"{name}.bias"]);
         Tensor SplitHeads(string name) => Project(name, exact).view(Batch, Length, Heads, DModel / Heads);
     }
 

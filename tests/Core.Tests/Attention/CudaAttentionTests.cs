@@ -9,8 +9,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Tests.Attention;
 
 /// <summary>
-/// Attention on a GPU. What is expected is computed in float64 on the CPU, from the same rounded inputs: for whole schedules by the
-/// oracle, for single kernels by the CPU's kernel, which other tests hold against the oracle.
+/// Attention on a GPU. What is expected is computed in float64 on the CPU, from the same rounded inputs: for whole
+/// schedules by the oracle, for single kernels by the CPU's kernel, which other tests hold against the oracle.
 /// </summary>
 public class CudaAttentionTests
 {
@@ -67,8 +67,19 @@ public class CudaAttentionTests
         return data;
 
         void Add(string name, long batch, long length, long heads, long headDim, params (long W, long R)[] branches) =>
-            data.Add(name, new AttentionCase(batch, length, heads, headDim, new DilatedAttentionOptions(
-                new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))), Causal: true)));
+            data.Add(
+                name,
+                new AttentionCase(
+                    batch,
+                    length,
+                    heads,
+                    headDim,
+                    new DilatedAttentionOptions(
+                        new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))),
+                        Causal: true
+                    )
+                )
+            );
     }
 
     [Theory]
@@ -80,9 +91,18 @@ public class CudaAttentionTests
         AttentionCase[] problems =
         [
             causal,
-            causal with { Options = causal.Options with { Causal = false } },
-            causal with { Options = causal.Options with { HeadOffsets = HeadOffsets.Blocked } },
-            causal with { Options = causal.Options with { Causal = false, HeadOffsets = HeadOffsets.Blocked } },
+            causal with
+            {
+                Options = causal.Options with { Causal = false },
+            },
+            causal with
+            {
+                Options = causal.Options with { HeadOffsets = HeadOffsets.Blocked },
+            },
+            causal with
+            {
+                Options = causal.Options with { Causal = false, HeadOffsets = HeadOffsets.Blocked },
+            },
         ];
         foreach (AttentionCase problem in problems)
         {
@@ -95,7 +115,13 @@ public class CudaAttentionTests
     public void Attend_WhileAnotherThreadCollectsGarbage_MatchesOracle()
     {
         NeedsGpu();
-        var problem = new AttentionCase(2, 96, 4, 16, new DilatedAttentionOptions(new SegmentSchedule([new Branch(32, 1), new Branch(96, 3)]), Causal: true));
+        var problem = new AttentionCase(
+            2,
+            96,
+            4,
+            16,
+            new DilatedAttentionOptions(new SegmentSchedule([new Branch(32, 1), new Branch(96, 3)]), Causal: true)
+        );
         using var stop = new CancellationTokenSource();
         var collector = new Thread(() =>
         {
@@ -125,7 +151,13 @@ public class CudaAttentionTests
         NeedsGpu();
         using var scope = NewDisposeScope();
         using var attention = new DilatedAttention(
-            dModel: 48, numHeads: 4, dilationRates: [1, 2], segmentSizes: [16, 64], causal: true, useXpos: true);
+            dModel: 48,
+            numHeads: 4,
+            dilationRates: [1, 2],
+            segmentSizes: [16, 64],
+            causal: true,
+            useXpos: true
+        );
         Tensor x = randn(2, 64, 48);
         Tensor expected = attention.forward(x);
         BackwardPass.Run(expected.square().sum());
@@ -150,8 +182,14 @@ public class CudaAttentionTests
     {
         NeedsGpu();
         new AttentionCase(
-            3, 50, 4, 32, new DilatedAttentionOptions(new SegmentSchedule(new Branch(16, 1), new Branch(50, 3)), causal),
-            Lengths: [37, 50, 5], Buckets: new RelativePositionBuckets(12, 20, Bidirectional: !causal)).AssertMatchesOracle(type, Tolerance(type), CUDA);
+            3,
+            50,
+            4,
+            32,
+            new DilatedAttentionOptions(new SegmentSchedule(new Branch(16, 1), new Branch(50, 3)), causal),
+            Lengths: [37, 50, 5],
+            Buckets: new RelativePositionBuckets(12, 20, Bidirectional: !causal)
+        ).AssertMatchesOracle(type, Tolerance(type), CUDA);
     }
 
     [Fact]
@@ -159,7 +197,14 @@ public class CudaAttentionTests
     {
         NeedsGpu();
         using var scope = NewDisposeScope();
-        using var attention = new DilatedAttention(dModel: 64, numHeads: 2, dilationRates: [1, 2], segmentSizes: [16, 64], causal: true, useXpos: true);
+        using var attention = new DilatedAttention(
+            dModel: 64,
+            numHeads: 2,
+            dilationRates: [1, 2],
+            segmentSizes: [16, 64],
+            causal: true,
+            useXpos: true
+        );
         attention.to(CUDA);
         Tensor x = randn([2, 40, 64], device: CUDA);
         using KeyValueCache cache = attention.CreateCache(2, 40);
@@ -179,44 +224,84 @@ public class CudaAttentionTests
         NeedsGpu();
         using Tensor q = zeros([1, 1, 1, headDim], dtype: type, device: CUDA);
         Assert.SkipWhen(
-            kernel == typeof(CudaFlashKernel) && !CudaDevice.IsAmpereOrNewer(q.device_index), "FlashAttention needs compute capability 8.0");
+            kernel == typeof(CudaFlashKernel) && !CudaDevice.IsAmpereOrNewer(q.device_index),
+            "FlashAttention needs compute capability 8.0"
+        );
         Assert.IsType(kernel, FlashKernel.For(q));
     }
 
-    // Rounding of the type, as on the CPU; float32 besides takes three products of TF32 for one, and a base-2 exponential.
-    private static double Tolerance(ScalarType type) => type switch
-    {
-        ScalarType.Float64 => 1e-12,
-        ScalarType.Float32 => 1e-4,
-        ScalarType.Float16 => 5e-3,
-        _ => 4e-2,
-    };
+    // Rounding of the type, as on the CPU; float32 besides takes three products of TF32 for one, and a base-2
+    // exponential.
+    private static double Tolerance(ScalarType type) =>
+        type switch
+        {
+            ScalarType.Float64 => 1e-12,
+            ScalarType.Float32 => 1e-4,
+            ScalarType.Float16 => 5e-3,
+            _ => 4e-2,
+        };
 
-    // Forward with its log-sum-exp; backward as a mixture calls it, with the output and log-sum-exp of more than this block.
+    // Forward with its log-sum-exp; backward as a mixture calls it, with the output and log-sum-exp of more than this
+    // block.
     private static void AssertMatchesFloat64(
-        ScalarType type, long headDim, bool causal, RowBlock queries, RowBlock keys, long length = 3 * 91, long heads = 4)
+        ScalarType type,
+        long headDim,
+        bool causal,
+        RowBlock queries,
+        RowBlock keys,
+        long length = 3 * 91,
+        long heads = 4
+    )
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(7);
-        Tensor q = Random(), k = Random(), v = Random(), gradient = Random();
+        Tensor q = Random(),
+            k = Random(),
+            v = Random(),
+            gradient = Random();
         double tolerance = Tolerance(type);
         string problem = $"{type}, {headDim} channels, {(causal ? "causal" : "bidirectional")}";
 
         var (output, logSumExp) = FlashKernel.Forward(On(queries, q), On(keys, k), On(keys, v), causal);
-        var (expected, expectedLogSumExp) = FlashKernel.Forward(Exact(queries, q), Exact(keys, k), Exact(keys, v), causal);
+        var (expected, expectedLogSumExp) = FlashKernel.Forward(
+            Exact(queries, q),
+            Exact(keys, k),
+            Exact(keys, v),
+            causal
+        );
         Assert.Equal(type, output.dtype);
         Assert.Equal(type == float64 ? float64 : float32, logSumExp.dtype);
         Compare.AssertClose(output, expected, tolerance, $"output of {problem}");
-        Compare.AssertClose(logSumExp, expectedLogSumExp, type == float64 ? tolerance : 1e-4, $"log-sum-exp of {problem}", floor: 1);
+        Compare.AssertClose(
+            logSumExp,
+            expectedLogSumExp,
+            type == float64 ? tolerance : 1e-4,
+            $"log-sum-exp of {problem}",
+            floor: 1
+        );
 
         // Another branch of equal weight whose output is 0, in a [batch, length, heads] layout like the mixture's.
         Tensor mixture = expected.div(2).to(type);
         Tensor mixtureLogSumExp = expectedLogSumExp.add(Math.Log(2));
         Tensor strided = mixtureLogSumExp.to(logSumExp.dtype).transpose(1, 2).contiguous().transpose(1, 2).to(CUDA);
         var actual = FlashKernel.Backward(
-            On(queries, gradient), On(queries, q), On(keys, k), On(keys, v), mixture.to(CUDA), strided, causal);
+            On(queries, gradient),
+            On(queries, q),
+            On(keys, k),
+            On(keys, v),
+            mixture.to(CUDA),
+            strided,
+            causal
+        );
         var exact = FlashKernel.Backward(
-            Exact(queries, gradient), Exact(queries, q), Exact(keys, k), Exact(keys, v), mixture.to(float64), mixtureLogSumExp, causal);
+            Exact(queries, gradient),
+            Exact(queries, q),
+            Exact(keys, k),
+            Exact(keys, v),
+            mixture.to(float64),
+            mixtureLogSumExp,
+            causal
+        );
         Compare.AssertClose(actual.Q, exact.Q, tolerance, $"gradient of q of {problem}", floor: 0.1);
         Compare.AssertClose(actual.K, exact.K, tolerance, $"gradient of k of {problem}", floor: 0.1);
         Compare.AssertClose(actual.V, exact.V, tolerance, $"gradient of v of {problem}", floor: 0.1);
@@ -229,6 +314,9 @@ public class CudaAttentionTests
         Tensor Exact(RowBlock block, Tensor tensor) => block.View(tensor.to(float64));
     }
 
-    private static void NeedsGpu() => Assert.SkipUnless(
-        LibTorch.HasCudaDevice, "there is no CUDA device, or the loaded libtorch is not built for CUDA");
+    private static void NeedsGpu() =>
+        Assert.SkipUnless(
+            LibTorch.HasCudaDevice,
+            "there is no CUDA device, or the loaded libtorch is not built for CUDA"
+        );
 }

@@ -26,7 +26,13 @@ public class DilatedAttentionGoldenTests
     [InlineData("single_w16r2_causal")]
     public void Module_OutputAndEveryGradient_MatchTheReference(string file)
     {
-        foreach (var (reference, offsets) in new[] { ("paper_f64", HeadOffsets.Interleaved), ("group_f64", HeadOffsets.Blocked) })
+        foreach (
+            var (reference, offsets) in new[]
+            {
+                ("paper_f64", HeadOffsets.Interleaved),
+                ("group_f64", HeadOffsets.Blocked),
+            }
+        )
         {
             AssertMatches(file, reference, offsets, MixingGradient.Exact, float64, Float64Tolerance);
             AssertMatches(file, reference, offsets, MixingGradient.Exact, float32, Float32Tolerance);
@@ -34,8 +40,8 @@ public class DilatedAttentionGoldenTests
     }
 
     /// <summary>
-    /// Where every segment divides the length, or padding comes after all rows that could see it, the authors' code computes the same
-    /// with its constant mixing weights.
+    /// Where every segment divides the length, or padding comes after all rows that could see it, the authors' code
+    /// computes the same with its constant mixing weights.
     /// </summary>
     [Theory]
     [InlineData("base_bidir")]
@@ -52,21 +58,34 @@ public class DilatedAttentionGoldenTests
     public void Module_ExactMixing_DepartsFromTheAuthorsGradient()
     {
         var error = Assert.Throws<InvalidOperationException>(() =>
-            AssertMatches("base_causal", "torchscale_f64", HeadOffsets.Blocked, MixingGradient.Exact, float64, 1e-2));
+            AssertMatches("base_causal", "torchscale_f64", HeadOffsets.Blocked, MixingGradient.Exact, float64, 1e-2)
+        );
         // The output, which comes first, agrees; the first gradient does not, and by a number.
         Assert.Matches("^gradient of x: .*: relative error 0\\.[0-9]+ is above 0\\.01\\.$", error.Message);
     }
 
     private static void AssertMatches(
-        string file, string reference, HeadOffsets offsets, MixingGradient mixing, ScalarType dtype, double tolerance)
+        string file,
+        string reference,
+        HeadOffsets offsets,
+        MixingGradient mixing,
+        ScalarType dtype,
+        double tolerance
+    )
     {
         using var scope = NewDisposeScope();
         string path = Repository.PathOf($"tests/Core.Tests/Golden/{file}.safetensors");
         using SafetensorsReader golden = SafetensorsReader.Open(path);
         JsonElement config = JsonDocument.Parse(golden.Metadata["config"]).RootElement;
         using var module = new DilatedAttention(
-            config.GetProperty("d").GetInt64(), config.GetProperty("H").GetInt64(), Numbers("ratios"), Numbers("segments"),
-            causal: config.GetProperty("causal").GetBoolean(), headOffsets: offsets, mixingGradient: mixing);
+            config.GetProperty("d").GetInt64(),
+            config.GetProperty("H").GetInt64(),
+            Numbers("ratios"),
+            Numbers("segments"),
+            causal: config.GetProperty("causal").GetBoolean(),
+            headOffsets: offsets,
+            mixingGradient: mixing
+        );
         module.to(dtype);
         var parameters = module.named_parameters().ToArray();
         Assert.Equal(8, parameters.Length);
@@ -81,9 +100,17 @@ public class DilatedAttentionGoldenTests
         Compare.AssertClose(x.grad!, golden.Read($"{reference}.grad.x"), tolerance, $"gradient of x: {what}");
         foreach (var (name, parameter) in parameters)
         {
-            // In exact arithmetic a bias of all keys changes nothing; what is left is the rounding of sums of this size.
-            double floor = name == "k_proj.bias" ? golden.Read($"{reference}.grad.q_proj.bias").abs().max().item<double>() : 1e-30;
-            Compare.AssertClose(parameter.grad!, golden.Read($"{reference}.grad.{name}"), tolerance, $"gradient of {name}: {what}", floor);
+            // In exact arithmetic a bias of all keys changes nothing; what is left is the rounding of sums of this
+            // size.
+            double floor =
+                name == "k_proj.bias" ? golden.Read($"{reference}.grad.q_proj.bias").abs().max().item<double>() : 1e-30;
+            Compare.AssertClose(
+                parameter.grad!,
+                golden.Read($"{reference}.grad.{name}"),
+                tolerance,
+                $"gradient of {name}: {what}",
+                floor
+            );
         }
 
         long[] Numbers(string key) => [.. config.GetProperty(key).EnumerateArray().Select(number => number.GetInt64())];

@@ -17,23 +17,48 @@ public class DilatedAttentionModuleTests
     public void Forward_OneBranch_IsProjectionsAroundTheOracle(bool causal)
     {
         using var scope = NewDisposeScope();
-        using var module = new DilatedAttention(dModel: 16, numHeads: 2, dilationRate: 3, segmentSize: 8, causal: causal);
+        using var module = new DilatedAttention(
+            dModel: 16,
+            numHeads: 2,
+            dilationRate: 3,
+            segmentSize: 8,
+            causal: causal
+        );
         module.to(float64);
         Tensor x = randn([2, 21, 16], dtype: float64);
         var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 3)), causal);
-        Tensor mixed = AttentionOracle.Attend(Heads("q_proj"), Heads("k_proj"), Heads("v_proj"), options).reshape(2, 21, 16);
+        Tensor mixed = AttentionOracle
+            .Attend(Heads("q_proj"), Heads("k_proj"), Heads("v_proj"), options)
+            .reshape(2, 21, 16);
         Compare.AssertClose(module.forward(x), Project("out_proj", mixed), Tolerance, "output");
 
         Tensor Heads(string name) => Project(name, x).view(2, 21, 2, 8);
-        Tensor Project(string name, Tensor input) => nn.functional.linear(input, module.get_parameter($"{name}.weight")!, module.get_parameter($"{name}.bias")!);
+        Tensor Project(string name, Tensor input) =>
+            nn.functional.linear(input, module.get_parameter($"{name}.weight")!, module.get_parameter($"{name}.bias")!);
     }
 
     [Fact]
     public void Forward_OneBranch_EqualsAListOfOne()
     {
         using var scope = NewDisposeScope();
-        using var one = new DilatedAttention(16, 2, 3L, 8L, causal: true, useXpos: true, headOffsets: HeadOffsets.Blocked);
-        using var list = new DilatedAttention(16, 2, [3], [8], causal: true, useXpos: true, headOffsets: HeadOffsets.Blocked);
+        using var one = new DilatedAttention(
+            16,
+            2,
+            3L,
+            8L,
+            causal: true,
+            useXpos: true,
+            headOffsets: HeadOffsets.Blocked
+        );
+        using var list = new DilatedAttention(
+            16,
+            2,
+            [3],
+            [8],
+            causal: true,
+            useXpos: true,
+            headOffsets: HeadOffsets.Blocked
+        );
         list.load_state_dict(one.state_dict());
         Tensor x = randn(2, 21, 16);
         Assert.True(one.forward(x).eq(list.forward(x)).all().item<bool>());
@@ -48,7 +73,12 @@ public class DilatedAttentionModuleTests
         Tensor x = randn([1, 50, 16], dtype: float64);
         Tensor whole = module.forward(x);
         foreach (long length in new[] { 1, 7, 8, 9, 31, 33, 49 })
-            Compare.AssertClose(module.forward(x.narrow(1, 0, length)), whole.narrow(1, 0, length), Tolerance, $"the first {length} rows");
+            Compare.AssertClose(
+                module.forward(x.narrow(1, 0, length)),
+                whole.narrow(1, 0, length),
+                Tolerance,
+                $"the first {length} rows"
+            );
     }
 
     [Fact]
@@ -124,30 +154,43 @@ public class DilatedAttentionModuleTests
     [Fact]
     public void Constructor_Mistakes_SayWhatWouldWork()
     {
-        AssertRefused("numHeads (3) must divide dModel (16): choose a head count that divides it.", () => new DilatedAttention(16, 3, 1L, 8L));
-        AssertRefused("dropout is 1, but must be at least 0 and below 1.", () => new DilatedAttention(16, 2, 1L, 8L, dropout: 1));
+        AssertRefused("numHeads (3) must divide dModel (16): choose a head count that divides it.", () =>
+            new DilatedAttention(16, 3, 1L, 8L)
+        );
+        AssertRefused("dropout is 1, but must be at least 0 and below 1.", () =>
+            new DilatedAttention(16, 2, 1L, 8L, dropout: 1)
+        );
         AssertRefused(
             "Branch 0 of the segment schedule is (w = 8, r = 0): segment length and dilation rate must be at least 1.",
-            () => new DilatedAttention(16, 2, 0L, 8L));
+            () => new DilatedAttention(16, 2, 0L, 8L)
+        );
         AssertRefused(
-            "The segment schedule has 2 segment lengths but 1 dilation rates: give one dilation rate per segment length.",
-            () => new DilatedAttention(16, 2, [1], [8, 16]));
+            "The segment schedule has 2 segment lengths but 1 dilation rates: give one dilation rate per "
+                + "segment length.",
+            () => new DilatedAttention(16, 2, [1], [8, 16])
+        );
         AssertRefused(
             "A segment schedule needs at least one branch: give one segment length and one dilation rate.",
-            () => new DilatedAttention(16, 2, [], []));
+            () => new DilatedAttention(16, 2, [], [])
+        );
         AssertRefused(
-            "xPos rotates pairs of channels, but a head has 5: choose d_model and heads so that d_model / heads is even.",
-            () => new DilatedAttention(10, 2, 1L, 8L, useXpos: true));
-        AssertRefused(
-            "useXpos and useRope: xPos already rotates as RoPE does, so choose one of them.",
-            () => new DilatedAttention(16, 2, 1L, 8L, useXpos: true, useRope: true));
+            "xPos rotates pairs of channels, but a head has 5: choose d_model and heads so that d_model / "
+                + "heads is even.",
+            () => new DilatedAttention(10, 2, 1L, 8L, useXpos: true)
+        );
+        AssertRefused("useXpos and useRope: xPos already rotates as RoPE does, so choose one of them.", () =>
+            new DilatedAttention(16, 2, 1L, 8L, useXpos: true, useRope: true)
+        );
         AssertRefused(
             "Relative position bias has 3 buckets, but needs an even number of at least 4, half for each direction.",
-            () => new RelativePositionBias(2, new RelativePositionBuckets(3, 128, Bidirectional: true)));
+            () => new RelativePositionBias(2, new RelativePositionBuckets(3, 128, Bidirectional: true))
+        );
         AssertRefused(
-            "Relative position bias tells distances apart up to 16, but its 32 buckets already give 16 distances one each: " +
-            "choose a maximum distance above 16, or fewer buckets.",
-            () => new RelativePositionBias(2, new RelativePositionBuckets(32, 16, Bidirectional: false)));
+            "Relative position bias tells distances apart up to 16, but its 32 buckets already give 16 "
+                + "distances one each: "
+                + "choose a maximum distance above 16, or fewer buckets.",
+            () => new RelativePositionBias(2, new RelativePositionBuckets(32, 16, Bidirectional: false))
+        );
     }
 
     [Fact]
@@ -156,14 +199,26 @@ public class DilatedAttentionModuleTests
         using var scope = NewDisposeScope();
         var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 1)), Causal: true);
         Tensor x = zeros(1, 4, 2, 8);
-        const string Expected = "Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 or float16, but was given ";
-        AssertRefused($"{Expected}4 rows of Float32, Float64 and Float32.", () => DilatedAttention.Attend(x, x.to(float64), x, options));
-        AssertRefused($"{Expected}4 rows of Int64, Int64 and Int64.", () => DilatedAttention.Attend(x.to(int64), x.to(int64), x.to(int64), options));
+        const string Expected =
+            "Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 or "
+            + "float16, but was given ";
+        AssertRefused($"{Expected}4 rows of Float32, Float64 and Float32.", () =>
+            DilatedAttention.Attend(x, x.to(float64), x, options)
+        );
+        AssertRefused($"{Expected}4 rows of Int64, Int64 and Int64.", () =>
+            DilatedAttention.Attend(x.to(int64), x.to(int64), x.to(int64), options)
+        );
         Tensor empty = zeros(1, 0, 2, 8);
-        AssertRefused($"{Expected}0 rows of Float32, Float32 and Float32.", () => DilatedAttention.Attend(empty, empty, empty, options));
+        AssertRefused($"{Expected}0 rows of Float32, Float32 and Float32.", () =>
+            DilatedAttention.Attend(empty, empty, empty, options)
+        );
         using var bias = new RelativePositionBias(3, new RelativePositionBuckets(32, 128, Bidirectional: false));
-        AssertRefused("The relative position bias is of 3 heads, but attention has 2: make it for as many.", () => DilatedAttention.Attend(x, x, x, options, bias: bias));
-        AssertRefused("A relative position bias is for at least one head, not for 0.", () => new RelativePositionBias(0, bias.Buckets));
+        AssertRefused("The relative position bias is of 3 heads, but attention has 2: make it for as many.", () =>
+            DilatedAttention.Attend(x, x, x, options, bias: bias)
+        );
+        AssertRefused("A relative position bias is for at least one head, not for 0.", () =>
+            new RelativePositionBias(0, bias.Buckets)
+        );
     }
 
     [Fact]
@@ -171,8 +226,12 @@ public class DilatedAttentionModuleTests
     {
         using var scope = NewDisposeScope();
         using var module = new DilatedAttention(16, 2, 1L, 8L);
-        AssertRefused("DilatedAttention takes [batch, length, 16], but was given [2, 8, 32].", () => module.forward(zeros(2, 8, 32)));
-        AssertRefused("DilatedAttention takes [batch, length, 16], but was given [8, 16].", () => module.forward(zeros(8, 16)));
+        AssertRefused("DilatedAttention takes [batch, length, 16], but was given [2, 8, 32].", () =>
+            module.forward(zeros(2, 8, 32))
+        );
+        AssertRefused("DilatedAttention takes [batch, length, 16], but was given [8, 16].", () =>
+            module.forward(zeros(8, 16))
+        );
     }
 
     private static void AssertRefused(string message, Func<object> mistake) =>

@@ -37,11 +37,28 @@ public class DilatedAttentionOracleTests
                 Add("one row", 3, 1, 2, 8, (4, 1), (8, 2));
                 Add("odd head size", 1, 20, 3, 5, (8, 1), (20, 3));
 
-                void Add(string name, long batch, long length, long heads, long headDim, params (long W, long R)[] branches) =>
+                void Add(
+                    string name,
+                    long batch,
+                    long length,
+                    long heads,
+                    long headDim,
+                    params (long W, long R)[] branches
+                ) =>
                     data.Add(
                         $"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}",
-                        new AttentionCase(batch, length, heads, headDim, new DilatedAttentionOptions(
-                            new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))), causal, offsets)));
+                        new AttentionCase(
+                            batch,
+                            length,
+                            heads,
+                            headDim,
+                            new DilatedAttentionOptions(
+                                new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))),
+                                causal,
+                                offsets
+                            )
+                        )
+                    );
             }
         }
 
@@ -57,17 +74,41 @@ public class DilatedAttentionOracleTests
             {
                 // Few buckets and a short distance: all kinds of bucket occur within 50 rows.
                 var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
-                var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(16, 1), new Branch(32, 2), new Branch(50, 3)), causal, offsets);
+                var options = new DilatedAttentionOptions(
+                    new SegmentSchedule(new Branch(16, 1), new Branch(32, 2), new Branch(50, 3)),
+                    causal,
+                    offsets
+                );
                 Add("bias", new AttentionCase(2, 50, 4, 8, options, Buckets: buckets));
                 Add("bias, one row", new AttentionCase(2, 1, 4, 8, options, Buckets: buckets));
-                Add("bias of both directions", new AttentionCase(2, 50, 4, 8, options, Buckets: buckets with { Bidirectional = true }));
+                Add(
+                    "bias of both directions",
+                    new AttentionCase(2, 50, 4, 8, options, Buckets: buckets with { Bidirectional = true })
+                );
                 Add("lengths", new AttentionCase(5, 50, 4, 8, options, Lengths: [37, 0, 50, 8, 1]));
                 Add("equal lengths", new AttentionCase(4, 50, 4, 8, options, Lengths: [32, 32, 32, 50]));
                 Add("nothing but padding", new AttentionCase(2, 50, 4, 8, options, Lengths: [0, 0]));
-                Add("bias and lengths", new AttentionCase(3, 50, 4, 8, options, Lengths: [37, 50, 5], Buckets: buckets));
-                Add("bias, segments of more queries than a tile", new AttentionCase(1, 600, 2, 4, options with { Schedule = new(new Branch(600, 1), new Branch(600, 2)) }, Buckets: buckets));
+                Add(
+                    "bias and lengths",
+                    new AttentionCase(3, 50, 4, 8, options, Lengths: [37, 50, 5], Buckets: buckets)
+                );
+                Add(
+                    "bias, segments of more queries than a tile",
+                    new AttentionCase(
+                        1,
+                        600,
+                        2,
+                        4,
+                        options with
+                        {
+                            Schedule = new(new Branch(600, 1), new Branch(600, 2)),
+                        },
+                        Buckets: buckets
+                    )
+                );
 
-                void Add(string name, AttentionCase problem) => data.Add($"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}", problem);
+                void Add(string name, AttentionCase problem) =>
+                    data.Add($"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}", problem);
             }
         }
 
@@ -91,19 +132,36 @@ public class DilatedAttentionOracleTests
     {
         Gen<Branch> branch = Gen.Select(Gen.Long[1, 40], Gen.Long[1, 7]).Select((w, r) => new Branch(w, r));
         var problems = Gen.Select(
-            Gen.Long[1, 3], Gen.Long[1, 48], Gen.Long[1, 5], Gen.Long[1, 8], branch.Array[1, 4],
-            Gen.Bool, Gen.Enum<HeadOffsets>(), Gen.Int[0, 1_000_000]);
+            Gen.Long[1, 3],
+            Gen.Long[1, 48],
+            Gen.Long[1, 5],
+            Gen.Long[1, 8],
+            branch.Array[1, 4],
+            Gen.Bool,
+            Gen.Enum<HeadOffsets>(),
+            Gen.Int[0, 1_000_000]
+        );
         problems.Sample(
             (batch, length, heads, headDim, branches, causal, offsets, seed) =>
             {
                 var random = new Random(seed);
                 new AttentionCase(
-                    batch, length, heads, headDim, new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets), seed,
-                    random.Next(2) == 0 ? null : [.. Enumerable.Range(0, (int)batch).Select(_ => random.NextInt64(length + 1))],
-                    random.Next(2) == 0 ? null : new RelativePositionBuckets(4 + 2 * random.Next(6), 8 + random.Next(30), !causal))
-                    .AssertMatchesOracle(float64, Float64Tolerance);
+                    batch,
+                    length,
+                    heads,
+                    headDim,
+                    new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets),
+                    seed,
+                    random.Next(2) == 0
+                        ? null
+                        : [.. Enumerable.Range(0, (int)batch).Select(_ => random.NextInt64(length + 1))],
+                    random.Next(2) == 0
+                        ? null
+                        : new RelativePositionBuckets(4 + 2 * random.Next(6), 8 + random.Next(30), !causal)
+                ).AssertMatchesOracle(float64, Float64Tolerance);
             },
             iter: 300,
-            threads: 1);
+            threads: 1
+        );
     }
 }

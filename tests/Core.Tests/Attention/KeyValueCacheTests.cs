@@ -8,10 +8,14 @@ namespace LongNet.Core.Tests.Attention;
 
 public class KeyValueCacheTests
 {
-    private const long Batch = 2, Length = 100, DModel = 32, Heads = 4;
+    private const long Batch = 2,
+        Length = 100,
+        DModel = 32,
+        Heads = 4;
 
     // Segments that end within the sequence, at the same row and at different ones, and one that never does.
-    private static readonly long[] Segments = [8, 24, 40, 1000], Rates = [1, 3, 2, 7];
+    private static readonly long[] Segments = [8, 24, 40, 1000],
+        Rates = [1, 3, 2, 7];
 
     public static IEnumerable<object[]> Options() =>
         from positions in new[] { "none", "xpos", "rope" }
@@ -55,7 +59,12 @@ public class KeyValueCacheTests
                     parts.Add(module.Decode(x.narrow(1, cache.Length, rows), cache));
                 Assert.Equal(Length, cache.Length);
                 // Rounding of the same sums in another order.
-                Compare.AssertClose(cat(parts, 1), expected, type == float64 ? 1e-12 : 1e-5, $"{type}, chunks of {string.Join(", ", way)}");
+                Compare.AssertClose(
+                    cat(parts, 1),
+                    expected,
+                    type == float64 ? 1e-12 : 1e-5,
+                    $"{type}, chunks of {string.Join(", ", way)}"
+                );
             }
         }
     }
@@ -104,7 +113,8 @@ public class KeyValueCacheTests
                     SubLayerNorm = bias,
                     RelativePositionBias = bias ? new RelativePositionBuckets(32, 128, Bidirectional: false) : null,
                 },
-                seed: 4);
+                seed: 4
+            );
             model.eval();
             Tensor tokens = randint(0, 50, [Batch, Length], dtype: int64);
             using DecodingCache cache = model.CreateCache(Batch, Length);
@@ -121,28 +131,52 @@ public class KeyValueCacheTests
         using var scope = NewDisposeScope();
         using DilatedAttention module = Module("none", false, HeadOffsets.Interleaved);
         using KeyValueCache cache = module.CreateCache(2, 10);
-        AssertRefused("This key/value cache was made for 10 rows and holds 0: 11 more do not fit. Make it longer.", () => module.Decode(zeros(2, 11, DModel), cache));
         AssertRefused(
-            "This key/value cache takes q, k and v of shape [2, rows, 4, 8], but was given [3, 1, 4, 8], [3, 1, 4, 8] and [3, 1, 4, 8].",
-            () => module.Decode(zeros(3, 1, DModel), cache));
+            "This key/value cache was made for 10 rows and holds 0: 11 more do not fit. Make it longer.",
+            () => module.Decode(zeros(2, 11, DModel), cache)
+        );
+        AssertRefused(
+            "This key/value cache takes q, k and v of shape [2, rows, 4, 8], but was given [3, 1, 4, 8], "
+                + "[3, 1, 4, 8] and [3, 1, 4, 8].",
+            () => module.Decode(zeros(3, 1, DModel), cache)
+        );
         Assert.Equal(0, cache.Length);
         using DilatedAttention other = Module("none", false, HeadOffsets.Blocked);
         AssertRefused(
-            "This key/value cache is for the branches (w = 8, r = 1), (w = 24, r = 3), (w = 40, r = 2), (w = 1000, r = 7), but the attention has (w = 8, r = 1), (w = 24, r = 3), (w = 40, r = 2), (w = 1000, r = 7) " +
-            "or other options: make a cache with its CreateCache.",
-            () => other.Decode(zeros(2, 1, DModel), cache));
+            "This key/value cache is for the branches (w = 8, r = 1), (w = 24, r = 3), (w = 40, r = 2), (w = "
+                + "1000, r = 7), but the attention has (w = 8, r = 1), (w = 24, r = 3), (w = 40, r = 2), (w = "
+                + "1000, r = 7) "
+                + "or other options: make a cache with its CreateCache.",
+            () => other.Decode(zeros(2, 1, DModel), cache)
+        );
         KeyValueCache gone = module.CreateCache(1, 10);
         gone.Dispose();
         Assert.Throws<ObjectDisposedException>(() => module.Decode(zeros(1, 1, DModel), gone));
-        AssertRefused("A key/value cache is for at least one sequence of at least one row, not for 0 of at most 10.", () => module.CreateCache(0, 10));
+        AssertRefused(
+            "A key/value cache is for at least one sequence of at least one row, not for 0 of at most 10.",
+            () => module.CreateCache(0, 10)
+        );
         using var bidirectional = new DilatedAttention(16, 2, 1L, 8L);
         AssertRefused(
-            "Decoding row by row needs causal attention: a row that sees later ones cannot be computed before they are there.",
-            () => bidirectional.CreateCache(1, 10));
+            "Decoding row by row needs causal attention: a row that sees later ones cannot be computed "
+                + "before they are there.",
+            () => bidirectional.CreateCache(1, 10)
+        );
 
-        static void AssertRefused(string message, Func<object> mistake) => Assert.Equal(message, Assert.Throws<UserException>(mistake).Message);
+        static void AssertRefused(string message, Func<object> mistake) =>
+            Assert.Equal(message, Assert.Throws<UserException>(mistake).Message);
     }
 
-    private static DilatedAttention Module(string positions, bool useBias, HeadOffsets offsets) => new(
-        DModel, Heads, Rates, Segments, causal: true, useXpos: positions == "xpos", useRope: positions == "rope", useRelPosBias: useBias, headOffsets: offsets);
+    private static DilatedAttention Module(string positions, bool useBias, HeadOffsets offsets) =>
+        new(
+            DModel,
+            Heads,
+            Rates,
+            Segments,
+            causal: true,
+            useXpos: positions == "xpos",
+            useRope: positions == "rope",
+            useRelPosBias: useBias,
+            headOffsets: offsets
+        );
 }

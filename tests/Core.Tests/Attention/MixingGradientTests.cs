@@ -16,7 +16,10 @@ public class MixingGradientTests
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(7);
-        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn([2, 24, 3, 4], dtype: float64, generator: generator))];
+        Tensor[] inputs =
+        [
+            .. Enumerable.Range(0, 3).Select(_ => randn([2, 24, 3, 4], dtype: float64, generator: generator)),
+        ];
         Tensor cotangent = randn([2, 24, 3, 4], dtype: float64, generator: generator);
 
         Tensor[] own = [.. inputs.Select(x => x.detach().clone().requires_grad_())];
@@ -25,10 +28,16 @@ public class MixingGradientTests
 
         // The definition: every branch alone, weighted by its share of the mixture's denominator taken as a number.
         Tensor[] exact = [.. inputs.Select(x => x.detach().clone().requires_grad_())];
-        Tensor[] outputs = [.. Schedule.Select(branch => AttentionOracle.Attend(exact[0], exact[1], exact[2], new(new(branch), causal)))];
+        Tensor[] outputs =
+        [
+            .. Schedule.Select(branch =>
+                AttentionOracle.Attend(exact[0], exact[1], exact[2], new(new(branch), causal))
+            ),
+        ];
         Tensor[] denominators = [.. Schedule.Select(branch => Denominator(exact, new(new(branch), causal)))];
         Tensor total = denominators[0] + denominators[1];
-        Tensor mixture = (denominators[0] / total).detach() * outputs[0] + (denominators[1] / total).detach() * outputs[1];
+        Tensor mixture =
+            (denominators[0] / total).detach() * outputs[0] + (denominators[1] / total).detach() * outputs[1];
         mixture.backward([cotangent]);
 
         for (int i = 0; i < 3; i++)
@@ -40,22 +49,32 @@ public class MixingGradientTests
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(7);
-        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn([1, 24, 3, 4], dtype: float64, generator: generator))];
-        Tensor[] gradients = [.. new[] { MixingGradient.Exact, MixingGradient.Detached }.Select(mode =>
-        {
-            Tensor q = inputs[0].detach().clone().requires_grad_();
-            BackwardPassRunner.Run(
-                DilatedAttention.Attend(q, inputs[1], inputs[2], new(Schedule, true, MixingGradient: mode)), inputs[0]);
-            return q.grad!;
-        })];
+        Tensor[] inputs =
+        [
+            .. Enumerable.Range(0, 3).Select(_ => randn([1, 24, 3, 4], dtype: float64, generator: generator)),
+        ];
+        Tensor[] gradients =
+        [
+            .. new[] { MixingGradient.Exact, MixingGradient.Detached }.Select(mode =>
+            {
+                Tensor q = inputs[0].detach().clone().requires_grad_();
+                BackwardPassRunner.Run(
+                    DilatedAttention.Attend(q, inputs[1], inputs[2], new(Schedule, true, MixingGradient: mode)),
+                    inputs[0]
+                );
+                return q.grad!;
+            }),
+        ];
         Assert.True(Compare.RelativeError(gradients[1], gradients[0]) > 1e-3);
     }
 
     // Σ_j exp S_ij over the branch's keys, [batch, length, heads, 1]: the oracle's attention of log-free ones.
     private static Tensor Denominator(Tensor[] inputs, DilatedAttentionOptions options)
     {
-        // The oracle's softmax over (keys, one more key of logit 0 and value 1) would give it too; the direct sum is plainer.
-        long length = inputs[0].shape[1], heads = inputs[0].shape[2];
+        // The oracle's softmax over (keys, one more key of logit 0 and value 1) would give it too; the direct sum is
+        // plainer.
+        long length = inputs[0].shape[1],
+            heads = inputs[0].shape[2];
         Tensor scores = einsum("bihd,bjhd->bhij", inputs[0], inputs[1]).div(Math.Sqrt(inputs[0].shape[3])).exp();
         var kept = new double[heads * length * length];
         Branch branch = options.Schedule[0];
@@ -65,7 +84,9 @@ public class MixingGradientTests
             {
                 for (long j = 0; j < length; j++)
                 {
-                    bool together = i / branch.SegmentLength == j / branch.SegmentLength && (!options.Causal || j <= i)
+                    bool together =
+                        i / branch.SegmentLength == j / branch.SegmentLength
+                        && (!options.Causal || j <= i)
                         && i % branch.SegmentLength % branch.Dilation == h % branch.Dilation
                         && j % branch.SegmentLength % branch.Dilation == h % branch.Dilation;
                     kept[(h * length + i) * length + j] = together ? 1 : 0;

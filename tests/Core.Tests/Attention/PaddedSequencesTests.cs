@@ -20,7 +20,8 @@ public class PaddedSequencesTests
         using var padded = Module(causal, useXpos);
         using var alone = Module(causal, useXpos);
         alone.load_state_dict(padded.state_dict());
-        Tensor values = randn([5, 50, 16], dtype: float64), cotangent = randn([5, 50, 16], dtype: float64);
+        Tensor values = randn([5, 50, 16], dtype: float64),
+            cotangent = randn([5, 50, 16], dtype: float64);
 
         Tensor x = values.clone().requires_grad_();
         Tensor output = padded.forward(x, Lengths);
@@ -28,7 +29,8 @@ public class PaddedSequencesTests
 
         for (int b = 0; b < 5; b++)
         {
-            Tensor row = output[b], gradient = x.grad![b];
+            Tensor row = output[b],
+                gradient = x.grad![b];
             // Exactly zero: padding is not computed at all.
             Assert.Equal(0, row.narrow(0, Lengths[b], 50 - Lengths[b]).abs().sum().item<double>());
             Assert.Equal(0, gradient.narrow(0, Lengths[b], 50 - Lengths[b]).abs().sum().item<double>());
@@ -62,13 +64,19 @@ public class PaddedSequencesTests
         Assert.All(module.parameters(), parameter => Assert.True(parameter.grad!.isfinite().all().item<bool>()));
     }
 
-    /// <summary>What the authors' code does with a last segment that is not full: zeros take part in the softmax where nothing masks them.</summary>
+    /// <summary>
+    /// What the authors' code does with a last segment that is not full: zeros take part in the softmax where nothing
+    /// masks them.
+    /// </summary>
     [Fact]
     public void Attend_ZerosUpToAWholeSegment_ChangeRowsThatAreNotCausal()
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(3);
-        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn([1, 21, 2, 8], dtype: float64, generator: generator))];
+        Tensor[] inputs =
+        [
+            .. Enumerable.Range(0, 3).Select(_ => randn([1, 21, 2, 8], dtype: float64, generator: generator)),
+        ];
         Tensor[] filled = [.. inputs.Select(x => nn.functional.pad(x, [0, 0, 0, 0, 0, 3]))];
         foreach (bool causal in new[] { true, false })
         {
@@ -92,8 +100,10 @@ public class PaddedSequencesTests
         foreach (long[] lengths in new long[][] { [50], [50, 51], [-1, 3] })
         {
             Assert.Equal(
-                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to 50 for each of the 2 sequences.",
-                Assert.Throws<UserException>(() => module.forward(x, lengths)).Message);
+                $"lengths is [{string.Join(", ", lengths)}], but must have one number from 0 to 50 for each "
+                    + "of the 2 sequences.",
+                Assert.Throws<UserException>(() => module.forward(x, lengths)).Message
+            );
         }
     }
 

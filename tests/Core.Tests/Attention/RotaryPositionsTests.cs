@@ -34,12 +34,18 @@ public class RotaryPositionsTests
         double logit = q.view(48, 4)[30].dot(k.view(48, 4)[9]).item<double>();
 
         // Σ over pairs of ζ^(21/512) · 2 cos(21 θ): both elements of a pair are 1.
-        double expected = Enumerable.Range(0, 2).Sum(i =>
-            Math.Pow((2.0 * i / 4 + 0.4) / 1.4, 21 / 512.0) * 2 * Math.Cos(21 * Math.Pow(10000, -2.0 * i / 4)));
+        double expected = Enumerable
+            .Range(0, 2)
+            .Sum(i =>
+                Math.Pow((2.0 * i / 4 + 0.4) / 1.4, 21 / 512.0) * 2 * Math.Cos(21 * Math.Pow(10000, -2.0 * i / 4))
+            );
         Assert.Equal(expected, logit, 1e-12); // float64 rounding
     }
 
-    /// <summary>Signs, pairs, scale and centre are those of microsoft/torchscale, whose rows count from the middle of the sequence.</summary>
+    /// <summary>
+    /// Signs, pairs, scale and centre are those of microsoft/torchscale, whose rows count from the middle of the
+    /// sequence.
+    /// </summary>
     [Fact]
     public void XPos_OverOneBlock_RotatesAsTheAuthorsDo()
     {
@@ -55,10 +61,18 @@ public class RotaryPositionsTests
         {
             for (int i = 0; i < 4; i++)
             {
-                double angle = n * Math.Pow(10000, -i / 4.0), scale = Math.Pow((2 * i + 0.4 * 8) / (1.4 * 8), (n - 24) / 512.0);
-                int even = n * 8 + 2 * i, odd = even + 1;
-                double first = input[even] * Math.Cos(angle) - input[odd] * Math.Sin(angle), second = input[odd] * Math.Cos(angle) + input[even] * Math.Sin(angle);
-                (expectedQ[even], expectedQ[odd], expectedK[even], expectedK[odd]) = (first * scale, second * scale, first / scale, second / scale);
+                double angle = n * Math.Pow(10000, -i / 4.0),
+                    scale = Math.Pow((2 * i + 0.4 * 8) / (1.4 * 8), (n - 24) / 512.0);
+                int even = n * 8 + 2 * i,
+                    odd = even + 1;
+                double first = input[even] * Math.Cos(angle) - input[odd] * Math.Sin(angle),
+                    second = input[odd] * Math.Cos(angle) + input[even] * Math.Sin(angle);
+                (expectedQ[even], expectedQ[odd], expectedK[even], expectedK[odd]) = (
+                    first * scale,
+                    second * scale,
+                    first / scale,
+                    second / scale
+                );
             }
         }
 
@@ -77,7 +91,11 @@ public class RotaryPositionsTests
         for (long first = 0; first < 96; first += 32)
         {
             using var part = RotaryPositions.XPos(8, Schedule);
-            var (partQ, partK) = part.Rotate(x.narrow(1, first, 32), x.narrow(1, first, 32), new SequenceShard(first, 32, 96));
+            var (partQ, partK) = part.Rotate(
+                x.narrow(1, first, 32),
+                x.narrow(1, first, 32),
+                new SequenceShard(first, 32, 96)
+            );
             Compare.AssertClose(partQ, q.narrow(1, first, 32), 0, "shard of q");
             Compare.AssertClose(partK, k.narrow(1, first, 32), 0, "shard of k");
         }
@@ -111,9 +129,12 @@ public class RotaryPositionsTests
         Tensor x = zeros([1, 4, 1, 4]);
         var error = Assert.Throws<UserException>(() => xPos.Rotate(x, x, new SequenceShard(0, 4, 1 << 20)));
         Assert.Equal(
-            "xPos over blocks of 1048576 rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to " +
-            "e^1283, more than Float32 holds; blocks of at most 40869 rows work: shorten the longest segment or choose segment lengths that divide it.",
-            error.Message);
+            "xPos over blocks of 1048576 rows (the least common multiple of the segment lengths, or the "
+                + "whole sequence) needs scales up to "
+                + "e^1283, more than Float32 holds; blocks of at most 40869 rows work: shorten the longest "
+                + "segment or choose segment lengths that divide it.",
+            error.Message
+        );
     }
 
     [Fact]
@@ -158,13 +179,18 @@ public class RotaryPositionsTests
     [Fact]
     public void XPos_LongestBlockAndSmallestGradients_StayExact()
     {
-        // A mean over 10⁹ tokens hands in gradients of about 1e-10; keys at a block's end carry scales of e^-50 beside them.
+        // A mean over 10⁹ tokens hands in gradients of about 1e-10; keys at a block's end carry scales of e^-50 beside
+        // them.
         const long Length = 40869;
         using var scope = NewDisposeScope();
         using var generator = new Generator(2);
         var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(Length, 64)), Causal: true);
-        Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn([1, Length, 1, 8], dtype: float64, generator: generator))];
-        Tensor[] single = Gradients(float32), exact = Gradients(float64);
+        Tensor[] inputs =
+        [
+            .. Enumerable.Range(0, 3).Select(_ => randn([1, Length, 1, 8], dtype: float64, generator: generator)),
+        ];
+        Tensor[] single = Gradients(float32),
+            exact = Gradients(float64);
         for (int i = 0; i < 3; i++)
             Compare.AssertClose(single[i], exact[i], 1e-5, $"gradient {i}"); // float32 rounding
 

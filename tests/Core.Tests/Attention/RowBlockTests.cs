@@ -12,7 +12,21 @@ public class RowBlockTests
         var data = new TheoryData<long, long, long, long, HeadOffsets>();
         foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
         {
-            foreach (var (heads, w, r) in new (long, long, long)[] { (4, 16, 4), (8, 16, 4), (6, 16, 4), (3, 16, 8), (12, 12, 4), (7, 12, 3), (5, 10, 4), (1, 16, 2), (4, 16, 1), (2, 3, 5) })
+            foreach (
+                var (heads, w, r) in new (long, long, long)[]
+                {
+                    (4, 16, 4),
+                    (8, 16, 4),
+                    (6, 16, 4),
+                    (3, 16, 8),
+                    (12, 12, 4),
+                    (7, 12, 3),
+                    (5, 10, 4),
+                    (1, 16, 2),
+                    (4, 16, 1),
+                    (2, 3, 5),
+                }
+            )
             {
                 foreach (long length in new[] { 48L, 50, 7 })
                     data.Add(heads, w, r, length, offsets);
@@ -24,13 +38,26 @@ public class RowBlockTests
 
     [Theory]
     [MemberData(nameof(Shapes))]
-    public void OfBranch_AnyShape_HoldsEveryKeptRowOfEveryHeadOnce(long heads, long w, long r, long length, HeadOffsets offsets)
+    public void OfBranch_AnyShape_HoldsEveryKeptRowOfEveryHeadOnce(
+        long heads,
+        long w,
+        long r,
+        long length,
+        HeadOffsets offsets
+    )
     {
         // The middle sequences of five, and all but the first segment and the last row of each.
-        foreach (RowRange range in new[] { RowRange.Whole(5, length), new RowRange(1, 3, length, Math.Min(w, length), Math.Max(0, length - w - 1)) })
+        foreach (
+            RowRange range in new[]
+            {
+                RowRange.Whole(5, length),
+                new RowRange(1, 3, length, Math.Min(w, length), Math.Max(0, length - w - 1)),
+            }
+        )
         {
             using var scope = NewDisposeScope();
-            Tensor counts = zeros([5, length, heads, HeadDim], dtype: float64), statistic = zeros([5, length, heads], dtype: float64);
+            Tensor counts = zeros([5, length, heads, HeadDim], dtype: float64),
+                statistic = zeros([5, length, heads], dtype: float64);
             RowBlock[] blocks = [.. RowBlock.OfBranch(new Branch(w, r), offsets, heads, range)];
             foreach (RowBlock block in blocks)
                 CountIn(block, counts, statistic);
@@ -42,9 +69,15 @@ public class RowBlockTests
                     {
                         long offset = offsets == HeadOffsets.Interleaved ? head % r : head / ((heads + r - 1) / r);
                         Assert.Equal(offset, offsets.OffsetOf(head, heads, r));
-                        long inRange = row - range.FirstRow, inSegment = inRange % w;
-                        bool kept = sequence >= range.FirstSequence && sequence < range.FirstSequence + range.Sequences
-                            && inRange >= 0 && inRange < range.Rows && inSegment >= offset && (inSegment - offset) % r == 0;
+                        long inRange = row - range.FirstRow,
+                            inSegment = inRange % w;
+                        bool kept =
+                            sequence >= range.FirstSequence
+                            && sequence < range.FirstSequence + range.Sequences
+                            && inRange >= 0
+                            && inRange < range.Rows
+                            && inSegment >= offset
+                            && (inSegment - offset) % r == 0;
                         Assert.Equal(kept ? 1 : 0, statistic[sequence, row, head].item<double>());
                     }
                 }
@@ -61,8 +94,10 @@ public class RowBlockTests
         foreach (var (elements, leastHeads) in new (long, long)[] { (1, 1), (20, 1), (100, 3), (1, 7), (1 << 20, 1) })
         {
             using var scope = NewDisposeScope();
-            Tensor whole = zeros([3, length, heads, HeadDim], dtype: float64), parts = zeros_like(whole);
-            Tensor wholeStatistic = zeros([3, length, heads], dtype: float64), partsStatistic = zeros_like(wholeStatistic);
+            Tensor whole = zeros([3, length, heads, HeadDim], dtype: float64),
+                parts = zeros_like(whole);
+            Tensor wholeStatistic = zeros([3, length, heads], dtype: float64),
+                partsStatistic = zeros_like(wholeStatistic);
             foreach (RowBlock block in RowBlock.OfBranch(new Branch(w, r), offsets, heads, RowRange.Whole(3, length)))
             {
                 CountIn(block, whole, wholeStatistic);
@@ -70,8 +105,12 @@ public class RowBlockTests
                 foreach (RowBlock part in split)
                 {
                     CountIn(part, parts, partsStatistic);
-                    long ofHead = part.Rows * HeadDim, units = part.Segments * part.Group.Heads;
-                    Assert.True(units <= Math.Max(Math.Max(1, leastHeads), elements / ofHead), $"{part} is larger than {elements} elements or {leastHeads} heads.");
+                    long ofHead = part.Rows * HeadDim,
+                        units = part.Segments * part.Group.Heads;
+                    Assert.True(
+                        units <= Math.Max(Math.Max(1, leastHeads), elements / ofHead),
+                        $"{part} is larger than {elements} elements or {leastHeads} heads."
+                    );
                 }
             }
 
@@ -80,7 +119,9 @@ public class RowBlockTests
         }
     }
 
-    /// <summary>What the fewest groups are for: one call where offsets keep equally many rows, however they are dealt out.</summary>
+    /// <summary>
+    /// What the fewest groups are for: one call where offsets keep equally many rows, however they are dealt out.
+    /// </summary>
     [Theory]
     [InlineData(HeadOffsets.Interleaved, 4, 8, 64, 1)]
     [InlineData(HeadOffsets.Interleaved, 8, 8, 64, 1)]
@@ -89,8 +130,13 @@ public class RowBlockTests
     [InlineData(HeadOffsets.Blocked, 8, 8, 64, 1)]
     [InlineData(HeadOffsets.Blocked, 8, 4, 64, 2)]
     [InlineData(HeadOffsets.Interleaved, 8, 8, 60, 8)]
-    public void Groups_RowsThatTheDilationDivides_AreFew(HeadOffsets offsets, long heads, long dilation, long rows, int expected) =>
-        Assert.Equal(expected, offsets.Groups(heads, dilation, rows).Count);
+    public void Groups_RowsThatTheDilationDivides_AreFew(
+        HeadOffsets offsets,
+        long heads,
+        long dilation,
+        long rows,
+        int expected
+    ) => Assert.Equal(expected, offsets.Groups(heads, dilation, rows).Count);
 
     private static void CountIn(RowBlock block, Tensor elements, Tensor statistic)
     {

@@ -8,7 +8,8 @@ namespace LongNet.Core.Tests.Attention;
 
 public class VectorKernelTests
 {
-    // float32 rounding (6e-8) of two sums of up to 1100 terms one after the other, which grows with the root of their number.
+    // float32 rounding (6e-8) of two sums of up to 1100 terms one after the other, which grows with the root of their
+    // number.
     private const double Tolerance = 5e-6;
 
     // Results of that kind are rounded to 8 bits, by half of the last at most.
@@ -29,21 +30,41 @@ public class VectorKernelTests
 
     [Theory]
     [MemberData(nameof(Problems))]
-    public void ForwardAndBackward_AnyShape_MatchFloat64(long queries, long keys, long headDim, bool causal, bool biased, ScalarType type)
+    public void ForwardAndBackward_AnyShape_MatchFloat64(
+        long queries,
+        long keys,
+        long headDim,
+        bool causal,
+        bool biased,
+        ScalarType type
+    )
     {
         SkipWithoutVectors();
         using var scope = NewDisposeScope();
         using var generator = new Generator(31);
         var group = new HeadGroup(0, 1, 2, 2);
-        Tensor q = Strided(queries), k = Strided(keys), v = Strided(keys), gradient = Strided(queries);
+        Tensor q = Strided(queries),
+            k = Strided(keys),
+            v = Strided(keys),
+            gradient = Strided(queries);
         Tensor? table = biased ? randn([8, 5], dtype: float64, generator: generator) : null;
         var rule = new RelativePositionBuckets(8, 40, Bidirectional: !causal);
 
         // Other output and log-sum-exp than the kernel's own, as those of a mixture are.
         PairBias exactBias = Bias(float64);
         var exact = BlockwiseKernel.Forward(q.to(float64), k.to(float64), v.to(float64), causal, exactBias);
-        Tensor mixed = (exact.Output * 0.7 + 0.1).to(type), total = exact.LogSumExp + 0.4;
-        var expected = BlockwiseKernel.Backward(gradient.to(float64), q.to(float64), k.to(float64), v.to(float64), mixed.to(float64), total, causal, exactBias);
+        Tensor mixed = (exact.Output * 0.7 + 0.1).to(type),
+            total = exact.LogSumExp + 0.4;
+        var expected = BlockwiseKernel.Backward(
+            gradient.to(float64),
+            q.to(float64),
+            k.to(float64),
+            v.to(float64),
+            mixed.to(float64),
+            total,
+            causal,
+            exactBias
+        );
         PairBias? bias = biased ? Bias(float32) : null;
         var (output, logSumExp) = VectorKernel.Forward(q, k, v, causal, bias);
         var actual = VectorKernel.Backward(gradient, q, k, v, mixed, total.to(float32), causal, bias);
@@ -57,18 +78,33 @@ public class VectorKernelTests
         Compare.AssertClose(actual.V, expected.V, tolerance, "gradient of v");
         if (bias is null)
             return;
-        Tensor ofTable = zeros([8, 5]), expectedOfTable = zeros([8, 5], dtype: float64);
+        Tensor ofTable = zeros([8, 5]),
+            expectedOfTable = zeros([8, 5], dtype: float64);
         bias.AddToTable(ofTable);
         exactBias.AddToTable(expectedOfTable);
         Assert.True(expectedOfTable.abs().max().item<double>() > 0.1);
         Compare.AssertClose(ofTable, expectedOfTable, 1e-5, "gradient of the table"); // sums over all pairs that share a bucket
 
         // [3, 2, rows, headDim]: every other row and head of a larger tensor.
-        Tensor Strided(long rows) => randn([3, 2 * rows, 5, headDim], generator: generator).to(type)
-            .as_strided([3, 2, rows, headDim], [2 * rows * 5 * headDim, 2 * headDim, 2 * 5 * headDim, 1], headDim);
+        Tensor Strided(long rows) =>
+            randn([3, 2 * rows, 5, headDim], generator: generator)
+                .to(type)
+                .as_strided([3, 2, rows, headDim], [2 * rows * 5 * headDim, 2 * headDim, 2 * 5 * headDim, 1], headDim);
 
-        PairBias Bias(ScalarType accumulation) => PairBias.Create(
-            table, table is null ? null : rule, group, dilation: 3, queries, keys, before: keys - queries, causal, accumulation, CPU, collectsGradient: true);
+        PairBias Bias(ScalarType accumulation) =>
+            PairBias.Create(
+                table,
+                table is null ? null : rule,
+                group,
+                dilation: 3,
+                queries,
+                keys,
+                before: keys - queries,
+                causal,
+                accumulation,
+                CPU,
+                collectsGradient: true
+            );
     }
 
     /// <summary>Whatever the threads, and also where they are more than heads.</summary>
@@ -90,7 +126,12 @@ public class VectorKernelTests
             var again = Run();
             for (int t = 0; t < one.Length; t++)
             {
-                Compare.AssertClose(five[t], one[t], type == bfloat16 ? 2 * Bfloat16Tolerance : Tolerance, $"result {t}");
+                Compare.AssertClose(
+                    five[t],
+                    one[t],
+                    type == bfloat16 ? 2 * Bfloat16Tolerance : Tolerance,
+                    $"result {t}"
+                );
                 Assert.True(five[t].eq(again[t]).all().item<bool>(), $"result {t} is not the same twice.");
             }
         }
@@ -102,30 +143,56 @@ public class VectorKernelTests
         Tensor[] Run()
         {
             var (output, logSumExp) = VectorKernel.Forward(inputs[0], inputs[1], inputs[2], true, null);
-            var (q, k, v) = VectorKernel.Backward(inputs[3], inputs[0], inputs[1], inputs[2], output, logSumExp, true, null);
+            var (q, k, v) = VectorKernel.Backward(
+                inputs[3],
+                inputs[0],
+                inputs[1],
+                inputs[2],
+                output,
+                logSumExp,
+                true,
+                null
+            );
             return [output, logSumExp, q, k, v];
         }
     }
 
-    /// <summary>Every bfloat16 there is comes back from float32, and what lies between two goes to the nearer, or even, one.</summary>
+    /// <summary>
+    /// Every bfloat16 there is comes back from float32, and what lies between two goes to the nearer, or even, one.
+    /// </summary>
     [Fact]
     public unsafe void HeadRows_OfBfloat16_RoundAsLibtorchDoes()
     {
         SkipWithoutVectors();
         using var scope = NewDisposeScope();
         using var generator = new Generator(5);
-        Tensor all = tensor(Enumerable.Range(0, 1 << 16).Select(bits => BitConverter.UInt32BitsToSingle((uint)bits << 16)).ToArray()), between = randn([1 << 16], generator: generator);
-        Tensor singles = cat([all, between, between * 1e-39, between * 1e38, full([16], 1 + 1 / 256.0), full([16], 1 + 3 / 256.0)]);
+        Tensor all = tensor(
+                Enumerable.Range(0, 1 << 16).Select(bits => BitConverter.UInt32BitsToSingle((uint)bits << 16)).ToArray()
+            ),
+            between = randn([1 << 16], generator: generator);
+        Tensor singles = cat([
+            all,
+            between,
+            between * 1e-39,
+            between * 1e38,
+            full([16], 1 + 1 / 256.0),
+            full([16], 1 + 3 / 256.0),
+        ]);
         long count = singles.shape[0];
-        Tensor source = singles.view(1, 1, 1, count), target = empty([1, 1, 1, count], dtype: bfloat16), back = empty([1, 1, 1, count]);
-        HeadRows.OfOne from = new HeadRows(source).Of(0), to = new HeadRows(target).Of(0), last = new HeadRows(back).Of(0);
+        Tensor source = singles.view(1, 1, 1, count),
+            target = empty([1, 1, 1, count], dtype: bfloat16),
+            back = empty([1, 1, 1, count]);
+        HeadRows.OfOne from = new HeadRows(source).Of(0),
+            to = new HeadRows(target).Of(0),
+            last = new HeadRows(back).Of(0);
         for (int c = 0; c < count; c += 16)
         {
             to.Store(0, c, from.Load(0, c));
             last.Store(0, c, to.Load(0, c));
         }
 
-        Tensor expected = source.to(bfloat16).to(float32), numbers = source.eq(source);
+        Tensor expected = source.to(bfloat16).to(float32),
+            numbers = source.eq(source);
         Assert.True(target.isnan().eq(numbers.logical_not()).all().item<bool>());
         Assert.True(target.to(float32).masked_select(numbers).eq(expected.masked_select(numbers)).all().item<bool>());
         Assert.True(back.masked_select(numbers).eq(expected.masked_select(numbers)).all().item<bool>());
@@ -140,7 +207,8 @@ public class VectorKernelTests
     {
         SkipWithoutVectors();
         using var scope = NewDisposeScope();
-        Tensor q = full([1, 1, 100, 32], 10.0), k = arange(1000).view(1, 1, 1000, 1).expand(1, 1, 1000, 32).to(float32) * (float)(0.1 * direction);
+        Tensor q = full([1, 1, 100, 32], 10.0),
+            k = arange(1000).view(1, 1, 1000, 1).expand(1, 1, 1000, 32).to(float32) * (float)(0.1 * direction);
         Tensor v = randn(1, 1, 1000, 32);
         var (output, logSumExp) = VectorKernel.Forward(q, k, v, false, null);
         Tensor logits = q.to(float64).matmul(k.to(float64).transpose(2, 3)) / Math.Sqrt(32);
@@ -171,7 +239,8 @@ public class VectorKernelTests
         SkipWithoutVectors();
         for (float x = -110; x < 88; x += 0.0137f)
         {
-            double expected = Math.Exp(x), actual = VectorMath.Exp(System.Runtime.Intrinsics.Vector512.Create(x))[5];
+            double expected = Math.Exp(x),
+                actual = VectorMath.Exp(System.Runtime.Intrinsics.Vector512.Create(x))[5];
             double unit = Math.Max(expected * Math.Pow(2, -23), 1.4e-45);
             Assert.True(Math.Abs(actual - expected) <= 2 * unit, $"exp({x}) is {expected}, not {actual}.");
         }
@@ -185,10 +254,10 @@ public class VectorKernelTests
     public void ForEach_AnErrorInOneCall_IsThrown()
     {
         var error = Assert.Throws<InvalidOperationException>(() => TensorThreads.ForEach(50, number =>
-        {
-            if (number == 33)
-                throw new InvalidOperationException("the 33rd");
-        }));
+            {
+                if (number == 33)
+                    throw new InvalidOperationException("the 33rd");
+            }));
         Assert.Equal("the 33rd", error.Message);
         long sum = 0;
         TensorThreads.ForEach(1000, number => Interlocked.Add(ref sum, number));
@@ -196,5 +265,8 @@ public class VectorKernelTests
     }
 
     private static void SkipWithoutVectors() =>
-        Assert.SkipUnless(System.Runtime.Intrinsics.X86.Avx512F.IsSupported, "this processor has no AVX-512, so libtorch's kernel is used instead");
+        Assert.SkipUnless(
+            System.Runtime.Intrinsics.X86.Avx512F.IsSupported,
+            "this processor has no AVX-512, so libtorch's kernel is used instead"
+        );
 }

@@ -12,7 +12,15 @@ public class ReadmeExamples
     {
         using var scope = NewDisposeScope();
         using var attention = new DilatedAttention(
-            dModel: 512, numHeads: 8, dilationRate: 2, segmentSize: 64, dropout: 0.1, causal: true, useXpos: false, useRelPosBias: false);
+            dModel: 512,
+            numHeads: 8,
+            dilationRate: 2,
+            segmentSize: 64,
+            dropout: 0.1,
+            causal: true,
+            useXpos: false,
+            useRelPosBias: false
+        );
 
         Tensor x = rand(16, 1000, 512);
         Tensor output = attention.forward(x); // [16, 1000, 512]: 64 does not divide 1000, so the last segment is shorter
@@ -26,10 +34,17 @@ public class ReadmeExamples
     {
         using var scope = NewDisposeScope();
         using var causal = new DilatedAttention(
-            dModel: 64, numHeads: 4, dilationRates: [1, 2, 4], segmentSizes: [32, 64, 128], causal: true, useXpos: true, useRelPosBias: true);
+            dModel: 64,
+            numHeads: 4,
+            dilationRates: [1, 2, 4],
+            segmentSizes: [32, 64, 128],
+            causal: true,
+            useXpos: true,
+            useRelPosBias: true
+        );
         using KeyValueCache cache = causal.CreateCache(batch: 1, maxLength: 4096);
         Tensor prompt = causal.Decode(rand(1, 100, 64), cache); // 100 rows at once,
-        Tensor next = causal.Decode(rand(1, 1, 64), cache);     // then one: the cost of the keys that its segments keep
+        Tensor next = causal.Decode(rand(1, 1, 64), cache); // then one: the cost of the keys that its segments keep
 
         Assert.Equal([1, 100, 64], prompt.shape);
         Assert.Equal([1, 1, 64], next.shape);
@@ -40,7 +55,13 @@ public class ReadmeExamples
     public void SimpleTransformer_FirstPosition_GivesTenClassesAndGradients()
     {
         using var scope = NewDisposeScope();
-        using var model = new SimpleTransformer(dModel: 512, numHeads: 8, dilationRate: 2, segmentSize: 64, dropout: 0.1);
+        using var model = new SimpleTransformer(
+            dModel: 512,
+            numHeads: 8,
+            dilationRate: 2,
+            segmentSize: 64,
+            dropout: 0.1
+        );
         Tensor classes = model.forward(rand(16, 1000, 512));
         Assert.Equal([16, 10], classes.shape);
 

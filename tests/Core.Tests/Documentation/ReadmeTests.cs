@@ -7,13 +7,24 @@ namespace LongNet.Core.Tests.Documentation;
 public partial class ReadmeTests
 {
     private static readonly string[] CompiledExamples =
-        ["tests/Core.Tests/Documentation/ReadmeExamples.cs", "tests/RankWorker/Scenarios/ReadmeExample.cs"];
+    [
+        "tests/Core.Tests/Documentation/ReadmeExamples.cs",
+        "tests/RankWorker/Scenarios/ReadmeExample.cs",
+    ];
 
     [Fact]
     public void CSharpBlocks_AreTheTextOfCompiledExamples()
     {
-        string compiled = string.Join('\n', CompiledExamples.Select(file => Plain(File.ReadAllText(Repository.PathOf(file)))));
-        string[] blocks = [.. CSharpBlock().Matches(File.ReadAllText(Repository.PathOf("README.md"))).Select(match => match.Groups[1].Value)];
+        string compiled = string.Join(
+            '\n',
+            CompiledExamples.Select(file => Plain(File.ReadAllText(Repository.PathOf(file))))
+        );
+        string[] blocks =
+        [
+            .. CSharpBlock()
+                .Matches(File.ReadAllText(Repository.PathOf("README.md")))
+                .Select(match => match.Groups[1].Value),
+        ];
         Assert.Equal(4, blocks.Length);
         foreach (string block in blocks)
         {
@@ -40,7 +51,10 @@ public partial class ReadmeTests
         }
 
         foreach (Match path in RepositoryPath().Matches(text))
-            Assert.True(Path.Exists(Repository.PathOf(path.Value.Trim('`'))), $"{page} names {path.Value}, which is not there");
+            Assert.True(
+                Path.Exists(Repository.PathOf(path.Value.Trim('`'))),
+                $"{page} names {path.Value}, which is not there"
+            );
     }
 
     private static string Plain(string code) => string.Join('\n', code.Split('\n').Select(line => line.Trim()));

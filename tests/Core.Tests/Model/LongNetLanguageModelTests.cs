@@ -19,12 +19,25 @@ public class LongNetLanguageModelTests
         var parameters = model.named_parameters().ToDictionary(entry => entry.name, entry => entry.parameter);
         string[] ofLayer =
         [
-            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "self_attn_layer_norm", "ffn.fc1", "ffn.fc2", "final_layer_norm",
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.out_proj",
+            "self_attn_layer_norm",
+            "ffn.fc1",
+            "ffn.fc2",
+            "final_layer_norm",
         ];
         string[] expected =
         [
-            "embed_tokens.weight", "layer_norm.weight", "layer_norm.bias",
-            .. Enumerable.Range(0, 2).SelectMany(layer => ofLayer.SelectMany(name => new[] { $"layers.{layer}.{name}.weight", $"layers.{layer}.{name}.bias" })),
+            "embed_tokens.weight",
+            "layer_norm.weight",
+            "layer_norm.bias",
+            .. Enumerable
+                .Range(0, 2)
+                .SelectMany(layer =>
+                    ofLayer.SelectMany(name => new[] { $"layers.{layer}.{name}.weight", $"layers.{layer}.{name}.bias" })
+                ),
         ];
         Assert.Equal(expected.Order(StringComparer.Ordinal), parameters.Keys.Order(StringComparer.Ordinal));
         // Of 8192 normal numbers of deviation 0.02; residual projections are smaller by √(2 · layers) = 2.
@@ -40,10 +53,16 @@ public class LongNetLanguageModelTests
     public void BlockGradientsComplete_OfEveryBlock_ComesWhenTheyAre(bool subLayerNorm)
     {
         using var scope = NewDisposeScope();
-        LongNetConfig config = Config with { Layers = 3, SubLayerNorm = subLayerNorm, RelativePositionBias = new RelativePositionBuckets(8, 16, false) };
+        LongNetConfig config = Config with
+        {
+            Layers = 3,
+            SubLayerNorm = subLayerNorm,
+            RelativePositionBias = new RelativePositionBuckets(8, 16, false),
+        };
         using var model = new LongNetLanguageModel(config, seed: 1);
         using var generator = new Generator(3);
-        Tensor tokens = randint(0, 256, [2, 32], dtype: ScalarType.Int64, generator: generator), targets = tokens.roll(1, 1);
+        Tensor tokens = randint(0, 256, [2, 32], dtype: ScalarType.Int64, generator: generator),
+            targets = tokens.roll(1, 1);
         var parameters = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         Tensor[] without = Gradients();
 
@@ -52,7 +71,11 @@ public class LongNetLanguageModelTests
         model.BlockGradientsComplete = block =>
         {
             order.Add(block);
-            foreach (var (name, parameter) in parameters.Where(entry => entry.name.StartsWith($"layers.{block}.", StringComparison.Ordinal)))
+            foreach (
+                var (name, parameter) in parameters.Where(entry =>
+                    entry.name.StartsWith($"layers.{block}.", StringComparison.Ordinal)
+                )
+            )
                 seen.Add(name, parameter.grad!.clone().MoveToOuterDisposeScope());
         };
         Tensor[] with = Gradients();
@@ -61,9 +84,15 @@ public class LongNetLanguageModelTests
         Assert.Equal(parameters.Count(entry => entry.name.StartsWith("layers.", StringComparison.Ordinal)), seen.Count);
         for (int p = 0; p < parameters.Length; p++)
         {
-            Assert.True(with[p].equal(without[p]).all().item<bool>(), $"the gradient of {parameters[p].name} is another one with the milestones");
+            Assert.True(
+                with[p].equal(without[p]).all().item<bool>(),
+                $"the gradient of {parameters[p].name} is another one with the milestones"
+            );
             if (seen.TryGetValue(parameters[p].name, out Tensor? then))
-                Assert.True(then.equal(with[p]).all().item<bool>(), $"the gradient of {parameters[p].name} was not complete");
+                Assert.True(
+                    then.equal(with[p]).all().item<bool>(),
+                    $"the gradient of {parameters[p].name} was not complete"
+                );
         }
 
         Tensor[] Gradients()
@@ -84,7 +113,13 @@ public class LongNetLanguageModelTests
         using var other = new LongNetLanguageModel(Config, seed: 2);
         foreach (var ((name, a), (_, b)) in model.named_parameters().Zip(same.named_parameters()))
             Assert.True(a.eq(b).all().item<bool>(), name);
-        Assert.False(model.get_parameter("embed_tokens.weight")!.eq(other.get_parameter("embed_tokens.weight")!).any().item<bool>());
+        Assert.False(
+            model
+                .get_parameter("embed_tokens.weight")!
+                .eq(other.get_parameter("embed_tokens.weight")!)
+                .any()
+                .item<bool>()
+        );
     }
 
     [Theory]
@@ -108,7 +143,8 @@ public class LongNetLanguageModelTests
         Tensor tokens = randint(0, 256, [1, 40], dtype: int64);
         Tensor changed = tokens.clone();
         changed[0, 25] = (tokens[0, 25] + 1) % 256;
-        Tensor before = model.forward(tokens), after = model.forward(changed);
+        Tensor before = model.forward(tokens),
+            after = model.forward(changed);
         // float64 rounding; the changed row itself differs by far more.
         Compare.AssertClose(after.narrow(1, 0, 25), before.narrow(1, 0, 25), 1e-12, "rows before the change");
         Assert.True(Compare.RelativeError(after.narrow(1, 25, 1), before.narrow(1, 25, 1)) > 1e-3);
@@ -120,7 +156,8 @@ public class LongNetLanguageModelTests
         using var scope = NewDisposeScope();
         using var model = new LongNetLanguageModel(Config, seed: 1);
         model.eval();
-        Tensor tokens = randint(0, 256, [2, 12], dtype: int64), targets = randint(0, 256, [2, 12], dtype: int64);
+        Tensor tokens = randint(0, 256, [2, 12], dtype: int64),
+            targets = randint(0, 256, [2, 12], dtype: int64);
         targets[0, 3] = LongNetLanguageModel.IgnoredTarget;
         targets[1, 11] = LongNetLanguageModel.IgnoredTarget;
         Tensor logs = nn.functional.log_softmax(model.forward(tokens), -1);
@@ -147,11 +184,17 @@ public class LongNetLanguageModelTests
         var named = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         foreach (var (_, parameter) in named)
             parameter.grad = zeros_like(parameter);
-        using var optimizer = new Core.Optimization.FusedAdamW(named, [.. named.Select(entry => entry.parameter.grad!)], new Core.Optimization.AdamWOptions());
+        using var optimizer = new Core.Optimization.FusedAdamW(
+            named,
+            [.. named.Select(entry => entry.parameter.grad!)],
+            new Core.Optimization.AdamWOptions()
+        );
         using var generator = new Generator(4);
         Tensor text = randint(0, 256, [1, 41], dtype: int64, generator: generator);
-        Tensor tokens = text.narrow(1, 0, 40), targets = text.narrow(1, 1, 40);
-        double first = 0, last = 0;
+        Tensor tokens = text.narrow(1, 0, 40),
+            targets = text.narrow(1, 1, 40);
+        double first = 0,
+            last = 0;
         for (int step = 0; step < 150; step++)
         {
             using var stepScope = NewDisposeScope();

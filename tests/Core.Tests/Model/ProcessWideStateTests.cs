@@ -5,7 +5,10 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Model;
 
-/// <summary>What is the process's: TorchSharp's generator, and the error of a backward pass. Nothing else may use them meanwhile.</summary>
+/// <summary>
+/// What is the process's: TorchSharp's generator, and the error of a backward pass. Nothing else may use them
+/// meanwhile.
+/// </summary>
 [CollectionDefinition(nameof(ProcessWideStateTests), DisableParallelization = true)]
 [Collection(nameof(ProcessWideStateTests))]
 public class ProcessWideStateTests
@@ -19,7 +22,10 @@ public class ProcessWideStateTests
         using var model = new LongNetLanguageModel(Config, seed: 1);
         model.BlockGradientsComplete = block => throw new InvalidOperationException($"block {block}");
         Tensor tokens = zeros([1, 32], dtype: ScalarType.Int64);
-        Assert.Equal("block 1", Assert.Throws<InvalidOperationException>(() => BackwardPass.Run(model.LossSum(tokens, tokens))).Message);
+        Assert.Equal(
+            "block 1",
+            Assert.Throws<InvalidOperationException>(() => BackwardPass.Run(model.LossSum(tokens, tokens))).Message
+        );
     }
 
     [Theory]
@@ -27,14 +33,16 @@ public class ProcessWideStateTests
     [InlineData(Recompute.Full)]
     public void Dropout_WithoutAContext_IsTheSameInBackward(Recompute recompute)
     {
-        // The loss along a parameter, by differences: only if backward sees forward's choices is its slope the gradient.
+        // The loss along a parameter, by differences: only if backward sees forward's choices is its slope the
+        // gradient.
         using var scope = NewDisposeScope();
         LongNetConfig config = Config with { Dropout = 0.3 };
         var execution = new ModelExecution { Recompute = recompute, TileRows = 16 };
         using var model = new LongNetLanguageModel(config, seed: 1, execution: execution);
         model.to(ScalarType.Float64);
         using var generator = new Generator(3);
-        Tensor tokens = randint(0, 256, [2, 96], dtype: ScalarType.Int64, generator: generator), targets = tokens.roll(-1, 1);
+        Tensor tokens = randint(0, 256, [2, 96], dtype: ScalarType.Int64, generator: generator),
+            targets = tokens.roll(-1, 1);
         Tensor weight = model.get_parameter("layers.1.ffn.fc1.weight")!;
         BackwardPass.Run(Loss());
         double slope = weight.grad!.select(0, 3).select(0, 5).item<double>();

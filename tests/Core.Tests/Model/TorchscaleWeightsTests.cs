@@ -39,10 +39,23 @@ public sealed class TorchscaleWeightsTests : IDisposable
     [InlineData(true, true, PositionEncoding.Rope, HeadOffsets.Interleaved)]
     [InlineData(false, false, PositionEncoding.None, HeadOffsets.Interleaved)]
     [InlineData(false, true, PositionEncoding.XPos, HeadOffsets.Blocked)]
-    public void Model_SavedAndLoaded_IsTheSameToTheBit(bool tied, bool normalized, PositionEncoding positions, HeadOffsets offsets)
+    public void Model_SavedAndLoaded_IsTheSameToTheBit(
+        bool tied,
+        bool normalized,
+        PositionEncoding positions,
+        HeadOffsets offsets
+    )
     {
-        LongNetConfig config = Config with { TieEmbeddings = tied, SubLayerNorm = normalized, Positions = positions, HeadOffsets = offsets, RelativePositionBias = normalized ? Buckets : null };
-        using LongNetLanguageModel saved = Model(config, seed: 1), loaded = Model(config, seed: 2);
+        LongNetConfig config = Config with
+        {
+            TieEmbeddings = tied,
+            SubLayerNorm = normalized,
+            Positions = positions,
+            HeadOffsets = offsets,
+            RelativePositionBias = normalized ? Buckets : null,
+        };
+        using LongNetLanguageModel saved = Model(config, seed: 1),
+            loaded = Model(config, seed: 2);
         TorchscaleWeights.Save(saved, Path);
         Assert.Empty(TorchscaleWeights.Load(loaded, Path));
         AssertSame(saved, loaded);
@@ -50,7 +63,9 @@ public sealed class TorchscaleWeightsTests : IDisposable
         Assert.True(saved.forward(tokens).eq(loaded.forward(tokens)).all().item<bool>());
     }
 
-    /// <summary>What a strict reader of a decoder there expects, name by name; the constants are those of its xPos.</summary>
+    /// <summary>
+    /// What a strict reader of a decoder there expects, name by name; the constants are those of its xPos.
+    /// </summary>
     [Fact]
     public void Model_Saved_HasEveryNameThatTheAuthorsDecoderHas()
     {
@@ -59,17 +74,46 @@ public sealed class TorchscaleWeightsTests : IDisposable
         using SafetensorsReader reader = SafetensorsReader.Open(Path);
         string[] layer =
         [
-            "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "self_attn.inner_attn_ln", "self_attn_layer_norm",
-            "ffn.fc1", "ffn.fc2", "ffn.ffn_layernorm", "final_layer_norm",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.q_proj",
+            "self_attn.out_proj",
+            "self_attn.inner_attn_ln",
+            "self_attn_layer_norm",
+            "ffn.fc1",
+            "ffn.fc2",
+            "ffn.ffn_layernorm",
+            "final_layer_norm",
         ];
         Assert.Equal(
-            new[] { "embed_tokens.weight", "output_projection.weight", "layer_norm.weight", "layer_norm.bias", "layers.0.self_attn.xpos.scale" }
-                .Concat(layer.SelectMany(name => new[] { $"layers.0.{name}.weight", $"layers.0.{name}.bias" })).Order(StringComparer.Ordinal),
-            reader.Names.Order(StringComparer.Ordinal));
+            new[]
+            {
+                "embed_tokens.weight",
+                "output_projection.weight",
+                "layer_norm.weight",
+                "layer_norm.bias",
+                "layers.0.self_attn.xpos.scale",
+            }
+                .Concat(layer.SelectMany(name => new[] { $"layers.0.{name}.weight", $"layers.0.{name}.bias" }))
+                .Order(StringComparer.Ordinal),
+            reader.Names.Order(StringComparer.Ordinal)
+        );
         Assert.True(reader.Read("output_projection.weight").eq(reader.Read("embed_tokens.weight")).all().item<bool>());
         // (arange(0, 8, 2) + 0.4 · 8) / (1.4 · 8), to the rounding of float32.
-        Compare.AssertClose(reader.Read("layers.0.self_attn.xpos.scale"), tensor(new[] { 3.2 / 11.2, 5.2 / 11.2, 7.2 / 11.2, 9.2 / 11.2 }), 1e-7, "scale");
-        Assert.Equal(("4", "blocked", "xpos"), (reader.Metadata["longnet.heads"], reader.Metadata["longnet.head_offsets"], reader.Metadata["longnet.positions"]));
+        Compare.AssertClose(
+            reader.Read("layers.0.self_attn.xpos.scale"),
+            tensor(new[] { 3.2 / 11.2, 5.2 / 11.2, 7.2 / 11.2, 9.2 / 11.2 }),
+            1e-7,
+            "scale"
+        );
+        Assert.Equal(
+            ("4", "blocked", "xpos"),
+            (
+                reader.Metadata["longnet.heads"],
+                reader.Metadata["longnet.head_offsets"],
+                reader.Metadata["longnet.positions"]
+            )
+        );
     }
 
     [Theory]
@@ -79,8 +123,12 @@ public sealed class TorchscaleWeightsTests : IDisposable
     [InlineData("module.model.decoder.")]
     public void Load_NamesInWrappers_AreUnwrapped(string wrapper)
     {
-        using LongNetLanguageModel saved = Model(Config, seed: 1), loaded = Model(Config, seed: 2);
-        Write([.. Tensors(saved).Select(entry => KeyValuePair.Create(wrapper + entry.Key, entry.Value)), KeyValuePair.Create(wrapper + "version", tensor(new[] { 3f }))]);
+        using LongNetLanguageModel saved = Model(Config, seed: 1),
+            loaded = Model(Config, seed: 2);
+        Write([
+            .. Tensors(saved).Select(entry => KeyValuePair.Create(wrapper + entry.Key, entry.Value)),
+            KeyValuePair.Create(wrapper + "version", tensor(new[] { 3f })),
+        ]);
         Assert.Empty(TorchscaleWeights.Load(loaded, Path));
         AssertSame(saved, loaded);
     }
@@ -88,7 +136,8 @@ public sealed class TorchscaleWeightsTests : IDisposable
     [Fact]
     public void Load_MultiwayNetworks_TakesTheFirstBranchAndNamesTheOther()
     {
-        using LongNetLanguageModel saved = Model(Config with { SubLayerNorm = true }, seed: 1), loaded = Model(Config with { SubLayerNorm = true }, seed: 2);
+        using LongNetLanguageModel saved = Model(Config with { SubLayerNorm = true }, seed: 1),
+            loaded = Model(Config with { SubLayerNorm = true }, seed: 2);
         var tensors = new List<KeyValuePair<string, Tensor>>();
         foreach (var (name, value) in Tensors(saved))
         {
@@ -101,8 +150,12 @@ public sealed class TorchscaleWeightsTests : IDisposable
 
         Write(tensors);
         Assert.Equal(
-            [$"{Path} holds 20 tensors of second Multiway branches, such as layers.0.self_attn.q_proj.B.weight, which are left out."],
-            TorchscaleWeights.Load(loaded, Path));
+            [
+                $"{Path} holds 20 tensors of second Multiway branches, such as "
+                    + "layers.0.self_attn.q_proj.B.weight, which are left out.",
+            ],
+            TorchscaleWeights.Load(loaded, Path)
+        );
         AssertSame(saved, loaded);
     }
 
@@ -112,7 +165,8 @@ public sealed class TorchscaleWeightsTests : IDisposable
     [InlineData(ScalarType.Float64)]
     public void Load_AnotherType_IsConverted(ScalarType type)
     {
-        using LongNetLanguageModel saved = Model(Config, seed: 1), loaded = Model(Config, seed: 2);
+        using LongNetLanguageModel saved = Model(Config, seed: 1),
+            loaded = Model(Config, seed: 2);
         Write([.. Tensors(saved).Select(entry => KeyValuePair.Create(entry.Key, entry.Value.to(type)))]);
         TorchscaleWeights.Load(loaded, Path);
         foreach (var (name, parameter) in loaded.named_parameters())
@@ -127,8 +181,12 @@ public sealed class TorchscaleWeightsTests : IDisposable
     [InlineData("output_projection.weight")]
     public void Load_TiedUnderOneName_IsTaken(string kept)
     {
-        using LongNetLanguageModel saved = Model(Config, seed: 1), loaded = Model(Config, seed: 2);
-        Write([.. Tensors(saved).Select(entry => entry.Key == "embed_tokens.weight" ? KeyValuePair.Create(kept, entry.Value) : entry)]);
+        using LongNetLanguageModel saved = Model(Config, seed: 1),
+            loaded = Model(Config, seed: 2);
+        Write([
+            .. Tensors(saved)
+                .Select(entry => entry.Key == "embed_tokens.weight" ? KeyValuePair.Create(kept, entry.Value) : entry),
+        ]);
         TorchscaleWeights.Load(loaded, Path);
         AssertSame(saved, loaded);
     }
@@ -138,7 +196,8 @@ public sealed class TorchscaleWeightsTests : IDisposable
     {
         foreach (bool normalized in new[] { true, false })
         {
-            using DilatedAttention saved = Attention(normalized), loaded = Attention(normalized);
+            using DilatedAttention saved = Attention(normalized),
+                loaded = Attention(normalized);
             TorchscaleWeights.Save(saved, Path);
             Assert.Empty(TorchscaleWeights.Load(loaded, Path));
             Tensor x = randn(2, 30, 32);
@@ -156,38 +215,52 @@ public sealed class TorchscaleWeightsTests : IDisposable
         foreach (var (name, parameter) in attention.named_parameters())
             Assert.True(parameter.eq(model.get_parameter($"layers.1.self_attn.{name}")!).all().item<bool>(), name);
         AssertRefused(
-            "PATH does not fit this attention: it lacks layers.2.self_attn.q_proj.weight, layers.2.self_attn.q_proj.bias, layers.2.self_attn.k_proj.weight and 5 more. " +
-            "Give the weights of an attention of this shape.",
-            () => TorchscaleWeights.Load(Attention(false), Path, prefix: "layers.2.self_attn."));
+            "PATH does not fit this attention: it lacks layers.2.self_attn.q_proj.weight, "
+                + "layers.2.self_attn.q_proj.bias, layers.2.self_attn.k_proj.weight and 5 more. "
+                + "Give the weights of an attention of this shape.",
+            () => TorchscaleWeights.Load(Attention(false), Path, prefix: "layers.2.self_attn.")
+        );
         AssertRefused(
-            "PATH does not fit this attention: it also holds layers.1.self_attn.inner_attn_ln.weight, layers.1.self_attn.inner_attn_ln.bias. Set subLayerNorm: true.",
-            () => TorchscaleWeights.Load(Attention(false), Path, prefix: "layers.1.self_attn."));
+            "PATH does not fit this attention: it also holds layers.1.self_attn.inner_attn_ln.weight, "
+                + "layers.1.self_attn.inner_attn_ln.bias. Set subLayerNorm: true.",
+            () => TorchscaleWeights.Load(Attention(false), Path, prefix: "layers.1.self_attn.")
+        );
     }
 
     /// <summary>A model of another shape, and the whole message.</summary>
-    public static TheoryData<string, string> Misfits => new()
-    {
+    public static TheoryData<string, string> Misfits =>
+        new()
         {
-            "sub-LN",
-            "it also holds layers.0.self_attn.inner_attn_ln.weight, layers.0.self_attn.inner_attn_ln.bias, layers.0.ffn.ffn_layernorm.weight and 5 more. Set model.sub_layer_norm: true."
-        },
-        {
-            "layers",
-            "it also holds layers.2.self_attn.q_proj.weight, layers.2.self_attn.q_proj.bias, layers.2.self_attn.k_proj.weight and 13 more. Set model.layers: 3."
-        },
-        { "untied", "it also holds output_projection.weight" },
-        { "vocabulary", "it has other shapes: embed_tokens.weight [300, 32] instead of [256, 32]. Set model.vocabulary: 300." },
-        {
-            "feed-forward",
-            "it has other shapes: layers.0.ffn.fc1.weight [64, 32] instead of [48, 32], layers.0.ffn.fc1.bias [64] instead of [48], layers.0.ffn.fc2.weight [32, 64] instead of [32, 48] and 3 more. " +
-            "Set model.feed_forward: 64."
-        },
-        { "heads", "it has 8 heads instead of 4. Set model.heads: 8." },
-        {
-            "relative position bias",
-            "it also holds self_attn_relative_position.relative_attention_bias.weight. Set model.attention.relative_position_bias: true."
-        },
-    };
+            {
+                "sub-LN",
+                "it also holds layers.0.self_attn.inner_attn_ln.weight, "
+                    + "layers.0.self_attn.inner_attn_ln.bias, layers.0.ffn.ffn_layernorm.weight and 5 more. Set "
+                    + "model.sub_layer_norm: true."
+            },
+            {
+                "layers",
+                "it also holds layers.2.self_attn.q_proj.weight, layers.2.self_attn.q_proj.bias, "
+                    + "layers.2.self_attn.k_proj.weight and 13 more. Set model.layers: 3."
+            },
+            { "untied", "it also holds output_projection.weight" },
+            {
+                "vocabulary",
+                "it has other shapes: embed_tokens.weight [300, 32] instead of [256, 32]. Set model.vocabulary: 300."
+            },
+            {
+                "feed-forward",
+                "it has other shapes: layers.0.ffn.fc1.weight [64, 32] instead of [48, 32], "
+                    + "layers.0.ffn.fc1.bias [64] instead of [48], layers.0.ffn.fc2.weight [32, 64] instead of "
+                    + "[32, 48] and 3 more. "
+                    + "Set model.feed_forward: 64."
+            },
+            { "heads", "it has 8 heads instead of 4. Set model.heads: 8." },
+            {
+                "relative position bias",
+                "it also holds self_attn_relative_position.relative_attention_bias.weight. Set "
+                    + "model.attention.relative_position_bias: true."
+            },
+        };
 
     [Theory]
     [MemberData(nameof(Misfits))]
@@ -203,11 +276,15 @@ public sealed class TorchscaleWeightsTests : IDisposable
             "relative position bias" => Config with { RelativePositionBias = Buckets },
             _ => Config with { Heads = 8 },
         };
-        using LongNetLanguageModel saved = Model(config, seed: 1), loaded = Model(Config, seed: 2), untouched = Model(Config, seed: 2);
+        using LongNetLanguageModel saved = Model(config, seed: 1),
+            loaded = Model(Config, seed: 2),
+            untouched = Model(Config, seed: 2);
         TorchscaleWeights.Save(saved, Path);
-        string expected = what == "untied"
-            ? $"{Path} holds output_projection.weight and embed_tokens.weight with different values, but this model has one tensor for both: set model.tie_embeddings: false."
-            : $"{Path} does not fit this model: {message}";
+        string expected =
+            what == "untied"
+                ? $"{Path} holds output_projection.weight and embed_tokens.weight with different values, but "
+                    + "this model has one tensor for both: set model.tie_embeddings: false."
+                : $"{Path} does not fit this model: {message}";
         Assert.Equal(expected, Assert.Throws<UserException>(() => TorchscaleWeights.Load(loaded, Path)).Message);
         AssertSame(untouched, loaded);
     }
@@ -218,13 +295,18 @@ public sealed class TorchscaleWeightsTests : IDisposable
         using LongNetLanguageModel saved = Model(Config, seed: 1);
         Write(Tensors(saved));
         AssertRefused(
-            "PATH does not fit this model: it lacks layers.0.self_attn.inner_attn_ln.weight, layers.0.self_attn.inner_attn_ln.bias, layers.0.ffn.ffn_layernorm.weight and 6 more. " +
-            "Set model.sub_layer_norm: false, model.tie_embeddings: true.",
-            () => TorchscaleWeights.Load(Model(Config with { SubLayerNorm = true, TieEmbeddings = false }, seed: 2), Path));
+            "PATH does not fit this model: it lacks layers.0.self_attn.inner_attn_ln.weight, "
+                + "layers.0.self_attn.inner_attn_ln.bias, layers.0.ffn.ffn_layernorm.weight and 6 more. "
+                + "Set model.sub_layer_norm: false, model.tie_embeddings: true.",
+            () =>
+                TorchscaleWeights.Load(Model(Config with { SubLayerNorm = true, TieEmbeddings = false }, seed: 2), Path)
+        );
         Write([.. Tensors(saved).Where(entry => !entry.Key.StartsWith("layer_norm", StringComparison.Ordinal))]);
         AssertRefused(
-            "PATH does not fit this model: it lacks layer_norm.weight, layer_norm.bias; it normalizes after each part, and models here before it. Give the weights of a model of this shape.",
-            () => TorchscaleWeights.Load(Model(Config, seed: 2), Path));
+            "PATH does not fit this model: it lacks layer_norm.weight, layer_norm.bias; it normalizes "
+                + "after each part, and models here before it. Give the weights of a model of this shape.",
+            () => TorchscaleWeights.Load(Model(Config, seed: 2), Path)
+        );
     }
 
     [Theory]
@@ -238,32 +320,43 @@ public sealed class TorchscaleWeightsTests : IDisposable
         using LongNetLanguageModel model = Model(Config, seed: 1);
         Write([.. Tensors(model), KeyValuePair.Create(name, zeros(2, 32))]);
         AssertRefused(
-            $"PATH holds {name}, which belongs to {what}, and the models here have none: give the weights of a decoder without.",
-            () => TorchscaleWeights.Load(model, Path));
+            $"PATH holds {name}, which belongs to {what}, and the models here have none: give the weights "
+                + "of a decoder without.",
+            () => TorchscaleWeights.Load(model, Path)
+        );
     }
 
     [Fact]
     public void Load_DamagedOrDoubleTensors_AreRefused()
     {
-        using LongNetLanguageModel loaded = Model(Config, seed: 2), untouched = Model(Config, seed: 2);
+        using LongNetLanguageModel loaded = Model(Config, seed: 2),
+            untouched = Model(Config, seed: 2);
         List<KeyValuePair<string, Tensor>> good = Tensors(Model(Config, seed: 1));
         Write([.. good, KeyValuePair.Create("decoder.layer_norm.bias", zeros(32))]);
         AssertRefused(
-            "PATH holds both layer_norm.bias and decoder.layer_norm.bias, which are one parameter here: remove one of them.",
-            () => TorchscaleWeights.Load(loaded, Path));
+            "PATH holds both layer_norm.bias and decoder.layer_norm.bias, which are one parameter here: "
+                + "remove one of them.",
+            () => TorchscaleWeights.Load(loaded, Path)
+        );
         // The last of all, so that the others have been read.
         Write(With("layer_norm.bias", full(32, double.NaN)));
         AssertRefused(
-            "PATH holds layer_norm.bias with values that are not finite in Float32: give a file that is not damaged, or one of a wider type.",
-            () => TorchscaleWeights.Load(loaded, Path));
+            "PATH holds layer_norm.bias with values that are not finite in Float32: give a file that is "
+                + "not damaged, or one of a wider type.",
+            () => TorchscaleWeights.Load(loaded, Path)
+        );
         Write(With("layer_norm.bias", zeros(32, dtype: int64)));
         AssertRefused(
-            "PATH does not fit this model: it has no floating-point numbers in layer_norm.bias (Int64). Give the weights of a model of this shape.",
-            () => TorchscaleWeights.Load(loaded, Path));
+            "PATH does not fit this model: it has no floating-point numbers in layer_norm.bias (Int64). "
+                + "Give the weights of a model of this shape.",
+            () => TorchscaleWeights.Load(loaded, Path)
+        );
         Write(With("something.else", zeros(3)));
         AssertRefused(
-            "PATH does not fit this model: it lacks layer_norm.bias; it also holds something.else. Give the weights of a model of this shape.",
-            () => TorchscaleWeights.Load(loaded, Path));
+            "PATH does not fit this model: it lacks layer_norm.bias; it also holds something.else. Give "
+                + "the weights of a model of this shape.",
+            () => TorchscaleWeights.Load(loaded, Path)
+        );
         AssertSame(untouched, loaded);
 
         List<KeyValuePair<string, Tensor>> With(string name, Tensor value) =>
@@ -273,39 +366,65 @@ public sealed class TorchscaleWeightsTests : IDisposable
     [Fact]
     public void Load_SettingsThatNamesDoNotTell_AreNoted()
     {
-        using LongNetLanguageModel saved = Model(Config, seed: 1), loaded = Model(Config with { HeadOffsets = HeadOffsets.Interleaved, Positions = PositionEncoding.Rope }, seed: 2);
+        using LongNetLanguageModel saved = Model(Config, seed: 1),
+            loaded = Model(
+                Config with
+                {
+                    HeadOffsets = HeadOffsets.Interleaved,
+                    Positions = PositionEncoding.Rope,
+                },
+                seed: 2
+            );
         Write([.. Tensors(saved), KeyValuePair.Create("layers.0.self_attn.xpos.scale", zeros(4))]);
         Assert.Equal(
             [
-                $"{Path} does not say its head offsets: if the authors' Python code trained it, set model.attention.head_offsets: blocked.",
+                $"{Path} does not say its head offsets: if the authors' Python code trained it, set "
+                    + "model.attention.head_offsets: blocked.",
                 $"{Path} holds layers.0.self_attn.xpos.scale, so it was trained with xPos, and this model has rope.",
             ],
-            TorchscaleWeights.Load(loaded, Path));
+            TorchscaleWeights.Load(loaded, Path)
+        );
         TorchscaleWeights.Save(saved, Path);
         Assert.Equal(
             [
                 $"{Path} was saved with head offsets blocked, and this model has interleaved.",
                 $"{Path} was saved with positions xpos, and this model has rope.",
             ],
-            TorchscaleWeights.Load(loaded, Path));
+            TorchscaleWeights.Load(loaded, Path)
+        );
 
         using LongNetLanguageModel biased = Model(Config with { RelativePositionBias = Buckets }, seed: 1);
-        using LongNetLanguageModel otherwise = Model(Config with { RelativePositionBias = Buckets with { MaxDistance = 50 } }, seed: 2);
+        using LongNetLanguageModel otherwise = Model(
+            Config with
+            {
+                RelativePositionBias = Buckets with { MaxDistance = 50 },
+            },
+            seed: 2
+        );
         TorchscaleWeights.Save(biased, Path);
         Assert.Equal(
-            [$"{Path} was saved with relative positions in 16 one-way buckets up to 40, and this model has 16 one-way buckets up to 50."],
-            TorchscaleWeights.Load(otherwise, Path));
+            [
+                $"{Path} was saved with relative positions in 16 one-way buckets up to 40, and this model has "
+                    + "16 one-way buckets up to 50.",
+            ],
+            TorchscaleWeights.Load(otherwise, Path)
+        );
         Write(Tensors(biased));
         Assert.Equal(
             [
-                $"{Path} does not say how distances share its relative position biases: if the authors' Python code trained it, set " +
-                "model.attention.relative_position_bidirectional: true, and model.attention.relative_position_max_distance to its max_rel_pos.",
+                $"{Path} does not say how distances share its relative position biases: if the authors' "
+                    + "Python code trained it, set "
+                    + "model.attention.relative_position_bidirectional: true, and "
+                    + "model.attention.relative_position_max_distance to its max_rel_pos.",
             ],
-            TorchscaleWeights.Load(otherwise, Path));
+            TorchscaleWeights.Load(otherwise, Path)
+        );
 
         // 2 pairs per head are 8 heads of 32 channels.
         Write([.. Tensors(saved), KeyValuePair.Create("layers.0.self_attn.xpos.scale", zeros(2))]);
-        AssertRefused("PATH does not fit this model: it has 8 heads instead of 4. Set model.heads: 8.", () => TorchscaleWeights.Load(loaded, Path));
+        AssertRefused("PATH does not fit this model: it has 8 heads instead of 4. Set model.heads: 8.", () =>
+            TorchscaleWeights.Load(loaded, Path)
+        );
     }
 
     // Parameters that no initialisation gives, so that nothing is equal by chance.
@@ -321,14 +440,26 @@ public sealed class TorchscaleWeightsTests : IDisposable
     }
 
     private static DilatedAttention Attention(bool normalized) =>
-        new(32, 4, [1, 2], [8, 24], causal: true, useXpos: true, headOffsets: HeadOffsets.Blocked, subLayerNorm: normalized);
+        new(
+            32,
+            4,
+            [1, 2],
+            [8, 24],
+            causal: true,
+            useXpos: true,
+            headOffsets: HeadOffsets.Blocked,
+            subLayerNorm: normalized
+        );
 
     private static List<KeyValuePair<string, Tensor>> Tensors(nn.Module module) =>
         [.. module.named_parameters().Select(entry => KeyValuePair.Create(entry.name, entry.parameter.detach()))];
 
     private static void AssertSame(LongNetLanguageModel expected, LongNetLanguageModel actual)
     {
-        Assert.Equal(expected.named_parameters().Select(entry => entry.name), actual.named_parameters().Select(entry => entry.name));
+        Assert.Equal(
+            expected.named_parameters().Select(entry => entry.name),
+            actual.named_parameters().Select(entry => entry.name)
+        );
         foreach (var (name, parameter) in expected.named_parameters())
             Assert.True(parameter.eq(actual.get_parameter(name)!).all().item<bool>(), name);
     }
@@ -336,5 +467,8 @@ public sealed class TorchscaleWeightsTests : IDisposable
     private void Write(IReadOnlyList<KeyValuePair<string, Tensor>> tensors) => SafetensorsWriter.Write(Path, tensors);
 
     private void AssertRefused(string message, Func<object> mistake) =>
-        Assert.Equal(message.Replace("PATH", Path, StringComparison.Ordinal), Assert.Throws<UserException>(mistake).Message);
+        Assert.Equal(
+            message.Replace("PATH", Path, StringComparison.Ordinal),
+            Assert.Throws<UserException>(mistake).Message
+        );
 }

@@ -33,10 +33,10 @@ public class BackwardPassTests
         // The only strong references are the guard's own, as none is left on this thread's stack.
         [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.NoInlining)]
         static WeakReference<Tensor> Hand() => new(BackwardPass.Guard(1, () =>
-        {
-            using var scope = NewDisposeScope();
-            return [ones(3).MoveToOuterDisposeScope()];
-        })[0]);
+                {
+                    using var scope = NewDisposeScope();
+                    return [ones(3).MoveToOuterDisposeScope()];
+                })[0]);
 
         [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.NoInlining)]
         static bool Alive(WeakReference<Tensor> tensor) => tensor.TryGetTarget(out Tensor? target) && !target.IsInvalid;

@@ -22,8 +22,18 @@ public class CounterDropoutTests
     {
         using var scope = NewDisposeScope();
         Tensor mask = CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream, [0], 0), "site");
-        Assert.True(Compare.RelativeError(CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream, [0], 0), "other"), mask) > 0);
-        Assert.True(Compare.RelativeError(CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream.Derive(1), [0], 0), "site"), mask) > 0);
+        Assert.True(
+            Compare.RelativeError(
+                CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream, [0], 0), "other"),
+                mask
+            ) > 0
+        );
+        Assert.True(
+            Compare.RelativeError(
+                CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream.Derive(1), [0], 0), "site"),
+                mask
+            ) > 0
+        );
     }
 
     [Theory]
@@ -33,7 +43,12 @@ public class CounterDropoutTests
     public void Mask_ManyElements_DropsTheShareAndKeepsTheMean(double probability)
     {
         using var scope = NewDisposeScope();
-        Tensor mask = CounterDropout.Mask([4, 500, 501], probability, new DropoutContext(Stream, [0, 1, 2, 3], 0), "site");
+        Tensor mask = CounterDropout.Mask(
+            [4, 500, 501],
+            probability,
+            new DropoutContext(Stream, [0, 1, 2, 3], 0),
+            "site"
+        );
         double dropped = mask.eq(0).to(float64).mean().item<double>();
 
         // Six standard deviations of a million coin flips.

@@ -8,11 +8,14 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Serialization;
 
-/// <summary>Whatever a file holds, it is read as what it says, or refused in a sentence, with memory in proportion to its size.</summary>
+/// <summary>
+/// Whatever a file holds, it is read as what it says, or refused in a sentence, with memory in proportion to its size.
+/// </summary>
 public sealed class SafetensorsFuzzTests : IDisposable
 {
-    // Parsing keeps 12 bytes per JSON value, of which there is one in every second byte of [1,1,1,…; its table grows by doubling, so that
-    // all of its tables together come to at most four times the last; 8 bytes per number of a shape, and the header itself: 4 · 6 + 4 + 1.
+    // Parsing keeps 12 bytes per JSON value, of which there is one in every second byte of [1,1,1,…; its table grows by
+    // doubling, so that all of its tables together come to at most four times the last; 8 bytes per number of a shape,
+    // and the header itself: 4 · 6 + 4 + 1.
     private const int Factor = 29;
 
     // Smallest tables and an exception with its text.
@@ -51,8 +54,11 @@ public sealed class SafetensorsFuzzTests : IDisposable
     [Fact]
     public void Open_AHeaderOfManyTensors_TakesMemoryInProportion()
     {
-        // Of no bytes each, so that the file holds little else. A name, an entry, its shape and places in two tables: more than text takes.
-        IEnumerable<string> entries = Enumerable.Range(0, 20_000).Select(t => $"\"{t}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+        // Of no bytes each, so that the file holds little else. A name, an entry, its shape and places in two tables:
+        // more than text takes.
+        IEnumerable<string> entries = Enumerable
+            .Range(0, 20_000)
+            .Select(t => $"\"{t}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}");
         Write(Encoding.UTF8.GetBytes($"{{{string.Join(",", entries)}}}"), []);
         using SafetensorsReader reader = Open();
         Assert.Equal(20_000, reader.Names.Count);
@@ -64,22 +70,37 @@ public sealed class SafetensorsFuzzTests : IDisposable
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Standard input has another name elsewhere.");
         using var pipe = new System.IO.Pipes.AnonymousPipeServerStream(System.IO.Pipes.PipeDirection.Out);
         string path = $"/proc/self/fd/{pipe.ClientSafePipeHandle.DangerousGetHandle()}";
-        Assert.StartsWith($"Cannot read {path}: ", Assert.Throws<SafetensorsException>(() => SafetensorsReader.Open(path)).Message, StringComparison.Ordinal);
+        Assert.StartsWith(
+            $"Cannot read {path}: ",
+            Assert.Throws<SafetensorsException>(() => SafetensorsReader.Open(path)).Message,
+            StringComparison.Ordinal
+        );
     }
 
     private void Fuzz(int firstSeed, int count)
     {
         SafetensorsWriter.Write(
             File,
-            [new("weight", arange(6, dtype: ScalarType.Float32).view(2, 3)), new("step", tensor(7f)), new("half", ones(5).to(ScalarType.BFloat16)), new("none", ones(0)), new("flags", ones(3).to(ScalarType.Bool))],
-            new Dictionary<string, string> { ["weight"] = "0" });
+            [
+                new("weight", arange(6, dtype: ScalarType.Float32).view(2, 3)),
+                new("step", tensor(7f)),
+                new("half", ones(5).to(ScalarType.BFloat16)),
+                new("none", ones(0)),
+                new("flags", ones(3).to(ScalarType.Bool)),
+            ],
+            new Dictionary<string, string> { ["weight"] = "0" }
+        );
         byte[] valid = System.IO.File.ReadAllBytes(File);
         int read = 0;
         for (int seed = firstSeed; seed < firstSeed + count; seed++)
         {
             var mutations = new Mutations(seed);
             byte[] bytes = mutations.Safetensors(valid);
-            while (mutations.OneOf(4) && bytes.Length > 8 && BinaryPrimitives.ReadUInt64LittleEndian(bytes) <= (ulong)bytes.Length - 8)
+            while (
+                mutations.OneOf(4)
+                && bytes.Length > 8
+                && BinaryPrimitives.ReadUInt64LittleEndian(bytes) <= (ulong)bytes.Length - 8
+            )
                 bytes = mutations.Safetensors(bytes);
             System.IO.File.WriteAllBytes(File, bytes);
             try
@@ -92,8 +113,12 @@ public sealed class SafetensorsFuzzTests : IDisposable
             catch (SafetensorsException refused)
             {
                 Assert.True(
-                    refused.Message.Contains(File, StringComparison.Ordinal) && refused.Message.EndsWith('.') && refused.Message.Length < 1000 && !refused.Message.Any(char.IsControl),
-                    $"{mutations}: \"{refused.Message}\"");
+                    refused.Message.Contains(File, StringComparison.Ordinal)
+                        && refused.Message.EndsWith('.')
+                        && refused.Message.Length < 1000
+                        && !refused.Message.Any(char.IsControl),
+                    $"{mutations}: \"{refused.Message}\""
+                );
             }
             catch (Exception error)
             {
@@ -107,7 +132,8 @@ public sealed class SafetensorsFuzzTests : IDisposable
 
     private SafetensorsReader Open()
     {
-        long length = new FileInfo(File).Length, before = GC.GetAllocatedBytesForCurrentThread();
+        long length = new FileInfo(File).Length,
+            before = GC.GetAllocatedBytesForCurrentThread();
         try
         {
             return SafetensorsReader.Open(File);
@@ -115,7 +141,10 @@ public sealed class SafetensorsFuzzTests : IDisposable
         finally
         {
             long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
-            Assert.True(allocated <= Factor * length + Constant, $"{allocated} bytes were allocated for a file of {length}");
+            Assert.True(
+                allocated <= Factor * length + Constant,
+                $"{allocated} bytes were allocated for a file of {length}"
+            );
         }
     }
 
@@ -129,7 +158,8 @@ public sealed class SafetensorsFuzzTests : IDisposable
         long bytes = 0;
         foreach (var (name, value) in entries.Select(entry => (entry.Name, entry.Value)))
         {
-            long from = value.GetProperty("data_offsets")[0].GetInt64(), to = value.GetProperty("data_offsets")[1].GetInt64();
+            long from = value.GetProperty("data_offsets")[0].GetInt64(),
+                to = value.GetProperty("data_offsets")[1].GetInt64();
             bytes += to - from;
             Assert.True(bytes <= file.Length - start, "its tensors are larger than the file");
             Tensor tensor;

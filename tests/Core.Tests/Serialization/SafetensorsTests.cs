@@ -25,11 +25,21 @@ public sealed class SafetensorsTests : IDisposable
     public void Write_ThenRead_GivesBackEveryTypeAndShape()
     {
         var tensors = new List<KeyValuePair<string, Tensor>>();
-        foreach (ScalarType dtype in new[]
-        {
-            ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16,
-            ScalarType.Int64, ScalarType.Int32, ScalarType.Int16, ScalarType.Int8, ScalarType.Byte, ScalarType.Bool,
-        })
+        foreach (
+            ScalarType dtype in new[]
+            {
+                ScalarType.Float64,
+                ScalarType.Float32,
+                ScalarType.Float16,
+                ScalarType.BFloat16,
+                ScalarType.Int64,
+                ScalarType.Int32,
+                ScalarType.Int16,
+                ScalarType.Int8,
+                ScalarType.Byte,
+                ScalarType.Bool,
+            }
+        )
         {
             foreach (long[] shape in new long[][] { [], [0], [3], [2, 3, 5], [4, 0, 2] })
                 tensors.Add(new($"{dtype} [{string.Join(",", shape)}]", randn(shape).mul(50).abs().to(dtype)));
@@ -61,14 +71,19 @@ public sealed class SafetensorsTests : IDisposable
     {
         var made = new List<Tensor>();
         Tensor kept = full(4, 7f);
-        Func<Tensor> Make(float value) => () =>
-        {
-            Assert.All(made, tensor => Assert.True(tensor.IsInvalid));
-            made.Add(full(3, value));
-            return made[^1];
-        };
+        Func<Tensor> Make(float value) =>
+            () =>
+            {
+                Assert.All(made, tensor => Assert.True(tensor.IsInvalid));
+                made.Add(full(3, value));
+                return made[^1];
+            };
         SafetensorsEntry[] entries =
-            [new("first", ScalarType.Float32, [3], Make(1)), SafetensorsEntry.Of("kept", kept), new("last", ScalarType.Float32, [3], Make(2))];
+        [
+            new("first", ScalarType.Float32, [3], Make(1)),
+            SafetensorsEntry.Of("kept", kept),
+            new("last", ScalarType.Float32, [3], Make(2)),
+        ];
         SafetensorsWriter.Write(File, SafetensorsLayout.Of(entries));
         Assert.Equal(2, made.Count);
         Assert.False(kept.IsInvalid);
@@ -80,7 +95,12 @@ public sealed class SafetensorsTests : IDisposable
         entries[0] = new("first", ScalarType.Float32, [3], () => ones(4));
         Assert.Equal(
             "Tensor 'first' was announced as F32 [3] and is F32 [4].",
-            Assert.Throws<InvalidOperationException>(() => SafetensorsWriter.Write(folder["x"], SafetensorsLayout.Of(entries))).Message);
+            Assert
+                .Throws<InvalidOperationException>(() =>
+                    SafetensorsWriter.Write(folder["x"], SafetensorsLayout.Of(entries))
+                )
+                .Message
+        );
         Assert.False(System.IO.File.Exists(folder["x"]));
     }
 
@@ -94,7 +114,8 @@ public sealed class SafetensorsTests : IDisposable
         Assert.Equal(0, header % 8);
         Assert.Equal(
             "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}",
-            Encoding.UTF8.GetString(bytes, 8, header).TrimEnd(' '));
+            Encoding.UTF8.GetString(bytes, 8, header).TrimEnd(' ')
+        );
         Assert.Equal([0, 0, 128, 63, 0, 0, 0, 64, 9], bytes[(8 + header)..]);
     }
 
@@ -107,7 +128,9 @@ public sealed class SafetensorsTests : IDisposable
         var error = Assert.Throws<SafetensorsException>(() => SafetensorsWriter.Write(File, [new("a", zeros(2))]));
         Assert.Equal(File, error.Path);
         Assert.Equal(before, System.IO.File.ReadAllBytes(File));
-        Assert.Throws<ArgumentException>(() => SafetensorsWriter.Write(folder["x"], [new("a", ones(1)), new("a", ones(1))]));
+        Assert.Throws<ArgumentException>(() =>
+            SafetensorsWriter.Write(folder["x"], [new("a", ones(1)), new("a", ones(1))])
+        );
         Assert.False(System.IO.File.Exists(folder["x"]));
     }
 
@@ -117,8 +140,14 @@ public sealed class SafetensorsTests : IDisposable
     [InlineData("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 5)]
     [InlineData("{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", 4)]
     [InlineData("{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0)]
-    [InlineData("{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3)]
-    [InlineData("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2)]
+    [InlineData(
+        "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}",
+        3
+    )]
+    [InlineData(
+        "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+        2
+    )]
     [InlineData("{\"__metadata__\":{\"x\":1}}", 0)]
     [InlineData("[]", 0)]
     [InlineData("{", 0)]
@@ -136,26 +165,26 @@ public sealed class SafetensorsTests : IDisposable
         SafetensorsWriter.Write(File, [new("a", ones(3, 2)), new("b", ones(5).to(ScalarType.BFloat16))]);
         byte[] valid = System.IO.File.ReadAllBytes(File);
         string damaged = folder["damaged"];
-        Gen.Select(Gen.Select(Gen.Int[0, valid.Length - 1], Gen.Byte).Array[0, 4], Gen.Int[0, valid.Length + 20]).Sample(
-            (edits, length) =>
-            {
-                byte[] bytes = [.. valid];
-                foreach (var (place, value) in edits)
-                    bytes[place] = value;
-                Array.Resize(ref bytes, length);
-                System.IO.File.WriteAllBytes(damaged, bytes);
-                try
+        Gen.Select(Gen.Select(Gen.Int[0, valid.Length - 1], Gen.Byte).Array[0, 4], Gen.Int[0, valid.Length + 20])
+            .Sample(
+                (edits, length) =>
                 {
-                    using SafetensorsReader reader = SafetensorsReader.Open(damaged);
-                    foreach (string name in reader.Names)
-                        reader.Read(name).Dispose();
-                }
-                catch (SafetensorsException)
-                {
-                }
-            },
-            iter: 2000,
-            threads: 1);
+                    byte[] bytes = [.. valid];
+                    foreach (var (place, value) in edits)
+                        bytes[place] = value;
+                    Array.Resize(ref bytes, length);
+                    System.IO.File.WriteAllBytes(damaged, bytes);
+                    try
+                    {
+                        using SafetensorsReader reader = SafetensorsReader.Open(damaged);
+                        foreach (string name in reader.Names)
+                            reader.Read(name).Dispose();
+                    }
+                    catch (SafetensorsException) { }
+                },
+                iter: 2000,
+                threads: 1
+            );
     }
 
     [Fact]
@@ -176,7 +205,11 @@ public sealed class SafetensorsTests : IDisposable
 
     [Fact]
     public void Open_Missing_IsNamed() =>
-        Assert.Contains(folder["nowhere"], Assert.Throws<SafetensorsException>(() => SafetensorsReader.Open(folder["nowhere"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            folder["nowhere"],
+            Assert.Throws<SafetensorsException>(() => SafetensorsReader.Open(folder["nowhere"])).Message,
+            StringComparison.Ordinal
+        );
 
     [Fact]
     public void Open_TypeThatIsUnknown_IsNamed()

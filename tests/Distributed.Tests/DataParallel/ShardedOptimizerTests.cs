@@ -2,7 +2,9 @@ using LongNet.TestKit.Ranks;
 
 namespace LongNet.Distributed.Tests.DataParallel;
 
-/// <summary>The sharded step equals the unsharded one. The assertions are in the rank worker's scenario, on every rank.</summary>
+/// <summary>
+/// The sharded step equals the unsharded one. The assertions are in the rank worker's scenario, on every rank.
+/// </summary>
 public class ShardedOptimizerTests
 {
     [Theory]

@@ -20,7 +20,10 @@ public class CudaProcessGroupTests
     [InlineData(MpiKind.Mpich, 4)]
     public void Collectives_OnGpus_KeepTheContract(MpiKind kind, int ranks)
     {
-        Assert.SkipUnless(LibTorch.HasCudaDevice, "there is no CUDA device, or the loaded libtorch is not built for CUDA");
+        Assert.SkipUnless(
+            LibTorch.HasCudaDevice,
+            "there is no CUDA device, or the loaded libtorch is not built for CUDA"
+        );
         int gpus = torch.cuda.device_count();
         Assert.SkipWhen(gpus < ranks, $"there are {gpus} GPUs here, and every rank needs one");
         Assert.SkipWhen(NcclLibrary.Problem is not null, NcclLibrary.Problem!);

@@ -4,7 +4,9 @@ using LongNet.Distributed.Nccl;
 
 namespace LongNet.Distributed.Tests.Nccl;
 
-/// <summary>The bindings against nccl.h as it is known here, and against the library itself where one is found. Needs no GPU.</summary>
+/// <summary>
+/// The bindings against nccl.h as it is known here, and against the library itself where one is found. Needs no GPU.
+/// </summary>
 public unsafe class NcclNativeTests
 {
     [Fact]
@@ -15,9 +17,16 @@ public unsafe class NcclNativeTests
         Assert.Equal(48, Marshal.SizeOf<NcclConfig>());
         (string Field, int Offset)[] fields =
         [
-            (nameof(NcclConfig.Size), 0), (nameof(NcclConfig.Magic), 8), (nameof(NcclConfig.Version), 12), (nameof(NcclConfig.Blocking), 16),
-            (nameof(NcclConfig.CgaClusterSize), 20), (nameof(NcclConfig.MinCtas), 24), (nameof(NcclConfig.MaxCtas), 28), (nameof(NcclConfig.NetName), 32),
-            (nameof(NcclConfig.SplitShare), 40), (nameof(NcclConfig.Reserved), 44),
+            (nameof(NcclConfig.Size), 0),
+            (nameof(NcclConfig.Magic), 8),
+            (nameof(NcclConfig.Version), 12),
+            (nameof(NcclConfig.Blocking), 16),
+            (nameof(NcclConfig.CgaClusterSize), 20),
+            (nameof(NcclConfig.MinCtas), 24),
+            (nameof(NcclConfig.MaxCtas), 28),
+            (nameof(NcclConfig.NetName), 32),
+            (nameof(NcclConfig.SplitShare), 40),
+            (nameof(NcclConfig.Reserved), 44),
         ];
         foreach (var (field, offset) in fields)
             Assert.Equal(offset, Marshal.OffsetOf<NcclConfig>(field));
@@ -28,7 +37,9 @@ public unsafe class NcclNativeTests
     {
         NcclConfig config = NcclConfig.NonBlocking;
         Assert.Equal((48u, 0xcafebeef, 21800u, 0), ((uint)config.Size, config.Magic, config.Version, config.Blocking));
-        Assert.All([config.CgaClusterSize, config.MinCtas, config.MaxCtas, config.SplitShare, config.Reserved], value => Assert.Equal(int.MinValue, value));
+        Assert.All([config.CgaClusterSize, config.MinCtas, config.MaxCtas, config.SplitShare, config.Reserved], value =>
+            Assert.Equal(int.MinValue, value)
+        );
         Assert.Equal(0, config.NetName);
     }
 
@@ -70,7 +81,8 @@ public unsafe class NcclNativeTests
     public void LoadedLibrary_UniqueIds_Differ()
     {
         NeedsNccl();
-        NcclUniqueId first, second;
+        NcclUniqueId first,
+            second;
         Assert.Equal(NcclResult.Success, NcclNative.GetUniqueId(&first));
         Assert.Equal(NcclResult.Success, NcclNative.GetUniqueId(&second));
         byte[] content = new ReadOnlySpan<byte>(first.Content, NcclUniqueId.Length).ToArray();
@@ -104,7 +116,10 @@ public unsafe class NcclNativeTests
     public void LoadedLibrary_JoiningWithoutAGpu_SaysSo()
     {
         NeedsNccl();
-        Assert.SkipWhen(LibTorch.HasCudaDevice, "there is a GPU here, so joining succeeds: the process group's contract does it");
+        Assert.SkipWhen(
+            LibTorch.HasCudaDevice,
+            "there is a GPU here, so joining succeeds: the process group's contract does it"
+        );
         NcclUniqueId id;
         Assert.Equal(NcclResult.Success, NcclNative.GetUniqueId(&id));
         NcclConfig config = NcclConfig.NonBlocking;
@@ -113,5 +128,6 @@ public unsafe class NcclNativeTests
         Assert.Equal(0, communicator);
     }
 
-    private static void NeedsNccl() => Assert.SkipWhen(NcclLibrary.Problem is not null, $"{NcclNative.Library} is not here: {NcclLibrary.Problem}");
+    private static void NeedsNccl() =>
+        Assert.SkipWhen(NcclLibrary.Problem is not null, $"{NcclNative.Library} is not here: {NcclLibrary.Problem}");
 }

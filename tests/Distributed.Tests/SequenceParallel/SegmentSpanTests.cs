@@ -23,9 +23,12 @@ public class SegmentSpanTests
         var schedule = new SegmentSchedule(new Branch(64, 1), new Branch(100, 2));
         var error = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 256, 4));
         Assert.Equal(
-            "Branch (w = 100, r = 2) does not fit 4 ranks with 64 rows each: a segment must divide a rank's rows or be a multiple of them. " +
-            "The nearest segment length that works is 128; with the schedule as it is, 1 rank can share the sequence.",
-            error.Message);
+            "Branch (w = 100, r = 2) does not fit 4 ranks with 64 rows each: a segment must divide a rank's "
+                + "rows or be a multiple of them. "
+                + "The nearest segment length that works is 128; with the schedule as it is, 1 rank can share "
+                + "the sequence.",
+            error.Message
+        );
     }
 
     [Fact]
@@ -33,16 +36,24 @@ public class SegmentSpanTests
     {
         var schedule = new SegmentSchedule(new Branch(200, 1), new Branch(120, 1));
         string message = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 600, 4)).Message;
-        Assert.EndsWith("with the schedule as it is, 1 rank can share the sequence.", message, StringComparison.Ordinal);
+        Assert.EndsWith(
+            "with the schedule as it is, 1 rank can share the sequence.",
+            message,
+            StringComparison.Ordinal
+        );
     }
 
     [Fact]
     public void Validate_SequenceThatRanksDoNotDivide_NamesALengthThatWorks()
     {
-        var error = Assert.Throws<UserException>(() => SegmentSpan.Validate(new SegmentSchedule(new Branch(64, 1)), 1000, 3));
+        var error = Assert.Throws<UserException>(() =>
+            SegmentSpan.Validate(new SegmentSchedule(new Branch(64, 1)), 1000, 3)
+        );
         Assert.Equal(
-            "A sequence of 1000 rows cannot be shared evenly by 3 ranks: choose a sequence length that is a multiple of 3, such as 1002.",
-            error.Message);
+            "A sequence of 1000 rows cannot be shared evenly by 3 ranks: choose a sequence length that is "
+                + "a multiple of 3, such as 1002.",
+            error.Message
+        );
     }
 
     [Fact]

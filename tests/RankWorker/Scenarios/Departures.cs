@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>
-/// depart HOW RANK [TIMEOUT_SECONDS [FOLDER]]: one rank goes, in ways it should not, while the others are in a collective or wait for
-/// it there.
+/// depart HOW RANK [TIMEOUT_SECONDS [FOLDER]]: one rank goes, in ways it should not, while the others are in a
+/// collective or wait for it there.
 /// </summary>
 internal static class Departures
 {
@@ -38,7 +38,12 @@ internal static class Departures
                 break;
             case "die" or "stop" or "terminate":
                 // In the middle of collectives: another process picks the moment.
-                string signal = arguments[0] switch { "die" => "KILL", "stop" => "STOP", _ => "TERM" };
+                string signal = arguments[0] switch
+                {
+                    "die" => "KILL",
+                    "stop" => "STOP",
+                    _ => "TERM",
+                };
                 if (isIt)
                     _ = Process.Start("sh", ["-c", $"sleep 0.5; kill -{signal} {Environment.ProcessId}"]);
                 while (true)

@@ -7,7 +7,10 @@ using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>Results of one process's kernels, for a test that compares two processes: the choice of kernels is made once in each.</summary>
+/// <summary>
+/// Results of one process's kernels, for a test that compares two processes: the choice of kernels is made once in
+/// each.
+/// </summary>
 internal static class FastKernels
 {
     /// <param name="runtime">One rank.</param>
@@ -15,16 +18,23 @@ internal static class FastKernels
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
         LibTorch.Load();
-        Console.WriteLine($"applied {arguments[0] == "on" && MklOnAmd.Apply()}, memory kept {arguments[0] == "on" && MemoryAllocator.KeepFreedMemory()}");
+        Console.WriteLine(
+            $"applied {arguments[0] == "on" && MklOnAmd.Apply()}, memory kept "
+                + $"{arguments[0] == "on" && MemoryAllocator.KeepFreedMemory()}"
+        );
         using var scope = NewDisposeScope();
         using var generator = new Generator(1);
         var results = new List<KeyValuePair<string, Tensor>>();
         foreach (ScalarType dtype in new[] { float64, float32, bfloat16 })
         {
-            Tensor a = Random(dtype, 300, 500), b = Random(dtype, 500, 200);
+            Tensor a = Random(dtype, 300, 500),
+                b = Random(dtype, 500, 200);
             results.Add(new($"{dtype} product", a.matmul(b)));
             Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => Random(dtype, 2, 256, 4, 64).requires_grad_())];
-            var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(64, 1), new Branch(256, 2)), Causal: true);
+            var options = new DilatedAttentionOptions(
+                new SegmentSchedule(new Branch(64, 1), new Branch(256, 2)),
+                Causal: true
+            );
             Tensor output = DilatedAttention.Attend(inputs[0], inputs[1], inputs[2], options);
             BackwardPass.Run(output.mul(Random(dtype, 2, 256, 4, 64)).sum());
             results.Add(new($"{dtype} attention", output.detach()));
@@ -34,6 +44,7 @@ internal static class FastKernels
         SafetensorsWriter.Write(arguments[1], results);
         MemoryAllocator.GiveBack();
 
-        Tensor Random(ScalarType dtype, params long[] shape) => randn(shape, dtype: float64, generator: generator).to(dtype);
+        Tensor Random(ScalarType dtype, params long[] shape) =>
+            randn(shape, dtype: float64, generator: generator).to(dtype);
     }
 }

@@ -6,7 +6,9 @@ using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>Whether a process's first exponentials on several threads are its second ones, for a test that asks many processes.</summary>
+/// <summary>
+/// Whether a process's first exponentials on several threads are its second ones, for a test that asks many processes.
+/// </summary>
 internal static class FirstVectorMath
 {
     public static void Run(DistributedRuntime runtime, string[] arguments)
@@ -18,7 +20,8 @@ internal static class FirstVectorMath
         _ = ones(512, 64).matmul(ones(64, 64));
         // Two threads' shares.
         Tensor exponents = arange(4096, ScalarType.Float64).mul(-1e-3);
-        Tensor first = exponents.exp(), second = exponents.exp();
+        Tensor first = exponents.exp(),
+            second = exponents.exp();
         Console.WriteLine($"{first.ne(second).sum().item<long>()} of {exponents.shape[0]} differ");
     }
 }

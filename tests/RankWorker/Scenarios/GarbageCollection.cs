@@ -9,15 +9,17 @@ using static TorchSharp.torch;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>
-/// Hundreds of real training steps and evaluations while another thread collects garbage without pause: whatever native code still
-/// needs and managed code no longer holds would be freed under it, and whatever is held for ever would show.
+/// Hundreds of real training steps and evaluations while another thread collects garbage without pause: whatever native
+/// code still needs and managed code no longer holds would be freed under it, and whatever is held for ever would show.
 /// </summary>
 internal static class GarbageCollection
 {
-    private const int WarmupSteps = 100, Steps = 300, StepsPerEvaluation = 50;
+    private const int WarmupSteps = 100,
+        Steps = 300,
+        StepsPerEvaluation = 50;
 
-    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 50 MiB. What memory
-    // allocators keep or give back between steps moves the number by less than this.
+    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 50 MiB. What
+    // memory allocators keep or give back between steps moves the number by less than this.
     private const long LargestGrowth = 12 << 20;
 
     public static void Run(DistributedRuntime runtime, string[] arguments)
@@ -25,9 +27,13 @@ internal static class GarbageCollection
         RunConfig config = ConfigurationFile.Load(
             Repository.PathOf("configs/ranks-agree.yaml"),
             [
-                $"training.steps={Steps}", "training.micro_batch_size=auto", "model.dropout=0.1",
-                "model.attention.segment_lengths=[64, 256, 512]", "model.attention.dilation_rates=[1, 2, 3]",
-            ]);
+                $"training.steps={Steps}",
+                "training.micro_batch_size=auto",
+                "model.dropout=0.1",
+                "model.attention.segment_lengths=[64, 256, 512]",
+                "model.attention.dilation_rates=[1, 2, 3]",
+            ]
+        );
         RunPlan plan = RunPlan.Create(config, runtime.World.Size);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         using var state = new TrainingState(plan, mesh);
@@ -48,8 +54,10 @@ internal static class GarbageCollection
             }
         });
         collector.Start();
-        long residentAfterWarmup = 0, tensorsAfterWarmup = 0;
-        double first = evaluation.Run().Loss, last = first;
+        long residentAfterWarmup = 0,
+            tensorsAfterWarmup = 0;
+        double first = evaluation.Run().Loss,
+            last = first;
         while (state.Step < Steps)
         {
             Assert.True(double.IsFinite(step.Run().Loss));
@@ -59,13 +67,19 @@ internal static class GarbageCollection
                 (residentAfterWarmup, tensorsAfterWarmup) = (Environment.WorkingSet, Tensor.TotalCount);
         }
 
-        long growth = Environment.WorkingSet - residentAfterWarmup, tensors = Tensor.TotalCount - tensorsAfterWarmup;
+        long growth = Environment.WorkingSet - residentAfterWarmup,
+            tensors = Tensor.TotalCount - tensorsAfterWarmup;
         stop.Cancel();
         collector.Join();
         Console.WriteLine(
-            $"rank {runtime.World.Rank}: {collections} collections, {residentAfterWarmup >> 20} MiB, grown by {growth >> 10} KiB and {tensors} tensors, loss {first} to {last}");
+            $"rank {runtime.World.Rank}: {collections} collections, {residentAfterWarmup >> 20} MiB, grown "
+                + $"by {growth >> 10} KiB and {tensors} tensors, loss {first} to {last}"
+        );
         Assert.True(collections > Steps, $"only {collections} collections in {Steps} steps");
-        Assert.True(growth < LargestGrowth, $"resident memory grew by {growth >> 20} MiB from step {WarmupSteps} to {Steps}");
+        Assert.True(
+            growth < LargestGrowth,
+            $"resident memory grew by {growth >> 20} MiB from step {WarmupSteps} to {Steps}"
+        );
         Assert.Equal(0, tensors);
         Assert.InRange(last, 0, first * 0.6);
     }

@@ -13,7 +13,8 @@ namespace LongNet.RankWorker.Scenarios;
 /// <summary>Loss, gradient norm and every parameter's gradient of a model on a mesh equal those of one rank.</summary>
 internal static class ModelGradients
 {
-    private const long Batch = 4, Length = 96;
+    private const long Batch = 4,
+        Length = 96;
 
     /// <param name="runtime">The ranks.</param>
     /// <param name="arguments">Sizes of the data and the sequence axis.</param>
@@ -33,33 +34,55 @@ internal static class ModelGradients
                     {
                         Positions = tied ? PositionEncoding.XPos : PositionEncoding.Rope,
                         SubLayerNorm = tied == (dropout == 0),
-                        RelativePositionBias = offsets == HeadOffsets.Blocked ? new RelativePositionBuckets(16, 40, Bidirectional: false) : null,
+                        RelativePositionBias =
+                            offsets == HeadOffsets.Blocked
+                                ? new RelativePositionBuckets(16, 40, Bidirectional: false)
+                                : null,
                     };
                     // Rounding of sums of up to 384 rows' gradients in another order; the law of the project.
                     Compare(mesh, config, float64, 1e-12, new ModelExecution());
                     Compare(mesh, config, float32, 1e-5, new ModelExecution());
                     // With tiles that divide nothing, and attention computed twice or not; one rank keeps everything.
-                    Compare(mesh, config, float64, 1e-12, new ModelExecution { Recompute = dropout > 0 ? Recompute.Full : Recompute.Block, TileRows = 7, LossRows = 11 });
+                    Compare(
+                        mesh,
+                        config,
+                        float64,
+                        1e-12,
+                        new ModelExecution
+                        {
+                            Recompute = dropout > 0 ? Recompute.Full : Recompute.Block,
+                            TileRows = 7,
+                            LossRows = 11,
+                        }
+                    );
                 }
             }
         }
     }
 
-    private static LongNetConfig Config(bool tied, HeadOffsets offsets, double dropout) => new()
-    {
-        Layers = 2,
-        DModel = 128,
-        Heads = 4,
-        FeedForward = 64,
-        Vocabulary = 256,
-        // With 4 ranks of 24 rows the branches span 1, 1, 2 and 4 of them; 3 and 5 divide neither heads nor segments.
-        Schedule = new SegmentSchedule(new Branch(12, 1), new Branch(24, 3), new Branch(48, 2), new Branch(96, 5)),
-        HeadOffsets = offsets,
-        Dropout = dropout,
-        TieEmbeddings = tied,
-    };
+    private static LongNetConfig Config(bool tied, HeadOffsets offsets, double dropout) =>
+        new()
+        {
+            Layers = 2,
+            DModel = 128,
+            Heads = 4,
+            FeedForward = 64,
+            Vocabulary = 256,
+            // With 4 ranks of 24 rows the branches span 1, 1, 2 and 4 of them; 3 and 5 divide neither heads nor
+            // segments.
+            Schedule = new SegmentSchedule(new Branch(12, 1), new Branch(24, 3), new Branch(48, 2), new Branch(96, 5)),
+            HeadOffsets = offsets,
+            Dropout = dropout,
+            TieEmbeddings = tied,
+        };
 
-    private static void Compare(DeviceMesh mesh, LongNetConfig config, ScalarType dtype, double tolerance, ModelExecution execution)
+    private static void Compare(
+        DeviceMesh mesh,
+        LongNetConfig config,
+        ScalarType dtype,
+        double tolerance,
+        ModelExecution execution
+    )
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(3);
@@ -74,31 +97,57 @@ internal static class ModelGradients
         using var alone = new LongNetLanguageModel(config, seed: 11);
         var (expectedLoss, expectedNorm, expected) = Gradients(alone, tokens, targets, [0, 1, 2, 3], 0, null);
 
-        long rows = Length / mesh.SequenceSize, sequences = Batch / mesh.DataSize;
-        long firstRow = rows * mesh.SequenceRank, firstSequence = sequences * mesh.DataRank;
+        long rows = Length / mesh.SequenceSize,
+            sequences = Batch / mesh.DataSize;
+        long firstRow = rows * mesh.SequenceRank,
+            firstSequence = sequences * mesh.DataRank;
         using var exchange = new GatheredKeyValues(mesh.Sequence);
         using var sharded = new LongNetLanguageModel(config, seed: 11, exchange, execution);
         var (loss, norm, actual) = Gradients(
             sharded,
             tokens.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
             targets.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
-            [.. Enumerable.Range(0, (int)sequences).Select(s => firstSequence + s)], firstRow, mesh.World);
+            [.. Enumerable.Range(0, (int)sequences).Select(s => firstSequence + s)],
+            firstRow,
+            mesh.World
+        );
 
-        string what = $"mesh {mesh.DataSize}x{mesh.SequenceSize}, {dtype}, tied {config.TieEmbeddings}, {config.HeadOffsets}, dropout {config.Dropout}, sub-LN {config.SubLayerNorm}, recompute {execution.Recompute}";
+        string what =
+            $"mesh {mesh.DataSize}x{mesh.SequenceSize}, {dtype}, tied {config.TieEmbeddings}, "
+            + $"{config.HeadOffsets}, dropout {config.Dropout}, sub-LN {config.SubLayerNorm}, recompute "
+            + $"{execution.Recompute}";
         TestKit.Compare.AssertClose([loss], [expectedLoss], tolerance, $"loss: {what}");
         TestKit.Compare.AssertClose([norm], [expectedNorm], tolerance, $"gradient norm: {what}");
         Assert.Equal(expected.Count, actual.Count);
         Assert.True(expected.Count >= 30, "a model of two blocks has at least 30 parameters");
-        Assert.Equal(config.SubLayerNorm ? 8 : 0, expected.Keys.Count(name => name.Contains("inner_attn_ln", StringComparison.Ordinal) || name.Contains("ffn_layernorm", StringComparison.Ordinal)));
+        Assert.Equal(
+            config.SubLayerNorm ? 8 : 0,
+            expected.Keys.Count(name =>
+                name.Contains("inner_attn_ln", StringComparison.Ordinal)
+                || name.Contains("ffn_layernorm", StringComparison.Ordinal)
+            )
+        );
         foreach (var (name, gradient) in expected)
         {
-            // The bias of keys moves all logits of a row alike where nothing is rotated, so parts of it are rounding: such
-            // gradients count as large as a thousandth of the whole.
-            TestKit.Compare.AssertClose(actual[name], gradient, tolerance, $"gradient of {name}: {what}", floor: 1e-3 * expectedNorm);
+            // The bias of keys moves all logits of a row alike where nothing is rotated, so parts of it are rounding:
+            // such gradients count as large as a thousandth of the whole.
+            TestKit.Compare.AssertClose(
+                actual[name],
+                gradient,
+                tolerance,
+                $"gradient of {name}: {what}",
+                floor: 1e-3 * expectedNorm
+            );
         }
 
         (double Loss, double Norm, Dictionary<string, Tensor> Gradients) Gradients(
-            LongNetLanguageModel model, Tensor tokens, Tensor targets, long[] sequences, long firstRow, ProcessGroup? world)
+            LongNetLanguageModel model,
+            Tensor tokens,
+            Tensor targets,
+            long[] sequences,
+            long firstRow,
+            ProcessGroup? world
+        )
         {
             model.to(dtype);
             model.train();
@@ -112,7 +161,11 @@ internal static class ModelGradients
             buffer.FinishReduce();
 
             double norm = buffer.Clip(0);
-            return (sum.item<double>(), norm, named.Select((entry, p) => (entry.name, buffer.Views[p].clone())).ToDictionary());
+            return (
+                sum.item<double>(),
+                norm,
+                named.Select((entry, p) => (entry.name, buffer.Views[p].clone())).ToDictionary()
+            );
         }
     }
 }

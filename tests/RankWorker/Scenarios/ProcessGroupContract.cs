@@ -12,15 +12,24 @@ namespace LongNet.RankWorker.Scenarios;
 /// <param name="device">Where the tensors lie. What is expected is computed on the CPU.</param>
 internal sealed class ProcessGroupContract(Device device)
 {
-    private static readonly ScalarType[] Floating = [ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16];
+    private static readonly ScalarType[] Floating =
+    [
+        ScalarType.Float64,
+        ScalarType.Float32,
+        ScalarType.Float16,
+        ScalarType.BFloat16,
+    ];
 
     // Nothing, less than one element per rank, a small message, and one of several pieces where messages are small.
     private static readonly long[] Lengths = [0, 1, 7, 1000, 20_011];
 
     /// <summary>CPU tensors.</summary>
-    public static void Run(DistributedRuntime runtime, string[] arguments) => new ProcessGroupContract(CPU).Check(runtime.Environment, runtime.World);
+    public static void Run(DistributedRuntime runtime, string[] arguments) =>
+        new ProcessGroupContract(CPU).Check(runtime.Environment, runtime.World);
 
-    /// <summary>CUDA tensors, every rank's on a GPU of its own. One process alone joins an NCCL communicator of one rank.</summary>
+    /// <summary>
+    /// CUDA tensors, every rank's on a GPU of its own. One process alone joins an NCCL communicator of one rank.
+    /// </summary>
     public static void RunOnGpus(DistributedRuntime runtime, string[] arguments)
     {
         var contract = new ProcessGroupContract(RankDevice.Cuda(runtime.Environment));
@@ -31,7 +40,12 @@ internal sealed class ProcessGroupContract(Device device)
         }
 
         var monitor = new CollectiveMonitor();
-        using var world = new ProcessGroup("0", "world", new DeviceCommunicator(SoloCommunicator.Instance, "world", monitor), monitor);
+        using var world = new ProcessGroup(
+            "0",
+            "world",
+            new DeviceCommunicator(SoloCommunicator.Instance, "world", monitor),
+            monitor
+        );
         contract.Check(runtime.Environment, world);
     }
 
@@ -52,7 +66,18 @@ internal sealed class ProcessGroupContract(Device device)
 
     private void Check(ProcessGroup group)
     {
-        foreach (ScalarType dtype in new[] { ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16, ScalarType.Int64, ScalarType.Byte, ScalarType.Bool })
+        foreach (
+            ScalarType dtype in new[]
+            {
+                ScalarType.Float64,
+                ScalarType.Float32,
+                ScalarType.Float16,
+                ScalarType.BFloat16,
+                ScalarType.Int64,
+                ScalarType.Byte,
+                ScalarType.Bool,
+            }
+        )
         {
             foreach (long length in Lengths)
             {
@@ -125,7 +150,8 @@ internal sealed class ProcessGroupContract(Device device)
     {
         long[] counts = UnequalCounts(group, length);
         Tensor all = zeros(counts.Sum(), dtype: dtype, device: device);
-        long first = counts.Take(group.Rank).Sum(), own = counts[group.Rank] * all.ElementSize;
+        long first = counts.Take(group.Rank).Sum(),
+            own = counts[group.Rank] * all.ElementSize;
         all.narrow(0, first, counts[group.Rank]).copy_(Own(group.Rank, counts[group.Rank], dtype));
         CommunicationVolume before = group.Volume;
         Assert.Same(all, group.StartAllGatherInPlace(all, counts).Result());
@@ -147,13 +173,23 @@ internal sealed class ProcessGroupContract(Device device)
 
     private void CheckAllToAllUnequal(ProcessGroup group, ScalarType dtype, long length)
     {
-        long[] Sent(int from) => [.. Enumerable.Range(0, group.Size).Select(to => (from + to) % 3 == 1 ? 0 : length + from * to)];
-        long[] sent = Sent(group.Rank), received = [.. Enumerable.Range(0, group.Size).Select(from => Sent(from)[group.Rank])];
+        long[] Sent(int from) =>
+            [.. Enumerable.Range(0, group.Size).Select(to => (from + to) % 3 == 1 ? 0 : length + from * to)];
+        long[] sent = Sent(group.Rank),
+            received = [.. Enumerable.Range(0, group.Size).Select(from => Sent(from)[group.Rank])];
         CommunicationVolume before = group.Volume;
         Tensor taken = group.AllToAllUnequal(Own(group.Rank, sent.Sum(), dtype), sent, received);
         AssertSameBits(
-            cat([.. received.Select((count, from) => Part(from, Sent(from).Sum(), dtype).narrow(0, Sent(from).Take(group.Rank).Sum(), count))]), taken);
-        long size = taken.ElementSize, own = sent[group.Rank];
+            cat([
+                .. received.Select(
+                    (count, from) =>
+                        Part(from, Sent(from).Sum(), dtype).narrow(0, Sent(from).Take(group.Rank).Sum(), count)
+                ),
+            ]),
+            taken
+        );
+        long size = taken.ElementSize,
+            own = sent[group.Rank];
         AssertVolume(group, before, (sent.Sum() - own) * size, (received.Sum() - own) * size);
     }
 
@@ -176,7 +212,8 @@ internal sealed class ProcessGroupContract(Device device)
         Tensor values = Own(group.Rank, length, dtype);
         group.AllReduce(values, operation);
         AssertReduced(group, length, dtype, operation, 0, values);
-        long size = values.ElementSize, total = length * size;
+        long size = values.ElementSize,
+            total = length * size;
         long own = (length / group.Size + (group.Rank < length % group.Size ? 1 : 0)) * size;
         // Reduce-scatter, then all-gather.
         AssertVolume(group, before, total - own + own, (group.Size - 1) * own + total - own);
@@ -185,7 +222,10 @@ internal sealed class ProcessGroupContract(Device device)
     private void CheckReduceScatter(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
     {
         CommunicationVolume before = group.Volume;
-        Tensor part = group.ReduceScatter(Own(group.Rank, group.Size * length, dtype).view(group.Size, 1, length), operation);
+        Tensor part = group.ReduceScatter(
+            Own(group.Rank, group.Size * length, dtype).view(group.Size, 1, length),
+            operation
+        );
         Assert.Equal([1, length], part.shape);
         AssertReduced(group, group.Size * length, dtype, operation, group.Rank * length, part.view(length));
         long others = (group.Size - 1) * length * part.ElementSize;
@@ -195,7 +235,8 @@ internal sealed class ProcessGroupContract(Device device)
     private void CheckReduceScatterUnequal(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
     {
         long[] counts = UnequalCounts(group, length);
-        long total = counts.Sum(), own = counts[group.Rank];
+        long total = counts.Sum(),
+            own = counts[group.Rank];
         CommunicationVolume before = group.Volume;
         Tensor part = group.ReduceScatterUnequal(Own(group.Rank, total, dtype), counts, operation);
         AssertReduced(group, total, dtype, operation, counts.Take(group.Rank).Sum(), part);
@@ -205,7 +246,9 @@ internal sealed class ProcessGroupContract(Device device)
     private void CheckReduceScatterInPlace(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
     {
         long[] counts = UnequalCounts(group, length);
-        long total = counts.Sum(), own = counts[group.Rank], first = counts.Take(group.Rank).Sum();
+        long total = counts.Sum(),
+            own = counts[group.Rank],
+            first = counts.Take(group.Rank).Sum();
         Tensor values = Own(group.Rank, total, dtype);
         CommunicationVolume before = group.Volume;
         Assert.Same(values, group.StartReduceScatterInPlace(values, counts, operation).Result());
@@ -234,7 +277,8 @@ internal sealed class ProcessGroupContract(Device device)
         return (operation == ReduceOperation.Average ? result.div(group.Size) : result).to(dtype);
     }
 
-    // 256 + 1 + 1 + … is 256 where every sum rounds to bfloat16, whose numbers above 256 are two apart; in float16 so is 2048.
+    // 256 + 1 + 1 + … is 256 where every sum rounds to bfloat16, whose numbers above 256 are two apart; in float16 so
+    // is 2048.
     private void CheckWideAccumulation(ProcessGroup world)
     {
         foreach (var (dtype, large) in new[] { (ScalarType.BFloat16, 256), (ScalarType.Float16, 2048) })
@@ -244,7 +288,10 @@ internal sealed class ProcessGroupContract(Device device)
                 using var scope = NewDisposeScope();
                 Tensor values = full(length, world.Rank == 0 ? large : 1.0, dtype: dtype, device: device);
                 Tensor expected = full(length, large + world.Size - 1.0, dtype: float32).to(dtype);
-                Tensor part = world.ReduceScatterUnequal(values.repeat(world.Size), [.. Enumerable.Repeat(length, world.Size)]);
+                Tensor part = world.ReduceScatterUnequal(
+                    values.repeat(world.Size),
+                    [.. Enumerable.Repeat(length, world.Size)]
+                );
                 AssertSameBits(expected, part);
                 world.AllReduce(values);
                 AssertSameBits(expected, values);
@@ -263,10 +310,18 @@ internal sealed class ProcessGroupContract(Device device)
         foreach (long length in new long[] { 3, 200_000, 1, 70_000 })
         {
             // Whole numbers: the same bits in any order.
-            Tensor sum = Own(world.Rank, length, ScalarType.Int64), reduced = Reduced(world, length, ScalarType.Int64, ReduceOperation.Sum);
+            Tensor sum = Own(world.Rank, length, ScalarType.Int64),
+                reduced = Reduced(world, length, ScalarType.Int64, ReduceOperation.Sum);
             started.Add((world.StartAllReduce(sum), reduced));
             using (Tensor forgotten = Own(world.Rank, length, ScalarType.Float32))
-                started.Add((other.StartAllGather(forgotten), stack([.. Enumerable.Range(0, world.Size).Select(rank => Part(rank, length, ScalarType.Float32))])));
+                started.Add(
+                    (
+                        other.StartAllGather(forgotten),
+                        stack([
+                            .. Enumerable.Range(0, world.Size).Select(rank => Part(rank, length, ScalarType.Float32)),
+                        ])
+                    )
+                );
             using (NewDisposeScope())
                 _ = other.StartAllReduce(Own(world.Rank, length, ScalarType.Float64));
         }
@@ -280,7 +335,10 @@ internal sealed class ProcessGroupContract(Device device)
 
         // Without anyone waiting: the background moves it on.
         CollectiveWork alone = world.StartAllReduce(Own(world.Rank, 500_000, ScalarType.Float32));
-        Assert.True(SpinWait.SpinUntil(() => alone.IsCompleted, TimeSpan.FromSeconds(20)), "a collective made no progress in the background");
+        Assert.True(
+            SpinWait.SpinUntil(() => alone.IsCompleted, TimeSpan.FromSeconds(20)),
+            "a collective made no progress in the background"
+        );
         world.Barrier();
     }
 
@@ -305,13 +363,25 @@ internal sealed class ProcessGroupContract(Device device)
             return;
         }
 
-        int next = (world.Rank + 1) % world.Size, previous = (world.Rank + world.Size - 1) % world.Size;
-        foreach (ScalarType dtype in new[] { ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16, ScalarType.Int64, ScalarType.Byte })
+        int next = (world.Rank + 1) % world.Size,
+            previous = (world.Rank + world.Size - 1) % world.Size;
+        foreach (
+            ScalarType dtype in new[]
+            {
+                ScalarType.Float64,
+                ScalarType.Float32,
+                ScalarType.Float16,
+                ScalarType.BFloat16,
+                ScalarType.Int64,
+                ScalarType.Byte,
+            }
+        )
         {
             foreach (long length in Lengths)
             {
                 CommunicationVolume before = world.Volume;
-                Tensor first = zeros(length, dtype: dtype, device: device), second = zeros(2 * length, dtype: dtype, device: device);
+                Tensor first = zeros(length, dtype: dtype, device: device),
+                    second = zeros(2 * length, dtype: dtype, device: device);
                 CollectiveWork[] received = [world.StartReceive(first, previous), world.StartReceive(second, previous)];
                 world.StartSend(Own(world.Rank, length, dtype), next).Wait();
                 world.Send(Own(world.Rank + 100, 2 * length, dtype), next);
@@ -368,24 +438,40 @@ internal sealed class ProcessGroupContract(Device device)
         using var scope = NewDisposeScope();
         Tensor strided = zeros(4, 4, device: device).t();
         string error = Assert.Throws<ArgumentException>(() => world.AllReduce(strided)).Message;
-        Assert.StartsWith($"AllReduce in the group 'world' needs a contiguous CPU or CUDA tensor, not one of shape [4, 4] on {strided.device} with strides [1, 4].", error);
+        Assert.StartsWith(
+            "AllReduce in the group 'world' needs a contiguous CPU or CUDA tensor, not one of shape [4, 4] "
+                + $"on {strided.device} with strides [1, 4].",
+            error
+        );
         Assert.Throws<ArgumentException>(() => world.AllGather(strided));
         Assert.Throws<ArgumentException>(() => world.Broadcast(strided, 0));
         Assert.Throws<ArgumentOutOfRangeException>(() => world.Broadcast(zeros(1), world.Size));
 
         long[] tooMany = [.. Enumerable.Repeat(1L, world.Size + 1)];
         error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), tooMany)).Message;
-        Assert.StartsWith($"AllGatherUnequal in the group 'world' needs {world.Size} counts, one per rank, not {world.Size + 1}.", error);
+        Assert.StartsWith(
+            $"AllGatherUnequal in the group 'world' needs {world.Size} counts, one per rank, not {world.Size + 1}.",
+            error
+        );
         long[] twos = [.. Enumerable.Repeat(2L, world.Size)];
         error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), twos)).Message;
-        Assert.StartsWith($"AllGatherUnequal in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.", error);
+        Assert.StartsWith(
+            $"AllGatherUnequal in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.",
+            error
+        );
         Assert.Throws<ArgumentException>(() => world.ReduceScatterUnequal(zeros(1), twos));
         Assert.Throws<ArgumentException>(() => world.StartReduceScatterInPlace(zeros(1), twos));
         error = Assert.Throws<ArgumentException>(() => world.AllToAll(zeros(world.Size + 1, 2))).Message;
-        Assert.StartsWith($"AllToAll in the group 'world' needs one slice per rank, [{world.Size}, …], not a tensor of shape [{world.Size + 1}, 2].", error);
+        Assert.StartsWith(
+            $"AllToAll in the group 'world' needs one slice per rank, [{world.Size}, …], not a tensor of "
+                + $"shape [{world.Size + 1}, 2].",
+            error
+        );
         Assert.Throws<ArgumentException>(() => world.ReduceScatter(zeros(world.Size + 1)));
         Assert.Throws<ArgumentException>(() => world.AllReduce(zeros(1, dtype: ScalarType.Bool)));
-        Assert.Throws<ArgumentException>(() => world.AllReduce(zeros(1, dtype: ScalarType.Int64), ReduceOperation.Average));
+        Assert.Throws<ArgumentException>(() =>
+            world.AllReduce(zeros(1, dtype: ScalarType.Int64), ReduceOperation.Average)
+        );
 
         ProcessGroup disposed = world.Split(0, world.Rank, "disposed");
         disposed.Dispose();
@@ -403,10 +489,19 @@ internal sealed class ProcessGroupContract(Device device)
     }
 
     // What was reduced, from an element on.
-    private void AssertReduced(ProcessGroup group, long length, ScalarType dtype, ReduceOperation operation, long first, Tensor actual)
+    private void AssertReduced(
+        ProcessGroup group,
+        long length,
+        ScalarType dtype,
+        ReduceOperation operation,
+        long first,
+        Tensor actual
+    )
     {
         Tensor expected = Reduced(group, length, dtype, operation).narrow(0, first, actual.NumberOfElements);
-        bool inAnyOrder = device.type == DeviceType.CUDA && dtype is ScalarType.Float64 or ScalarType.Float32
+        bool inAnyOrder =
+            device.type == DeviceType.CUDA
+            && dtype is ScalarType.Float64 or ScalarType.Float32
             && operation is ReduceOperation.Sum or ReduceOperation.Average;
         if (!inAnyOrder || group.Size <= 2)
         {
@@ -414,13 +509,17 @@ internal sealed class ProcessGroupContract(Device device)
             return;
         }
 
-        // NCCL sums in an order of its own, and divides before it sums: for every rank one rounding of a term and one of a partial sum,
-        // neither of which is larger than the sum of the magnitudes.
-        Tensor magnitude = stack([.. Enumerable.Range(0, group.Size).Select(rank => Part(rank, length, dtype).abs())]).sum(dim: 0);
+        // NCCL sums in an order of its own, and divides before it sums: for every rank one rounding of a term and one
+        // of a partial sum, neither of which is larger than the sum of the magnitudes.
+        Tensor magnitude = stack([.. Enumerable.Range(0, group.Size).Select(rank => Part(rank, length, dtype).abs())])
+            .sum(dim: 0);
         double epsilon = dtype == ScalarType.Float64 ? double.BitIncrement(1) - 1 : float.BitIncrement(1) - 1;
         Tensor limit = magnitude.narrow(0, first, actual.NumberOfElements).to(float64).mul(2 * group.Size * epsilon);
         Assert.Equal(expected.dtype, actual.dtype);
-        Assert.True(actual.cpu().to(float64).sub(expected.to(float64)).abs().le(limit).all().item<bool>(), $"{operation} of {dtype} is off by more than rounding");
+        Assert.True(
+            actual.cpu().to(float64).sub(expected.to(float64)).abs().le(limit).all().item<bool>(),
+            $"{operation} of {dtype} is off by more than rounding"
+        );
     }
 
     private static byte[] Bytes(Tensor values)

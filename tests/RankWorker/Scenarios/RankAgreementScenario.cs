@@ -15,24 +15,32 @@ internal static class RankAgreementScenario
         Assert.Equal(world.Rank + 1, RankAgreement.Run(world, () => world.Rank + 1));
 
         var everywhere = Assert.Throws<UnanimousException>(() =>
-            RankAgreement.Run(world, () => throw new UserException("data.path is missing.")));
+            RankAgreement.Run(world, () => throw new UserException("data.path is missing."))
+        );
         Assert.Equal("data.path is missing.", everywhere.Message);
 
         var somewhere = Assert.Throws<UnanimousException>(() => RankAgreement.Run(world, () =>
-        {
-            if (world.Rank == last)
-                throw new UserException("data.path is missing.");
-        }));
-        Assert.Equal(world.Size == 1 ? "data.path is missing." : $"Rank {last}: data.path is missing.", somewhere.Message);
+            {
+                if (world.Rank == last)
+                    throw new UserException("data.path is missing.");
+            }));
+        Assert.Equal(
+            world.Size == 1 ? "data.path is missing." : $"Rank {last}: data.path is missing.",
+            somewhere.Message
+        );
 
         Assert.Equal(world.Rank == 0 ? "done" : null, RankAgreement.RunOnRoot(world, () => "done"));
         var onRoot = Assert.Throws<UnanimousException>(() =>
-            RankAgreement.RunOnRoot<string>(world, () => throw new UserException("the disk is full.")));
+            RankAgreement.RunOnRoot<string>(world, () => throw new UserException("the disk is full."))
+        );
         Assert.Equal("the disk is full.", onRoot.Message);
 
         for (int root = 0; root < world.Size; root++)
         {
-            Assert.Equal($"ünïcode {root}", RankAgreement.BroadcastText(world, world.Rank == root ? $"ünïcode {root}" : null, root));
+            Assert.Equal(
+                $"ünïcode {root}",
+                RankAgreement.BroadcastText(world, world.Rank == root ? $"ünïcode {root}" : null, root)
+            );
             Assert.Empty(RankAgreement.Broadcast(world, world.Rank == root ? [] : null, root));
         }
     }

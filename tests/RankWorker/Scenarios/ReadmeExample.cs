@@ -17,10 +17,17 @@ internal static class ReadmeExample
         using var mesh = new DeviceMesh(runtime.World, data: 1, sequence: runtime.World.Size);
         using var exchange = new GatheredKeyValues(mesh.Sequence);
         using var attention = new DilatedAttention(
-            dModel: 64, numHeads: 4, dilationRates: [1, 2, 4], segmentSizes: [32, 64, 128], causal: true, useXpos: true, exchange: exchange);
+            dModel: 64,
+            numHeads: 4,
+            dilationRates: [1, 2, 4],
+            segmentSizes: [32, 64, 128],
+            causal: true,
+            useXpos: true,
+            exchange: exchange
+        );
 
         long rowsPerRank = 128 / mesh.SequenceSize;
-        Tensor rows = rand(2, rowsPerRank, 64);   // this rank's rows of the sequence
+        Tensor rows = rand(2, rowsPerRank, 64); // this rank's rows of the sequence
         Tensor attended = attention.forward(rows); // collective: every rank of mesh.Sequence calls it
 
         Assert.Equal([2, rowsPerRank, 64], attended.shape);

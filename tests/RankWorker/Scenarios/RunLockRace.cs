@@ -21,8 +21,14 @@ internal static class RunLockRace
                 File.Copy(arguments[1], Path.Combine(directory.Path, RunLock.FileName));
             _ = RankAgreement.GatherTexts(world, "ready");
             using RunLock? held = Hold();
-            string[] all = RankAgreement.GatherTexts(world, held is null ? "refused" : held.StaleHolder ?? "there was none");
-            Assert.Equal("process 4711 on " + Environment.MachineName + ", which ended without removing it", Assert.Single(all, text => text != "refused"));
+            string[] all = RankAgreement.GatherTexts(
+                world,
+                held is null ? "refused" : held.StaleHolder ?? "there was none"
+            );
+            Assert.Equal(
+                "process 4711 on " + Environment.MachineName + ", which ended without removing it",
+                Assert.Single(all, text => text != "refused")
+            );
             held?.Dispose();
             _ = RankAgreement.GatherTexts(world, "done");
         }
@@ -35,7 +41,11 @@ internal static class RunLockRace
             }
             catch (UserException refusal)
             {
-                Assert.StartsWith($"The run directory {directory.Path} is in use by ", refusal.Message, StringComparison.Ordinal);
+                Assert.StartsWith(
+                    $"The run directory {directory.Path} is in use by ",
+                    refusal.Message,
+                    StringComparison.Ordinal
+                );
                 return null;
             }
         }

@@ -9,12 +9,15 @@ using static TorchSharp.torch;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>
-/// The law of sequence parallelism: output and gradients of a shard are the rows that one rank computes, up to rounding; and
-/// what travels is what the formula says.
+/// The law of sequence parallelism: output and gradients of a shard are the rows that one rank computes, up to
+/// rounding; and what travels is what the formula says.
 /// </summary>
 internal static class SequenceAttention
 {
-    private const long Batch = 2, Heads = 4, HeadDim = 32, RowsPerRank = 24;
+    private const long Batch = 2,
+        Heads = 4,
+        HeadDim = 32,
+        RowsPerRank = 24;
 
     // float64 rounding of sums of some hundred terms in another order.
     private const double Float64Tolerance = 1e-12;
@@ -37,7 +40,10 @@ internal static class SequenceAttention
             ("longer than the sequence", [new(5 * whole, 2)]),
             ("local and shared", [new(12, 1), new(24, 2), new(2 * RowsPerRank, 2), new(whole, 4)]),
             // Kept rows of different number on every rank, and none for some heads on some.
-            ("dilation that divides neither segment, shard nor heads", [new(24, 1), new(2 * RowsPerRank, 5), new(whole, 7)]),
+            (
+                "dilation that divides neither segment, shard nor heads",
+                [new(24, 1), new(2 * RowsPerRank, 5), new(whole, 7)]
+            ),
             ("dilation above the shard", [new(8, 1), new(whole, 31)]),
             ("last segment shorter, of fewer ranks", [new(3 * RowsPerRank, 2)]),
         ];
@@ -48,19 +54,35 @@ internal static class SequenceAttention
                 foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
                 {
                     var options = new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets);
-                    string what = $"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}, rank {world.Rank} of {world.Size}";
+                    string what =
+                        $"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}, rank {world.Rank} of "
+                        + $"{world.Size}";
                     Compare(world, exchange, options, float64, Float64Tolerance, what);
                     Compare(world, exchange, options, float32, Float32Tolerance, what);
                     Compare(world, exchange, options, bfloat16, BFloat16Tolerance, what);
 
-                    // Ranks whose rows are all, partly or not padding; the second list leaves most ranks without any row.
-                    long[][] paddings = [[whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5], [whole, 3]];
+                    // Ranks whose rows are all, partly or not padding; the second list leaves most ranks without any
+                    // row.
+                    long[][] paddings =
+                    [
+                        [whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5],
+                        [whole, 3],
+                    ];
                     var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
                     Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, bias", buckets: buckets);
                     Compare(world, exchange, options, float32, Float32Tolerance, $"{what}, bias", buckets: buckets);
                     Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, lengths", paddings[0]);
                     Compare(world, exchange, options, float32, Float32Tolerance, $"{what}, lengths", paddings[1]);
-                    Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, lengths and bias", paddings[1], buckets);
+                    Compare(
+                        world,
+                        exchange,
+                        options,
+                        float64,
+                        Float64Tolerance,
+                        $"{what}, lengths and bias",
+                        paddings[1],
+                        buckets
+                    );
                 }
             }
         }
@@ -69,7 +91,16 @@ internal static class SequenceAttention
         foreach (bool causal in new[] { false, true })
         {
             var detached = new DilatedAttentionOptions(mixed, causal, MixingGradient: MixingGradient.Detached);
-            Compare(world, exchange, detached, float64, Float64Tolerance, $"detached, causal {causal}", [whole - 5, whole / 2], new RelativePositionBuckets(12, 20, !causal));
+            Compare(
+                world,
+                exchange,
+                detached,
+                float64,
+                Float64Tolerance,
+                $"detached, causal {causal}",
+                [whole - 5, whole / 2],
+                new RelativePositionBuckets(12, 20, !causal)
+            );
             foreach (string positions in new[] { "none", "xpos", "rope" })
                 CompareModules(world, exchange, mixed, causal, positions);
         }
@@ -78,26 +109,49 @@ internal static class SequenceAttention
     }
 
     // The module with all its options, padding that is not a number among them.
-    private static void CompareModules(ProcessGroup world, GatheredKeyValues exchange, SegmentSchedule schedule, bool causal, string positions)
+    private static void CompareModules(
+        ProcessGroup world,
+        GatheredKeyValues exchange,
+        SegmentSchedule schedule,
+        bool causal,
+        string positions
+    )
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(29);
         const long Channels = Heads * HeadDim;
-        long whole = RowsPerRank * world.Size, first = RowsPerRank * world.Rank;
+        long whole = RowsPerRank * world.Size,
+            first = RowsPerRank * world.Rank;
         long[] lengths = [whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5];
         string what = $"module, {positions}, causal {causal}, rank {world.Rank} of {world.Size}";
-        using DilatedAttention alone = Module(null), sharded = Module(exchange);
+        using DilatedAttention alone = Module(null),
+            sharded = Module(exchange);
         sharded.load_state_dict(alone.state_dict());
-        Tensor values = randn([Batch, whole, Channels], dtype: float64, generator: generator), cotangent = randn([Batch, whole, Channels], dtype: float64, generator: generator);
+        Tensor values = randn([Batch, whole, Channels], dtype: float64, generator: generator),
+            cotangent = randn([Batch, whole, Channels], dtype: float64, generator: generator);
         for (int sequence = 0; sequence < Batch; sequence++)
             values[sequence].narrow(0, lengths[sequence], whole - lengths[sequence]).fill_(double.NaN);
 
-        Tensor all = values.clone().requires_grad_(), own = values.narrow(1, first, RowsPerRank).clone().requires_grad_();
-        Tensor expected = alone.forward(all, lengths), output = sharded.forward(own, lengths);
+        Tensor all = values.clone().requires_grad_(),
+            own = values.narrow(1, first, RowsPerRank).clone().requires_grad_();
+        Tensor expected = alone.forward(all, lengths),
+            output = sharded.forward(own, lengths);
         BackwardPass.Run(expected.mul(cotangent).sum());
         BackwardPass.Run(output.mul(cotangent.narrow(1, first, RowsPerRank)).sum());
-        TestKit.Compare.AssertClose(output, expected.narrow(1, first, RowsPerRank), Float64Tolerance, $"output: {what}", floor: 1e-3);
-        TestKit.Compare.AssertClose(own.grad!, all.grad!.narrow(1, first, RowsPerRank), Float64Tolerance, $"gradient of the input: {what}", floor: 1e-3);
+        TestKit.Compare.AssertClose(
+            output,
+            expected.narrow(1, first, RowsPerRank),
+            Float64Tolerance,
+            $"output: {what}",
+            floor: 1e-3
+        );
+        TestKit.Compare.AssertClose(
+            own.grad!,
+            all.grad!.narrow(1, first, RowsPerRank),
+            Float64Tolerance,
+            $"gradient of the input: {what}",
+            floor: 1e-3
+        );
         foreach (var ((name, a), (_, e)) in sharded.named_parameters().Zip(alone.named_parameters()))
         {
             Tensor sum = a.grad!.clone();
@@ -109,8 +163,17 @@ internal static class SequenceAttention
         DilatedAttention Module(IKeyValueExchange? where)
         {
             var module = new DilatedAttention(
-                Channels, Heads, [.. schedule.Select(branch => branch.Dilation)], [.. schedule.Select(branch => branch.SegmentLength)], causal: causal,
-                useXpos: positions == "xpos", useRope: positions == "rope", useRelPosBias: true, subLayerNorm: true, exchange: where);
+                Channels,
+                Heads,
+                [.. schedule.Select(branch => branch.Dilation)],
+                [.. schedule.Select(branch => branch.SegmentLength)],
+                causal: causal,
+                useXpos: positions == "xpos",
+                useRope: positions == "rope",
+                useRelPosBias: true,
+                subLayerNorm: true,
+                exchange: where
+            );
             module.to(float64);
             using var noGradient = no_grad();
             // Alike on every rank.
@@ -128,15 +191,23 @@ internal static class SequenceAttention
         double tolerance,
         string what,
         long[]? lengths = null,
-        RelativePositionBuckets? buckets = null)
+        RelativePositionBuckets? buckets = null
+    )
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(17);
-        long whole = RowsPerRank * world.Size, first = RowsPerRank * world.Rank;
-        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype))];
+        long whole = RowsPerRank * world.Size,
+            first = RowsPerRank * world.Rank;
+        Tensor[] inputs =
+        [
+            .. Enumerable
+                .Range(0, 4)
+                .Select(_ => randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype)),
+        ];
 
         Tensor[] all = [.. inputs.Take(3).Select(x => x.clone().requires_grad_())];
-        using RelativePositionBias? bias = Bias(), ownBias = Bias();
+        using RelativePositionBias? bias = Bias(),
+            ownBias = Bias();
         Tensor expected = DilatedAttention.Attend(all[0], all[1], all[2], options, lengths: lengths, bias: bias);
         BackwardPass.Run(expected.mul(inputs[3]).sum());
 
@@ -151,9 +222,16 @@ internal static class SequenceAttention
         TestKit.Compare.AssertClose(output, Rows(expected), tolerance, $"output: {what}, {dtype}");
         foreach (var (tensor, index) in new[] { ("q", 0), ("k", 1), ("v", 2) })
         {
-            // Scaled by the whole sequence's gradient: a shard whose own part is next to nothing proves nothing by digits.
+            // Scaled by the whole sequence's gradient: a shard whose own part is next to nothing proves nothing by
+            // digits.
             double scale = all[index].grad!.abs().max().to(float64).item<double>();
-            TestKit.Compare.AssertClose(own[index].grad!, Rows(all[index].grad!), tolerance, $"gradient of {tensor}: {what}, {dtype}", floor: scale);
+            TestKit.Compare.AssertClose(
+                own[index].grad!,
+                Rows(all[index].grad!),
+                tolerance,
+                $"gradient of {tensor}: {what}, {dtype}",
+                floor: scale
+            );
         }
 
         // Keys and values travel in the compute type, their gradients in the type they are summed in.
@@ -189,9 +267,13 @@ internal static class SequenceAttention
         CommunicationVolume backward,
         long elementSize,
         long gradientSize,
-        string what)
+        string what
+    )
     {
-        long sentForward = 0, receivedForward = 0, sentBackward = 0, receivedBackward = 0;
+        long sentForward = 0,
+            receivedForward = 0,
+            sentBackward = 0,
+            receivedBackward = 0;
         long whole = RowsPerRank * world.Size;
         int widest = (int)(Math.Min(options.Schedule.Max(branch => branch.SegmentLength), whole) / RowsPerRank);
         if (lengths is not null && widest > 1)
@@ -211,9 +293,22 @@ internal static class SequenceAttention
             int[] peers = [.. Enumerable.Range(firstRank, Math.Min(span, world.Size - firstRank))];
             if (peers.Length == 1)
                 continue;
-            long Elements(int rank) => 2 * HeadDim * Enumerable.Range(0, (int)Batch).Sum(
-                sequence => KeptRowsOfAllHeads(options, requested.Dilation, w, rank * RowsPerRank, lengths?[sequence] ?? whole));
-            long own = Elements(world.Rank), others = peers.Sum(Elements) - own;
+            long Elements(int rank) =>
+                2
+                * HeadDim
+                * Enumerable
+                    .Range(0, (int)Batch)
+                    .Sum(sequence =>
+                        KeptRowsOfAllHeads(
+                            options,
+                            requested.Dilation,
+                            w,
+                            rank * RowsPerRank,
+                            lengths?[sequence] ?? whole
+                        )
+                    );
+            long own = Elements(world.Rank),
+                others = peers.Sum(Elements) - own;
             sentForward += own;
             receivedForward += others;
             sentBackward += others;
@@ -224,18 +319,31 @@ internal static class SequenceAttention
 
         Assert.True(
             new CommunicationVolume(sentForward * elementSize, receivedForward * elementSize) == forward,
-            $"forward sent {forward}, the formula says {sentForward * elementSize} and {receivedForward * elementSize}: {what}");
+            $"forward sent {forward}, the formula says {sentForward * elementSize} and "
+                + $"{receivedForward * elementSize}: {what}"
+        );
         Assert.True(
             new CommunicationVolume(sentBackward * gradientSize, receivedBackward * gradientSize) == backward,
-            $"backward sent {backward}, the formula says {sentBackward * gradientSize} and {receivedBackward * gradientSize}: {what}");
+            $"backward sent {backward}, the formula says {sentBackward * gradientSize} and "
+                + $"{receivedBackward * gradientSize}: {what}"
+        );
     }
 
-    private static long KeptRowsOfAllHeads(DilatedAttentionOptions options, long dilation, long w, long firstRow, long end)
+    private static long KeptRowsOfAllHeads(
+        DilatedAttentionOptions options,
+        long dilation,
+        long w,
+        long firstRow,
+        long end
+    )
     {
         long kept = 0;
         for (long head = 0; head < Heads; head++)
         {
-            long offset = options.HeadOffsets == HeadOffsets.Interleaved ? head % dilation : head / ((Heads + dilation - 1) / dilation);
+            long offset =
+                options.HeadOffsets == HeadOffsets.Interleaved
+                    ? head % dilation
+                    : head / ((Heads + dilation - 1) / dilation);
             for (long row = firstRow; row < Math.Min(firstRow + RowsPerRank, end); row++)
             {
                 long inSegment = row % w;
@@ -257,11 +365,25 @@ internal static class SequenceAttention
         var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(36, 1)), true);
         var error = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(x, x, x, options, exchange));
         long otherLength = 20 + world.Rank;
-        var different = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(
-            x, x, x, new DilatedAttentionOptions(new SegmentSchedule(new Branch(RowsPerRank * world.Size, 2)), true), exchange, [otherLength]));
+        var different = Assert.Throws<Core.UserException>(() =>
+            DilatedAttention.Attend(
+                x,
+                x,
+                x,
+                new DilatedAttentionOptions(new SegmentSchedule(new Branch(RowsPerRank * world.Size, 2)), true),
+                exchange,
+                [otherLength]
+            )
+        );
         Assert.Equal(
-            "lengths is [20] where row 0 lies and [21] where row 24 lies: give every rank of a sequence the same list, the lengths of the whole sequences.",
-            different.Message);
-        Assert.StartsWith($"Branch {new Branch(36, 1)} does not fit {world.Size} ranks with 24 rows each: a segment must divide a rank's rows or be a multiple of them.", error.Message);
+            "lengths is [20] where row 0 lies and [21] where row 24 lies: give every rank of a sequence "
+                + "the same list, the lengths of the whole sequences.",
+            different.Message
+        );
+        Assert.StartsWith(
+            $"Branch {new Branch(36, 1)} does not fit {world.Size} ranks with 24 rows each: a segment must "
+                + "divide a rank's rows or be a multiple of them.",
+            error.Message
+        );
     }
 }

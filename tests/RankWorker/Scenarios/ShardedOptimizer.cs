@@ -7,14 +7,17 @@ using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>A sharded optimizer computes what one that every rank has whole does, with its state divided among the ranks.</summary>
+/// <summary>
+/// A sharded optimizer computes what one that every rank has whole does, with its state divided among the ranks.
+/// </summary>
 internal static class ShardedOptimizer
 {
     private const int Steps = 8;
 
     private const double LargestNorm = 0.5;
 
-    // Odd sizes, so that no bucket is divided evenly and slices begin anywhere; a bucket with less than an element per rank.
+    // Odd sizes, so that no bucket is divided evenly and slices begin anywhere; a bucket with less than an element per
+    // rank.
     private static readonly (string Name, long[] Shape)[] Shapes =
     [
         ("embed_tokens.weight", [37, 19]),
@@ -29,8 +32,9 @@ internal static class ShardedOptimizer
 
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
-        // libtorch's kernel takes the elements at the end of a tensor one by one and the others by vectors, which round differently.
-        // A slice ends elsewhere than its parameter, so some elements differ in the last bit, and eight steps add that up.
+        // libtorch's kernel takes the elements at the end of a tensor one by one and the others by vectors, which round
+        // differently. A slice ends elsewhere than its parameter, so some elements differ in the last bit, and eight
+        // steps add that up.
         Compare(runtime.World, float32, 1e-6);
         Compare(runtime.World, float64, 1e-14);
         Unscale(runtime.World);
@@ -72,9 +76,14 @@ internal static class ShardedOptimizer
             gradients.FinishReduce();
             wholeGradients.FinishReduce();
             foreach (var (slice, own) in shard.Slices.Zip(shard.Optimized))
-                AssertSameBits(wholeGradients.Views[slice.Parameter].view(-1).narrow(0, slice.Start, slice.Length), own.Gradient, own.Name);
+                AssertSameBits(
+                    wholeGradients.Views[slice.Parameter].view(-1).narrow(0, slice.Start, slice.Length),
+                    own.Gradient,
+                    own.Name
+                );
 
-            double expectedNorm = wholeGradients.Clip(LargestNorm), norm = gradients.Clip(LargestNorm);
+            double expectedNorm = wholeGradients.Clip(LargestNorm),
+                norm = gradients.Clip(LargestNorm);
             Assert.True(expectedNorm > 2 * LargestNorm, "the test must clip");
             // Float64 sums of squares, in another order.
             TestKit.Compare.AssertClose([norm], [expectedNorm], 1e-14, $"gradient norm of step {step}");
@@ -85,21 +94,34 @@ internal static class ShardedOptimizer
             shard.GatherParameters();
             for (int p = 0; p < Shapes.Length; p++)
             {
-                TestKit.Compare.AssertClose(sharded[p].Parameter, whole[p].Parameter, tolerance, $"{Shapes[p].Name} after step {step}, {dtype}");
+                TestKit.Compare.AssertClose(
+                    sharded[p].Parameter,
+                    whole[p].Parameter,
+                    tolerance,
+                    $"{Shapes[p].Name} after step {step}, {dtype}"
+                );
                 Tensor ofRoot = sharded[p].Parameter.detach().clone();
                 world.Broadcast(ofRoot, 0);
                 AssertSameBits(ofRoot, sharded[p].Parameter, Shapes[p].Name);
             }
         }
 
-        Dictionary<string, Tensor> expected = wholeOptimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);
+        Dictionary<string, Tensor> expected = wholeOptimizer.State.ToDictionary(
+            entry => entry.Name,
+            entry => entry.Value
+        );
         foreach (ParameterSlice slice in shard.Slices)
         {
             foreach (string prefix in new[] { FusedAdamW.MeanPrefix, FusedAdamW.SquarePrefix })
             {
                 string name = prefix + Shapes[slice.Parameter].Name;
                 Tensor actual = optimizer.State.Single(entry => entry.Name == name).Value;
-                TestKit.Compare.AssertClose(actual, expected[name].view(-1).narrow(0, slice.Start, slice.Length), tolerance, $"{name}, {dtype}");
+                TestKit.Compare.AssertClose(
+                    actual,
+                    expected[name].view(-1).narrow(0, slice.Start, slice.Length),
+                    tolerance,
+                    $"{name}, {dtype}"
+                );
             }
         }
 
@@ -107,14 +129,25 @@ internal static class ShardedOptimizer
     }
 
     // Measured on the tensors that the optimizers hold.
-    private static void AssertDivided(ProcessGroup world, BucketLayout layout, FusedAdamW optimizer, FusedAdamW wholeOptimizer, ScalarType dtype)
+    private static void AssertDivided(
+        ProcessGroup world,
+        BucketLayout layout,
+        FusedAdamW optimizer,
+        FusedAdamW wholeOptimizer,
+        ScalarType dtype
+    )
     {
-        long moments = 2 * (dtype == float64 ? 8 : 4), stepCount = sizeof(float);
+        long moments = 2 * (dtype == float64 ? 8 : 4),
+            stepCount = sizeof(float);
         long elements = Shapes.Sum(entry => entry.Shape.Aggregate(1L, (product, size) => product * size));
         Assert.Equal(stepCount + moments * elements, wholeOptimizer.StateBytes);
         // Every bucket is cut into parts that differ by one element at most.
         double even = stepCount + (double)moments * elements / world.Size;
-        Assert.InRange(optimizer.StateBytes, even - moments * layout.Buckets.Count, even + moments * layout.Buckets.Count);
+        Assert.InRange(
+            optimizer.StateBytes,
+            even - moments * layout.Buckets.Count,
+            even + moments * layout.Buckets.Count
+        );
         Tensor total = tensor(new[] { optimizer.StateBytes - stepCount });
         world.AllReduce(total);
         Assert.Equal(moments * elements, total.item<long>());
@@ -133,7 +166,11 @@ internal static class ShardedOptimizer
                 Assert.Equal(plainNorm, norm);
                 Assert.True(norm > 2 * LargestNorm, "the test must clip");
                 foreach (var (expected, actual) in plain.Zip(unscaled))
-                    AssertSameBits(expected, actual, $"a gradient of norm {norm}, at most {largestNorm}, sharded: {sharded}");
+                    AssertSameBits(
+                        expected,
+                        actual,
+                        $"a gradient of norm {norm}, at most {largestNorm}, sharded: {sharded}"
+                    );
             }
         }
 
@@ -149,12 +186,21 @@ internal static class ShardedOptimizer
             for (int p = 0; p < Shapes.Length; p++)
             {
                 using var generator = new Generator((ulong)(100 * world.Rank + p));
-                gradients.Views[p].add_(randn(Shapes[p].Shape, generator: generator).mul(tensor(scale, dtype: float32)));
+                gradients
+                    .Views[p]
+                    .add_(randn(Shapes[p].Shape, generator: generator).mul(tensor(scale, dtype: float32)));
             }
 
             gradients.FinishReduce();
             double norm = gradients.Clip(largestNorm, scale);
-            return (norm, [.. (shard?.Optimized.Select(own => own.Gradient) ?? gradients.Views).Select(gradient => gradient.clone())]);
+            return (
+                norm,
+                [
+                    .. (shard?.Optimized.Select(own => own.Gradient) ?? gradients.Views).Select(gradient =>
+                        gradient.clone()
+                    ),
+                ]
+            );
         }
     }
 
@@ -183,7 +229,8 @@ internal static class ShardedOptimizer
         gradients.StartReduce(2);
         Assert.Equal(
             "The reduction of bucket 2 is under way already: finish it before it is started again.",
-            Assert.Throws<InvalidOperationException>(() => gradients.StartReduce(2)).Message);
+            Assert.Throws<InvalidOperationException>(() => gradients.StartReduce(2)).Message
+        );
         gradients.FinishReduce();
         gradients.StartReduce(2);
         gradients.FinishReduce();
@@ -191,12 +238,19 @@ internal static class ShardedOptimizer
 
     // Disposed with the caller's scope.
     private static (string Name, Parameter Parameter)[] Parameters(ScalarType dtype) =>
-        [.. Shapes.Select((entry, p) =>
-        {
-            using var generator = new Generator((ulong)(77 + p));
-            return (entry.Name, new Parameter(randn(entry.Shape, dtype: dtype, generator: generator)));
-        })];
+        [
+            .. Shapes.Select(
+                (entry, p) =>
+                {
+                    using var generator = new Generator((ulong)(77 + p));
+                    return (entry.Name, new Parameter(randn(entry.Shape, dtype: dtype, generator: generator)));
+                }
+            ),
+        ];
 
     private static void AssertSameBits(Tensor expected, Tensor actual, string what) =>
-        Assert.True(expected.shape.SequenceEqual(actual.shape) && expected.eq(actual).all().item<bool>(), $"{what} is not the same to the bit");
+        Assert.True(
+            expected.shape.SequenceEqual(actual.shape) && expected.eq(actual).all().item<bool>(),
+            $"{what} is not the same to the bit"
+        );
 }

@@ -8,7 +8,9 @@ using Xunit;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>stop-agreement FOLDER: what one rank alone knows, all agree on, and in the end nothing is left of it.</summary>
+/// <summary>
+/// stop-agreement FOLDER: what one rank alone knows, all agree on, and in the end nothing is left of it.
+/// </summary>
 internal static class StopAgreementScenario
 {
     public static void Run(DistributedRuntime runtime, string[] arguments)
@@ -34,7 +36,10 @@ internal static class StopAgreementScenario
         // Twice at once, as launchers may send it.
         if (world.Rank == last)
         {
-            using var kill = Process.Start("sh", ["-c", $"kill -USR1 {Environment.ProcessId}; kill -USR1 {Environment.ProcessId}"]);
+            using var kill = Process.Start(
+                "sh",
+                ["-c", $"kill -USR1 {Environment.ProcessId}; kill -USR1 {Environment.ProcessId}"]
+            );
             kill.WaitForExit();
             while (runtime.DeferSignals().Received is null)
                 Thread.Sleep(1);

@@ -17,7 +17,9 @@ public sealed record MpiLauncher(MpiKind Kind, string Command)
     // Ranks load libtorch one after another on a busy machine; a hang is what this ends.
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(3);
 
-    /// <summary>The launcher, or null where this machine lacks it; <see cref="WhyMissing"/> says so for the skipped test.</summary>
+    /// <summary>
+    /// The launcher, or null where this machine lacks it; <see cref="WhyMissing"/> says so for the skipped test.
+    /// </summary>
     public static MpiLauncher? Find(MpiKind kind)
     {
         string[] names = kind switch
@@ -31,10 +33,17 @@ public sealed record MpiLauncher(MpiKind Kind, string Command)
         return names.Select(FindOnPath).OfType<string>().Select(path => new MpiLauncher(kind, path)).FirstOrDefault();
     }
 
-    public static string WhyMissing(MpiKind kind) => $"{kind} is not installed here; scripts/setup.sh --tests installs it.";
+    public static string WhyMissing(MpiKind kind) =>
+        $"{kind} is not installed here; scripts/setup.sh --tests installs it.";
 
     /// <summary>Starts ranks without waiting for them.</summary>
-    public ProgramRun Start(int ranks, string program, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
+    public ProgramRun Start(
+        int ranks,
+        string program,
+        IEnumerable<string> arguments,
+        string? folder = null,
+        IReadOnlyDictionary<string, string?>? environment = null
+    )
     {
         ArgumentNullException.ThrowIfNull(arguments);
         if (Kind == MpiKind.None)
@@ -46,17 +55,30 @@ public sealed record MpiLauncher(MpiKind Kind, string Command)
 
         // Through the script that users source, so that it is tested too.
         string script = $". '{Repository.PathOf("scripts/mpi-environment.sh")}' && exec \"$@\"";
-        return new ProgramRun("bash", ["-c", script, "bash", Command, "-n", $"{ranks}", program, .. arguments], folder, environment);
+        return new ProgramRun(
+            "bash",
+            ["-c", script, "bash", Command, "-n", $"{ranks}", program, .. arguments],
+            folder,
+            environment
+        );
     }
 
     /// <summary>Starts ranks and waits for their end.</summary>
-    public ProgramResult Run(int ranks, string program, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
+    public ProgramResult Run(
+        int ranks,
+        string program,
+        IEnumerable<string> arguments,
+        string? folder = null,
+        IReadOnlyDictionary<string, string?>? environment = null
+    )
     {
         using ProgramRun run = Start(ranks, program, arguments, folder, environment);
         return run.Wait(Limit);
     }
 
     private static string? FindOnPath(string name) =>
-        (Environment.GetEnvironmentVariable("PATH") ?? "").Split(Path.PathSeparator)
-            .Select(folder => Path.Combine(folder, name)).FirstOrDefault(File.Exists);
+        (Environment.GetEnvironmentVariable("PATH") ?? "")
+            .Split(Path.PathSeparator)
+            .Select(folder => Path.Combine(folder, name))
+            .FirstOrDefault(File.Exists);
 }

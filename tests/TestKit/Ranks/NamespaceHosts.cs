@@ -4,16 +4,17 @@ using System.Text.Json;
 namespace LongNet.TestKit.Ranks;
 
 /// <summary>
-/// Hosts within this machine: network namespaces, each with an address of its own on a switch that joins them, and a host name for
-/// whatever is started in it. They share the kernel, the processors and the file system.
+/// Hosts within this machine: network namespaces, each with an address of its own on a switch that joins them, and a
+/// host name for whatever is started in it. They share the kernel, the processors and the file system.
 /// </summary>
 /// <remarks>
-/// All names are within namespaces but the namespaces' own, which hold this process's id: test runs beside each other do not meet, and
-/// what a killed one left is found and removed by the next.
+/// All names are within namespaces but the namespaces' own, which hold this process's id: test runs beside each other
+/// do not meet, and what a killed one left is found and removed by the next.
 /// </remarks>
 public sealed class NamespaceHosts : IDisposable
 {
-    private const string Prefix = "longnet-test-", Switch = "switch";
+    private const string Prefix = "longnet-test-",
+        Switch = "switch";
 
     private static readonly TimeSpan Limit = TimeSpan.FromSeconds(30);
 
@@ -23,7 +24,8 @@ public sealed class NamespaceHosts : IDisposable
 
     private readonly string id = $"{Prefix}{Environment.ProcessId}-{Interlocked.Increment(ref made)}";
     private readonly TemporaryFolder folder = new();
-    private readonly string enter, agent;
+    private readonly string enter,
+        agent;
 
     /// <param name="count">How many hosts, named host0, host1, …</param>
     /// <exception cref="InvalidOperationException">They cannot be made here.</exception>
@@ -32,18 +34,31 @@ public sealed class NamespaceHosts : IDisposable
         Count = count;
         RemoveLeftovers();
         IEnumerable<int> all = Enumerable.Range(0, count);
-        string names = folder.Write("names", "127.0.0.1 localhost\n" + string.Concat(all.Select(host => $"{Address(host)} {Name(host)}\n")));
-        HostFile = folder.Write("hosts", "# one rank each\n\n" + string.Concat(all.Select(host => $"{Name(host)} slots=1\n")));
+        string names = folder.Write(
+            "names",
+            "127.0.0.1 localhost\n" + string.Concat(all.Select(host => $"{Address(host)} {Name(host)}\n"))
+        );
+        HostFile = folder.Write(
+            "hosts",
+            "# one rank each\n\n" + string.Concat(all.Select(host => $"{Name(host)} slots=1\n"))
+        );
         // HOST COMMAND [ARGUMENT...], with this side's environment: what is typed at a host.
-        enter = Script("enter", $"""
+        enter = Script(
+            "enter",
+            $"""
             host=$1; shift
             exec nsenter --net=/run/netns/{id}-"$host" unshare --uts --mount sh -c 'hostname "$0" && mount --bind {names} /etc/hosts && exec "$@"' "$host" "$@"
-            """);
-        // HOST WORD..., as ssh does it: a shell's command line, with none of this side's environment but what a login has.
-        agent = Script("agent", $"""
+            """
+        );
+        // HOST WORD..., as ssh does it: a shell's command line, with none of this side's environment but what a login
+        // has.
+        agent = Script(
+            "agent",
+            $"""
             host=$1; shift
             exec env -i HOME="$HOME" PATH="$PATH" ${"{"}DOTNET_ROOT:+DOTNET_ROOT="$DOTNET_ROOT"{"}"} {enter} "$host" sh -c "$*"
-            """);
+            """
+        );
         try
         {
             Ip($"netns add {id}-{Switch}");
@@ -78,22 +93,38 @@ public sealed class NamespaceHosts : IDisposable
 
     public static string Name(int host) => $"host{host}";
 
-    /// <summary>Starts one rank on every host from the first, over TCP alone, with the script that users start.</summary>
-    public ProgramRun Start(MpiKind kind, string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string?>? environment = null)
+    /// <summary>
+    /// Starts one rank on every host from the first, over TCP alone, with the script that users start.
+    /// </summary>
+    public ProgramRun Start(
+        MpiKind kind,
+        string program,
+        IEnumerable<string> arguments,
+        IReadOnlyDictionary<string, string?>? environment = null
+    )
     {
-        // The hosts share a kernel, whose memory the libraries would else find and use. Both wait politely, as ranks share cores.
-        Dictionary<string, string?> variables = kind == MpiKind.OpenMpi
-            ? new()
-            {
-                ["OMPI_MCA_plm_rsh_agent"] = agent,
-                ["OMPI_MCA_pml"] = "ob1",
-                ["OMPI_MCA_btl"] = "tcp,self",
-                ["OMPI_MCA_mpi_yield_when_idle"] = "1",
-            }
-            : new() { ["HYDRA_LAUNCHER"] = "rsh", ["HYDRA_LAUNCHER_EXEC"] = agent, ["UCX_TLS"] = "tcp,self" };
+        // The hosts share a kernel, whose memory the libraries would else find and use. Both wait politely, as ranks
+        // share cores.
+        Dictionary<string, string?> variables =
+            kind == MpiKind.OpenMpi
+                ? new()
+                {
+                    ["OMPI_MCA_plm_rsh_agent"] = agent,
+                    ["OMPI_MCA_pml"] = "ob1",
+                    ["OMPI_MCA_btl"] = "tcp,self",
+                    ["OMPI_MCA_mpi_yield_when_idle"] = "1",
+                }
+                : new()
+                {
+                    ["HYDRA_LAUNCHER"] = "rsh",
+                    ["HYDRA_LAUNCHER_EXEC"] = agent,
+                    ["UCX_TLS"] = "tcp,self",
+                };
         foreach (var (name, value) in environment ?? new Dictionary<string, string?>())
             variables[name] = value;
-        string script = Repository.PathOf(kind == MpiKind.OpenMpi ? "scripts/cluster/openmpi.sh" : "scripts/cluster/mpich.sh");
+        string script = Repository.PathOf(
+            kind == MpiKind.OpenMpi ? "scripts/cluster/openmpi.sh" : "scripts/cluster/mpich.sh"
+        );
         return new ProgramRun(enter, [Name(0), script, HostFile, program, .. arguments], environment: variables);
     }
 
@@ -108,7 +139,8 @@ public sealed class NamespaceHosts : IDisposable
     public void Cut(int host) => Ip($"-n {id}-{Switch} link set {Port(host)} down");
 
     /// <summary>The processes on a host: number and command line.</summary>
-    public IReadOnlyList<string> Processes(int host) => [.. ProcessesOf(Namespace(host)).Select(process => $"{process} {CommandLine(process)}")];
+    public IReadOnlyList<string> Processes(int host) =>
+        [.. ProcessesOf(Namespace(host)).Select(process => $"{process} {CommandLine(process)}")];
 
     /// <summary>Ends everything on the hosts and removes them.</summary>
     public void Dispose()
@@ -147,7 +179,8 @@ public sealed class NamespaceHosts : IDisposable
         }
         catch (InvalidOperationException refused)
         {
-            return $"Network namespaces are refused here: {refused.Message.Split('\n').Last(line => line.Trim().Length > 0)}";
+            return "Network namespaces are refused here: "
+                + $"{refused.Message.Split('\n').Last(line => line.Trim().Length > 0)}";
         }
     }
 
@@ -173,7 +206,12 @@ public sealed class NamespaceHosts : IDisposable
     private static int[] ProcessesOf(string name)
     {
         ProgramResult pids = ProgramRun.ToEnd(Limit, "ip", ["netns", "pids", name]);
-        return [.. pids.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => int.Parse(line, CultureInfo.InvariantCulture))];
+        return
+        [
+            .. pids
+                .Output.Split('\n', StringSplitOptions.RemoveEmptyEntries)
+                .Select(line => int.Parse(line, CultureInfo.InvariantCulture)),
+        ];
     }
 
     private static string CommandLine(int process)
@@ -192,5 +230,6 @@ public sealed class NamespaceHosts : IDisposable
     private static string[] Namespaces() =>
         [.. Ip("netns list").Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => line.Split(' ')[0])];
 
-    private static string Ip(string command) => ProgramRun.ToEnd(Limit, "ip", command.Split(' ')).AssertSuccess().Output;
+    private static string Ip(string command) =>
+        ProgramRun.ToEnd(Limit, "ip", command.Split(' ')).AssertSuccess().Output;
 }

@@ -12,18 +12,19 @@ namespace LongNet.TestKit.Ranks;
 public sealed record ProgramResult(int ExitCode, string Output, string Error, TimeSpan Elapsed)
 {
     /// <summary>Fails, with all that was printed, unless the program succeeded.</summary>
-    public ProgramResult AssertSuccess() => ExitCode == 0
-        ? this
-        : throw new InvalidOperationException($"The program ended with code {ExitCode}.\n{this}");
+    public ProgramResult AssertSuccess() =>
+        ExitCode == 0 ? this : throw new InvalidOperationException($"The program ended with code {ExitCode}.\n{this}");
 
-    public override string ToString() => $"exit code {ExitCode} after {Elapsed.TotalSeconds:F1} s\n--- output\n{Output}\n--- error\n{Error}";
+    public override string ToString() =>
+        $"exit code {ExitCode} after {Elapsed.TotalSeconds:F1} s\n--- output\n{Output}\n--- error\n{Error}";
 }
 
 /// <summary>A real process with everything it starts, that a test waits for or kills.</summary>
 public sealed class ProgramRun : IDisposable
 {
     private readonly Process process;
-    private readonly StringBuilder output = new(), error = new();
+    private readonly StringBuilder output = new(),
+        error = new();
     private readonly Stopwatch clock = Stopwatch.StartNew();
 
     /// <param name="file">The program.</param>
@@ -31,7 +32,11 @@ public sealed class ProgramRun : IDisposable
     /// <param name="folder">Working directory; the checkout's root where null.</param>
     /// <param name="environment">Variables set, or removed where the value is null.</param>
     public ProgramRun(
-        string file, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
+        string file,
+        IEnumerable<string> arguments,
+        string? folder = null,
+        IReadOnlyDictionary<string, string?>? environment = null
+    )
     {
         ArgumentNullException.ThrowIfNull(arguments);
         var start = new ProcessStartInfo(file, arguments)
@@ -41,7 +46,8 @@ public sealed class ProgramRun : IDisposable
             RedirectStandardError = true,
             WorkingDirectory = folder ?? Repository.Root,
         };
-        // A test may itself have been started by a launcher; the program must not take that one's variables for its own.
+        // A test may itself have been started by a launcher; the program must not take that one's variables for its
+        // own.
         foreach (string inherited in start.Environment.Keys.Where(IsOfLauncher).ToArray())
             start.Environment.Remove(inherited);
         foreach (var (name, value) in environment ?? new Dictionary<string, string?>())
@@ -82,7 +88,8 @@ public sealed class ProgramRun : IDisposable
     public static void Signal(int process, string signal, int times = 1)
     {
         string command = $"kill -{signal["SIG".Length..]} {process}";
-        ToEnd(TimeSpan.FromSeconds(30), "sh", ["-c", string.Join("; ", Enumerable.Repeat(command, times))]).AssertSuccess();
+        ToEnd(TimeSpan.FromSeconds(30), "sh", ["-c", string.Join("; ", Enumerable.Repeat(command, times))])
+            .AssertSuccess();
     }
 
     /// <summary>Whether a process runs; one that has ended and is not yet waited for does not.</summary>
@@ -93,23 +100,36 @@ public sealed class ProgramRun : IDisposable
     /// <exception cref="InvalidOperationException">There is none, or more than one.</exception>
     public static int FindRank(string program, string word, int rank)
     {
-        IEnumerable<string> processes = Directory.EnumerateDirectories("/proc").Select(folder => Path.GetFileName(folder)).Where(name => name.All(char.IsAsciiDigit));
+        IEnumerable<string> processes = Directory
+            .EnumerateDirectories("/proc")
+            .Select(folder => Path.GetFileName(folder))
+            .Where(name => name.All(char.IsAsciiDigit));
         return int.Parse(processes.Single(IsIt), CultureInfo.InvariantCulture);
 
-        bool IsIt(string process) => Words(process, "cmdline") is var command && command[0] == program && command.Contains(word)
-            && Words(process, "environ").Any(variable => variable == $"OMPI_COMM_WORLD_RANK={rank}" || variable == $"PMI_RANK={rank}");
+        bool IsIt(string process) =>
+            Words(process, "cmdline") is var command
+            && command[0] == program
+            && command.Contains(word)
+            && Words(process, "environ")
+                .Any(variable => variable == $"OMPI_COMM_WORLD_RANK={rank}" || variable == $"PMI_RANK={rank}");
     }
 
     /// <summary>Runs a program to its end.</summary>
     public static ProgramResult ToEnd(
-        TimeSpan limit, string file, IEnumerable<string> arguments, string? folder = null, IReadOnlyDictionary<string, string?>? environment = null)
+        TimeSpan limit,
+        string file,
+        IEnumerable<string> arguments,
+        string? folder = null,
+        IReadOnlyDictionary<string, string?>? environment = null
+    )
     {
         using var run = new ProgramRun(file, arguments, folder, environment);
         return run.Wait(limit);
     }
 
     /// <summary>Waits for the end.</summary>
-    /// <exception cref="TimeoutException">It did not come in time; everything is killed, and what was printed is told.</exception>
+    /// <exception cref="TimeoutException">It did not come in time; everything is killed, and what was printed is
+    /// told.</exception>
     public ProgramResult Wait(TimeSpan limit)
     {
         if (!process.WaitForExit(limit))
@@ -151,8 +171,9 @@ public sealed class ProgramRun : IDisposable
     }
 
     private static bool IsOfLauncher(string variable) =>
-        variable.StartsWith("OMPI_COMM_", StringComparison.Ordinal) || variable.StartsWith("PMI", StringComparison.Ordinal) ||
-        variable.StartsWith("MPI_LOCAL", StringComparison.Ordinal);
+        variable.StartsWith("OMPI_COMM_", StringComparison.Ordinal)
+        || variable.StartsWith("PMI", StringComparison.Ordinal)
+        || variable.StartsWith("MPI_LOCAL", StringComparison.Ordinal);
 
     private static void Append(StringBuilder text, string? line)
     {

@@ -5,7 +5,9 @@ namespace LongNet.TestKit.Ranks;
 /// <summary>What tests on real ranks share.</summary>
 public static class RankTests
 {
-    /// <summary>Runs a scenario of the rank worker, which asserts on every rank; fails with what the ranks printed.</summary>
+    /// <summary>
+    /// Runs a scenario of the rank worker, which asserts on every rank; fails with what the ranks printed.
+    /// </summary>
     public static ProgramResult RunScenario(MpiKind kind, int ranks, string scenario, params string[] arguments) =>
         Launcher(kind).Run(ranks, Repository.RankWorker, [scenario, .. arguments]).AssertSuccess();
 

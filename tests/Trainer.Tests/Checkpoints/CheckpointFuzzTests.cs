@@ -15,13 +15,14 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Tests.Checkpoints;
 
 /// <summary>
-/// Whatever lies where a checkpoint should be, it is loaded as what was written, or refused in a sentence: without reading anything else,
-/// and with memory in proportion to what is there.
+/// Whatever lies where a checkpoint should be, it is loaded as what was written, or refused in a sentence: without
+/// reading anything else, and with memory in proportion to what is there.
 /// </summary>
 public sealed class CheckpointFuzzTests : IDisposable
 {
-    // Parsing keeps 12 bytes per JSON value, of which there is one in every second byte of [1,1,1,…, in tables that grow by doubling, and
-    // parses twice, for the version and for the rest; what JSON holds as it is (the configuration) is copied: 2 · 4 · 6, and the text thrice.
+    // Parsing keeps 12 bytes per JSON value, of which there is one in every second byte of [1,1,1,…, in tables that
+    // grow by doubling, and parses twice, for the version and for the rest; what JSON holds as it is (the
+    // configuration) is copied: 2 · 4 · 6, and the text thrice.
     private const int Factor = 51;
 
     // Smallest tables, the serializer's stacks, and an exception with its text.
@@ -29,7 +30,10 @@ public sealed class CheckpointFuzzTests : IDisposable
 
     private const long Elements = 6;
 
-    private static readonly RunConfig Config = ConfigurationFile.Load(Path.Combine(Repository.Root, "configs", "quickstart.yaml"), []);
+    private static readonly RunConfig Config = ConfigurationFile.Load(
+        Path.Combine(Repository.Root, "configs", "quickstart.yaml"),
+        []
+    );
 
     // A case takes a millisecond; what hangs is what this ends.
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(3);
@@ -75,27 +79,30 @@ public sealed class CheckpointFuzzTests : IDisposable
     public void Load_VeryManyMutations_GivesWhatWasWrittenOrRefusesInASentence() => Fuzz(1_000_000, 60_000);
 
     [Fact]
-    public void Find_AnyMutationOfAPointer_GivesACheckpointOrRefusesInASentence() => InTime(() =>
-    {
-        byte[] valid = File.ReadAllBytes(folder["checkpoints/LATEST"]);
-        int found = 0;
-        for (int seed = 0; seed < 2_000; seed++)
+    public void Find_AnyMutationOfAPointer_GivesACheckpointOrRefusesInASentence() =>
+        InTime(() =>
         {
-            string pointer = folder[seed % 2 == 0 ? "checkpoints/LATEST" : "checkpoints/BEST"];
-            var mutations = new Mutations(seed);
-            File.WriteAllBytes(pointer, mutations.Bytes(valid));
-            Try(mutations, () =>
+            byte[] valid = File.ReadAllBytes(folder["checkpoints/LATEST"]);
+            int found = 0;
+            for (int seed = 0; seed < 2_000; seed++)
             {
-                string checkpoint = CheckpointStore.Find(seed % 2 == 0 && mutations.OneOf(2) ? folder.Path : pointer)!;
-                Assert.Contains(checkpoint, new[] { Store.PathOf(10), Store.PathOf(20) });
-                found++;
-            });
-            File.WriteAllBytes(pointer, valid);
-        }
+                string pointer = folder[seed % 2 == 0 ? "checkpoints/LATEST" : "checkpoints/BEST"];
+                var mutations = new Mutations(seed);
+                File.WriteAllBytes(pointer, mutations.Bytes(valid));
+                Try(mutations, () =>
+                {
+                    string checkpoint = CheckpointStore.Find(
+                        seed % 2 == 0 && mutations.OneOf(2) ? folder.Path : pointer
+                    )!;
+                    Assert.Contains(checkpoint, new[] { Store.PathOf(10), Store.PathOf(20) });
+                    found++;
+                });
+                File.WriteAllBytes(pointer, valid);
+            }
 
-        // Blanks at the end, and bytes that are again the same.
-        Assert.InRange(found, 20, 400);
-    });
+            // Blanks at the end, and bytes that are again the same.
+            Assert.InRange(found, 20, 400);
+        });
 
     [Theory]
     [InlineData("../decoy")]
@@ -111,9 +118,14 @@ public sealed class CheckpointFuzzTests : IDisposable
     {
         // With the right size and digest, so that nothing but the name is wrong.
         byte[] content = files[CheckpointStore.ModelFile];
-        string entry = $$"""{"name": "{{name.Replace("FOLDER", folder.Path, StringComparison.Ordinal)}}", "bytes": {{content.Length}}, "sha256": "{{Convert.ToHexStringLower(SHA256.HashData(content))}}"}""";
-        SavedCheckpoint.Rewrite(StateFile, text => text.Replace("\"files\": [", $"\"files\": [{entry},", StringComparison.Ordinal));
-        InTime(() => AssertDamaged("state.json", "it is not what was written (a file has no plain name or a size below zero)"));
+        string entry =
+            $$"""{"name": "{{name.Replace("FOLDER", folder.Path, StringComparison.Ordinal)}}", "bytes": {{content.Length}}, "sha256": "{{Convert.ToHexStringLower(SHA256.HashData(content))}}"}""";
+        SavedCheckpoint.Rewrite(StateFile, text =>
+            text.Replace("\"files\": [", $"\"files\": [{entry},", StringComparison.Ordinal)
+        );
+        InTime(() =>
+            AssertDamaged("state.json", "it is not what was written (a file has no plain name or a size below zero)")
+        );
     }
 
     [Theory]
@@ -149,7 +161,12 @@ public sealed class CheckpointFuzzTests : IDisposable
         string latest = folder["checkpoints/LATEST"];
         File.Delete(latest);
         MakePipe(latest);
-        InTime(() => Assert.Equal($"{latest} cannot be read: it is no plain file.", Assert.Throws<UserException>(() => CheckpointStore.Find(folder.Path)).Message));
+        InTime(() =>
+            Assert.Equal(
+                $"{latest} cannot be read: it is no plain file.",
+                Assert.Throws<UserException>(() => CheckpointStore.Find(folder.Path)).Message
+            )
+        );
     }
 
     [Fact]
@@ -168,10 +185,15 @@ public sealed class CheckpointFuzzTests : IDisposable
     {
         const int Count = 100_000;
         string digest = new('0', 64);
-        IEnumerable<string> entries = Enumerable.Range(0, Count).Select(shard => $$"""{"name":"{{OptimizerShard.FileName(shard, Count + 1)}}","bytes":0,"sha256":"{{digest}}"}""");
+        IEnumerable<string> entries = Enumerable
+            .Range(0, Count)
+            .Select(shard =>
+                $$"""{"name":"{{OptimizerShard.FileName(shard, Count + 1)}}","bytes":0,"sha256":"{{digest}}"}"""
+            );
         SavedCheckpoint.Rewrite(StateFile, text =>
             text.Replace("\"optimizer_shards\": 2", $"\"optimizer_shards\": {Count + 1}", StringComparison.Ordinal)
-                .Replace("\"files\": [", $"\"files\": [{string.Join(",", entries)},", StringComparison.Ordinal));
+                .Replace("\"files\": [", $"\"files\": [{string.Join(",", entries)},", StringComparison.Ordinal)
+        );
         Assert.InRange(new FileInfo(StateFile).Length, 10 << 20, CheckpointManifest.MaxBytes);
         var clock = Stopwatch.StartNew();
         AssertDamaged("state.json", $"it does not list {OptimizerShard.FileName(Count, Count + 1)}");
@@ -203,8 +225,12 @@ public sealed class CheckpointFuzzTests : IDisposable
         {
             SafetensorsWriter.Write(
                 Path.Combine(saved, OptimizerShard.FileName(shard, 2)),
-                [new("exp_avg.weight", arange(length[shard], dtype: ScalarType.Float32)), .. shard > 0 ? [] : new[] { KeyValuePair.Create("step", tensor(1f)) }],
-                new Dictionary<string, string> { ["exp_avg.weight"] = start[shard] });
+                [
+                    new("exp_avg.weight", arange(length[shard], dtype: ScalarType.Float32)),
+                    .. shard > 0 ? [] : new[] { KeyValuePair.Create("step", tensor(1f)) },
+                ],
+                new Dictionary<string, string> { ["exp_avg.weight"] = start[shard] }
+            );
         }
 
         CheckpointManifest manifest = CheckpointManifest.Read(saved);
@@ -215,53 +241,69 @@ public sealed class CheckpointFuzzTests : IDisposable
         }
 
         Assert.Equal(
-            $"The optimizer state of {saved} belongs to another model: its shards do not make up the 6 elements of this model's exp_avg.weight. " +
-            "Give the model.* keys that the checkpoint was made with (longnet checkpoint inspect shows them).",
-            Assert.Throws<UserException>(() => OpenOptimizer(manifest).Dispose()).Message);
+            $"The optimizer state of {saved} belongs to another model: its shards do not make up the 6 "
+                + "elements of this model's exp_avg.weight. "
+                + "Give the model.* keys that the checkpoint was made with (longnet checkpoint inspect shows them).",
+            Assert.Throws<UserException>(() => OpenOptimizer(manifest).Dispose()).Message
+        );
     }
 
     [Fact]
     public void Load_OfAnotherType_IsRefusedBeforeAnythingIsRead()
     {
-        string shard = Path.Combine(saved, OptimizerShard.FileName(1, 2)), model = Path.Combine(saved, CheckpointStore.ModelFile);
-        SafetensorsWriter.Write(shard, [new("exp_avg.weight", zeros(2, dtype: ScalarType.Int32))], new Dictionary<string, string> { ["exp_avg.weight"] = "4" });
-        const string GiveKeys = "Give the model.* keys that the checkpoint was made with (longnet checkpoint inspect shows them).";
+        string shard = Path.Combine(saved, OptimizerShard.FileName(1, 2)),
+            model = Path.Combine(saved, CheckpointStore.ModelFile);
+        SafetensorsWriter.Write(
+            shard,
+            [new("exp_avg.weight", zeros(2, dtype: ScalarType.Int32))],
+            new Dictionary<string, string> { ["exp_avg.weight"] = "4" }
+        );
+        const string GiveKeys =
+            "Give the model.* keys that the checkpoint was made with (longnet checkpoint inspect shows them).";
         Assert.Equal(
-            $"{shard} belongs to another model: its exp_avg.weight is of type Int32, and this model's of type Float32. {GiveKeys}",
-            Assert.Throws<UserException>(() => OpenOptimizer(CheckpointManifest.Read(saved)).Dispose()).Message);
+            $"{shard} belongs to another model: its exp_avg.weight is of type Int32, and this model's of "
+                + $"type Float32. {GiveKeys}",
+            Assert.Throws<UserException>(() => OpenOptimizer(CheckpointManifest.Read(saved)).Dispose()).Message
+        );
         SafetensorsWriter.Write(model, [new("bias", ones(2)), new("weight", ones([2, 3], dtype: ScalarType.Float64))]);
         Tensor bias = zeros(2);
         Assert.Equal(
-            $"{model} belongs to another model: its weight is of type Float64, and this model's of type Float32. {GiveKeys}",
-            Assert.Throws<UserException>(() => CheckpointStore.ReadInto(model, [("bias", bias), ("weight", zeros(2, 3))])).Message);
+            $"{model} belongs to another model: its weight is of type Float64, and this model's of type "
+                + $"Float32. {GiveKeys}",
+            Assert
+                .Throws<UserException>(() => CheckpointStore.ReadInto(model, [("bias", bias), ("weight", zeros(2, 3))]))
+                .Message
+        );
         Assert.Equal(0, bias.sum().item<float>());
     }
 
     private string StateFile => Path.Combine(saved, CheckpointManifest.FileName);
 
-    private void Fuzz(int firstSeed, int count) => InTime(() =>
-    {
-        string[] names = [.. files.Keys.Order(StringComparer.Ordinal)];
-        int loaded = 0;
-        for (int seed = firstSeed; seed < firstSeed + count; seed++)
+    private void Fuzz(int firstSeed, int count) =>
+        InTime(() =>
         {
-            var mutations = new Mutations(seed);
-            // Half of all cases are about state.json.
-            string name = mutations.OneOf(2) ? CheckpointManifest.FileName : names[seed % (names.Length - 1)];
-            byte[] mutated = Mutate(mutations, name);
-            if (Try(mutations, () => Load(name, mutated, fromRun: mutations.OneOf(3))))
-                loaded++;
-            Restore(name);
-        }
+            string[] names = [.. files.Keys.Order(StringComparer.Ordinal)];
+            int loaded = 0;
+            for (int seed = firstSeed; seed < firstSeed + count; seed++)
+            {
+                var mutations = new Mutations(seed);
+                // Half of all cases are about state.json.
+                string name = mutations.OneOf(2) ? CheckpointManifest.FileName : names[seed % (names.Length - 1)];
+                byte[] mutated = Mutate(mutations, name);
+                if (Try(mutations, () => Load(name, mutated, fromRun: mutations.OneOf(3))))
+                    loaded++;
+                Restore(name);
+            }
 
-        // Some change nothing that is read, and some tell another consistent story.
-        Assert.InRange(loaded, count / 50, count / 2);
-    });
+            // Some change nothing that is read, and some tell another consistent story.
+            Assert.InRange(loaded, count / 50, count / 2);
+        });
 
     // Changes a file, and in half of the cases every digest of it, so that what is behind the digests is reached.
     private byte[] Mutate(Mutations mutations, string name)
     {
-        byte[] valid = files[name], mutated;
+        byte[] valid = files[name],
+            mutated;
         bool digests = mutations.OneOf(2);
         if (name != CheckpointManifest.FileName)
         {
@@ -269,16 +311,27 @@ public sealed class CheckpointFuzzTests : IDisposable
             File.WriteAllBytes(Path.Combine(saved, name), mutated);
             if (digests)
             {
-                SavedCheckpoint.Rewrite(StateFile, text => text
-                    .Replace(Convert.ToHexStringLower(SHA256.HashData(valid)), Convert.ToHexStringLower(SHA256.HashData(mutated)), StringComparison.Ordinal)
-                    .Replace($"\"name\": \"{name}\",\n      \"bytes\": {valid.Length}", $"\"name\": \"{name}\",\n      \"bytes\": {mutated.Length}", StringComparison.Ordinal));
+                SavedCheckpoint.Rewrite(StateFile, text =>
+                    text.Replace(
+                            Convert.ToHexStringLower(SHA256.HashData(valid)),
+                            Convert.ToHexStringLower(SHA256.HashData(mutated)),
+                            StringComparison.Ordinal
+                        )
+                        .Replace(
+                            $"\"name\": \"{name}\",\n      \"bytes\": {valid.Length}",
+                            $"\"name\": \"{name}\",\n      \"bytes\": {mutated.Length}",
+                            StringComparison.Ordinal
+                        )
+                );
             }
 
             return mutated;
         }
 
         byte[] content = digests ? valid[..^CheckpointManifest.Seal([]).Length] : valid;
-        mutated = mutations.OneOf(2) ? mutations.Bytes(content) : Encoding.UTF8.GetBytes(mutations.Json(Encoding.UTF8.GetString(content)));
+        mutated = mutations.OneOf(2)
+            ? mutations.Bytes(content)
+            : Encoding.UTF8.GetBytes(mutations.Json(Encoding.UTF8.GetString(content)));
         if (digests)
             mutated = [.. mutated, .. Encoding.UTF8.GetBytes(CheckpointManifest.Seal(mutated))];
         File.WriteAllBytes(StateFile, mutated);
@@ -295,7 +348,8 @@ public sealed class CheckpointFuzzTests : IDisposable
 
     private void Load(string name, byte[] mutated, bool fromRun)
     {
-        long before = GC.GetAllocatedBytesForCurrentThread(), length = new FileInfo(StateFile).Length;
+        long before = GC.GetAllocatedBytesForCurrentThread(),
+            length = new FileInfo(StateFile).Length;
         try
         {
             CheckpointManifest.Read(saved);
@@ -303,7 +357,10 @@ public sealed class CheckpointFuzzTests : IDisposable
         finally
         {
             long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
-            Assert.True(allocated <= Factor * length + Constant, $"{allocated} bytes were allocated for a state.json of {length}");
+            Assert.True(
+                allocated <= Factor * length + Constant,
+                $"{allocated} bytes were allocated for a state.json of {length}"
+            );
         }
 
         CheckpointManifest manifest;
@@ -325,28 +382,33 @@ public sealed class CheckpointFuzzTests : IDisposable
         }
 
         AssertIsWhatItSays(manifest, File.ReadAllBytes(StateFile));
-        // What is done with the configuration: a resumed run tells what has changed, inspect shows it, export asks it for the model.
+        // What is done with the configuration: a resumed run tells what has changed, inspect shows it, export asks it
+        // for the model.
         ConfigurationFile.ChangedKeys(manifest.Config, Config);
         ConfigurationFile.YamlOf(manifest.Config);
         ConfigurationFile.ModelOf(manifest.Config);
         var summary = CheckpointSummary.Read(saved);
         Assert.DoesNotContain(summary.ToText(), character => char.IsControl(character) && character != '\n');
         summary.ToJson();
-        Tensor weight = zeros(2, 3), moment = zeros(Elements), step = zeros([]);
+        Tensor weight = zeros(2, 3),
+            moment = zeros(Elements),
+            step = zeros([]);
         CheckpointStore.ReadInto(Path.Combine(saved, CheckpointStore.ModelFile), [("weight", weight)]);
         using OptimizerReader optimizer = OpenOptimizer(manifest);
         optimizer.ReadInto("exp_avg.weight", moment);
         optimizer.ReadInto("step", step);
         // As they were, or, with digests to fit, what the file says in another way.
         byte[] File1(string file) => file == name ? mutated : files[file];
-        string first = OptimizerShard.FileName(0, 2), second = OptimizerShard.FileName(1, 2);
+        string first = OptimizerShard.FileName(0, 2),
+            second = OptimizerShard.FileName(1, 2);
         Assert.Equal(Said(File1(CheckpointStore.ModelFile), "weight"), weight.bytes.ToArray());
         Assert.Equal(Said(File1(first), "step"), step.bytes.ToArray());
         byte[][] slices = [Said(File1(first), "exp_avg.weight"), Said(File1(second), "exp_avg.weight")];
         Assert.Equal([.. slices[0], .. slices[1]], moment.bytes.ToArray());
     }
 
-    private OptimizerReader OpenOptimizer(CheckpointManifest manifest) => OptimizerReader.Open(saved, manifest, [("step", []), ("exp_avg.weight", [Elements])]);
+    private OptimizerReader OpenOptimizer(CheckpointManifest manifest) =>
+        OptimizerReader.Open(saved, manifest, [("step", []), ("exp_avg.weight", [Elements])]);
 
     // Read in another way than the program does.
     private static byte[] Said(byte[] file, string tensor)
@@ -355,7 +417,11 @@ public sealed class CheckpointFuzzTests : IDisposable
         using JsonDocument header = JsonDocument.Parse(file.AsMemory(8, start - 8));
         JsonElement entry = header.RootElement.GetProperty(tensor);
         Assert.Equal("F32", entry.GetProperty("dtype").GetString());
-        return file[(start + entry.GetProperty("data_offsets")[0].GetInt32())..(start + entry.GetProperty("data_offsets")[1].GetInt32())];
+        return file[
+            (start + entry.GetProperty("data_offsets")[0].GetInt32())..(
+                start + entry.GetProperty("data_offsets")[1].GetInt32()
+            )
+        ];
     }
 
     // Every member that the program knows is in the text with the same value; null where it is not there.
@@ -363,7 +429,8 @@ public sealed class CheckpointFuzzTests : IDisposable
     {
         int end = text.Length - CheckpointManifest.Seal([]).Length;
         Assert.Equal(CheckpointManifest.Seal(text.AsSpan(0, end)), Encoding.UTF8.GetString(text.AsSpan(end)));
-        using JsonDocument said = JsonDocument.Parse(text), read = JsonDocument.Parse(manifest.ToJson());
+        using JsonDocument said = JsonDocument.Parse(text),
+            read = JsonDocument.Parse(manifest.ToJson());
         foreach (JsonProperty member in read.RootElement.EnumerateObject().Where(member => member.Name != "sha256"))
         {
             if (!said.RootElement.TryGetProperty(member.Name, out JsonElement value))
@@ -409,8 +476,12 @@ public sealed class CheckpointFuzzTests : IDisposable
         catch (UserException refused)
         {
             Assert.True(
-                refused.Message.EndsWith('.') && refused.Message.Length < 2000 && !refused.Message.Any(char.IsControl) && !refused.Message.Contains("being used", StringComparison.Ordinal),
-                $"{mutations}: \"{refused.Message}\"");
+                refused.Message.EndsWith('.')
+                    && refused.Message.Length < 2000
+                    && !refused.Message.Any(char.IsControl)
+                    && !refused.Message.Contains("being used", StringComparison.Ordinal),
+                $"{mutations}: \"{refused.Message}\""
+            );
             return false;
         }
         catch (Exception error)
@@ -431,23 +502,45 @@ public sealed class CheckpointFuzzTests : IDisposable
         task.GetAwaiter().GetResult();
     }
 
-    private void AssertDamaged(string file, string problem) => Assert.Equal(
-        $"The checkpoint {saved} is damaged: {file}: {problem}. Resume from another one: --resume auto takes the newest that is whole.",
-        Assert.Throws<DamagedCheckpointException>(() => CheckpointStore.Verify(saved)).Message);
+    private void AssertDamaged(string file, string problem) =>
+        Assert.Equal(
+            $"The checkpoint {saved} is damaged: {file}: {problem}. Resume from another one: --resume auto "
+                + "takes the newest that is whole.",
+            Assert.Throws<DamagedCheckpointException>(() => CheckpointStore.Verify(saved)).Message
+        );
 
-    private static void MakePipe(string path) => ProgramRun.ToEnd(TimeSpan.FromSeconds(30), "mkfifo", [path]).AssertSuccess();
+    private static void MakePipe(string path) =>
+        ProgramRun.ToEnd(TimeSpan.FromSeconds(30), "mkfifo", [path]).AssertSuccess();
 
     private string Save(long step)
     {
         CheckpointPart part = SavedCheckpoint.Part(step, 1.0 / step);
-        CheckpointManifest manifest = part.Manifest with { OptimizerShards = 2, OptimizerSharded = true, LossScaler = new CheckpointLossScaler(65536, 1, 0), Config = ConfigurationFile.ToJson(Config) };
+        CheckpointManifest manifest = part.Manifest with
+        {
+            OptimizerShards = 2,
+            OptimizerSharded = true,
+            LossScaler = new CheckpointLossScaler(65536, 1, 0),
+            Config = ConfigurationFile.ToJson(Config),
+        };
         Tensor moment = arange(Elements, dtype: ScalarType.Float32);
         CheckpointPart[] parts =
         [
-            part with { Manifest = manifest, Optimizer = [new("step", null, tensor((float)step)), new("exp_avg.weight", 0, moment[..4])] },
-            part with { Manifest = manifest, Model = [], Optimizer = [new("exp_avg.weight", 4, moment[4..])], Shard = 1 },
+            part with
+            {
+                Manifest = manifest,
+                Optimizer = [new("step", null, tensor((float)step)), new("exp_avg.weight", 0, moment[..4])],
+            },
+            part with
+            {
+                Manifest = manifest,
+                Model = [],
+                Optimizer = [new("exp_avg.weight", 4, moment[4..])],
+                Shard = 1,
+            },
         ];
         var writer = new CheckpointWriter(Store, CheckpointRetention.All, FileOperations.Real);
-        return writer.Commit(parts[0], [.. parts.SelectMany(writer.WritePart)], System.Diagnostics.Stopwatch.StartNew()).Path;
+        return writer
+            .Commit(parts[0], [.. parts.SelectMany(writer.WritePart)], System.Diagnostics.Stopwatch.StartNew())
+            .Path;
     }
 }

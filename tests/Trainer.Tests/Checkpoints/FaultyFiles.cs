@@ -21,23 +21,29 @@ public enum Fault
     /// <summary>The process is gone after the operation.</summary>
     StopAfter,
 
-    /// <summary>The machine is gone after the operation, and with it every name and every content that was not synced.</summary>
+    /// <summary>
+    /// The machine is gone after the operation, and with it every name and every content that was not synced.
+    /// </summary>
     PowerCut,
 
-    /// <summary>The machine is gone after the operation; names were quicker than contents, of which those not synced are zeros.</summary>
+    /// <summary>
+    /// The machine is gone after the operation; names were quicker than contents, of which those not synced are zeros.
+    /// </summary>
     PowerCutOfContents,
 }
 
-/// <summary>There is no process any more that could do anything. Not an error of the disk, which the program would handle.</summary>
+/// <summary>
+/// There is no process any more that could do anything. Not an error of the disk, which the program would handle.
+/// </summary>
 public sealed class StoppedException() : Exception("The process is gone.");
 
 /// <summary>
-/// The real file system, which records every operation on it and lets one of them end badly. What is synced is only remembered as such:
-/// a power cut takes away what is not.
+/// The real file system, which records every operation on it and lets one of them end badly. What is synced is only
+/// remembered as such: a power cut takes away what is not.
 /// </summary>
 /// <remarks>
-/// Files are written by several threads at once, so a point of a save is named by its operation and file and a count of both, never by a
-/// place in the order of all.
+/// Files are written by several threads at once, so a point of a save is named by its operation and file and a count of
+/// both, never by a place in the order of all.
 /// </remarks>
 /// <param name="root">The run's folder. Points are named from here.</param>
 internal sealed class FaultyFiles(string root) : FileOperations
@@ -72,12 +78,12 @@ internal sealed class FaultyFiles(string root) : FileOperations
     public void Strike(string point, Fault fault) => struck = (point, fault);
 
     public override void CreateFolder(string path) => Do("make folder", path, () =>
-    {
-        if (Directory.Exists(path))
-            return;
-        base.CreateFolder(path);
-        named.Add((Path.GetDirectoryName(path)!, new Made(path)));
-    });
+        {
+            if (Directory.Exists(path))
+                return;
+            base.CreateFolder(path);
+            named.Add((Path.GetDirectoryName(path)!, new Made(path)));
+        });
 
     public override FileOutput Create(string path, long length)
     {
@@ -86,30 +92,44 @@ internal sealed class FaultyFiles(string root) : FileOperations
         {
             if (!File.Exists(path))
                 named.Add((Path.GetDirectoryName(path)!, new Made(path)));
-            file = File.OpenHandle(path, FileMode.Create, FileAccess.Write, FileShare.ReadWrite, preallocationSize: length);
+            file = File.OpenHandle(
+                path,
+                FileMode.Create,
+                FileAccess.Write,
+                FileShare.ReadWrite,
+                preallocationSize: length
+            );
             written.Add(path);
         });
         return new Output(this, path, file!);
     }
 
     public override void Rename(string from, string to) => Do("rename", from, () =>
-    {
-        byte[]? replaced = File.Exists(to) ? File.ReadAllBytes(to) : null;
-        base.Rename(from, to);
-        named = [.. named.Select(entry => (Moved(entry.Folder), entry.Name is Made made ? new Made(Moved(made.Path)) : entry.Name))];
-        named.Add((Path.GetDirectoryName(to)!, new Renamed(from, to, replaced)));
-        string[] moved = [.. written.Select(Moved)];
-        written.Clear();
-        written.UnionWith(moved);
+        {
+            byte[]? replaced = File.Exists(to) ? File.ReadAllBytes(to) : null;
+            base.Rename(from, to);
+            named =
+            [
+                .. named.Select(entry =>
+                    (Moved(entry.Folder), entry.Name is Made made ? new Made(Moved(made.Path)) : entry.Name)
+                ),
+            ];
+            named.Add((Path.GetDirectoryName(to)!, new Renamed(from, to, replaced)));
+            string[] moved = [.. written.Select(Moved)];
+            written.Clear();
+            written.UnionWith(moved);
 
-        string Moved(string path) => path == from ? to : path.StartsWith(from + "/", StringComparison.Ordinal) ? to + path[from.Length..] : path;
-    });
+            string Moved(string path) =>
+                path == from ? to
+                : path.StartsWith(from + "/", StringComparison.Ordinal) ? to + path[from.Length..]
+                : path;
+        });
 
     public override void SyncFolder(string path) => Do("sync folder", path, () =>
-    {
-        Assert.True(Directory.Exists(path), $"{path} is synced and not there");
-        named.RemoveAll(entry => entry.Folder == path);
-    });
+        {
+            Assert.True(Directory.Exists(path), $"{path} is synced and not there");
+            named.RemoveAll(entry => entry.Folder == path);
+        });
 
     public override void DeleteFile(string path) => Do("delete", path, () => base.DeleteFile(path));
 
@@ -209,10 +229,16 @@ internal sealed class FaultyFiles(string root) : FileOperations
         public override void Write(ReadOnlySpan<byte> bytes, long position)
         {
             byte[] copy = bytes.ToArray();
-            files.Do("write", path, () => RandomAccess.Write(file, copy, position), () => RandomAccess.Write(file, copy.AsSpan(0, copy.Length / 2), position));
+            files.Do(
+                "write",
+                path,
+                () => RandomAccess.Write(file, copy, position),
+                () => RandomAccess.Write(file, copy.AsSpan(0, copy.Length / 2), position)
+            );
         }
 
-        public override void SetLength(long length) => files.Do("set length of", path, () => RandomAccess.SetLength(file, length));
+        public override void SetLength(long length) =>
+            files.Do("set length of", path, () => RandomAccess.SetLength(file, length));
 
         public override void Sync() => files.Do("sync", path, () => files.written.Remove(path));
 

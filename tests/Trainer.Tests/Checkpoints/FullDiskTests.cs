@@ -19,9 +19,12 @@ public class FullDiskTests
     {
         const int Steps = 40;
         using SmallDisk disk = SmallDisk.Mount(DiskMegabytes);
-        string output = Path.Combine(disk.Path, "run"), metrics = Path.Combine(output, "metrics.jsonl"), checkpoints = Path.Combine(output, "checkpoints");
-        using ProgramRun run = RankTests.Launcher(MpiKind.None).Start(
-            1, Repository.LongNet, Arguments(output, Steps, saveEvery: 20, required: false));
+        string output = Path.Combine(disk.Path, "run"),
+            metrics = Path.Combine(output, "metrics.jsonl"),
+            checkpoints = Path.Combine(output, "checkpoints");
+        using ProgramRun run = RankTests
+            .Launcher(MpiKind.None)
+            .Start(1, Repository.LongNet, Arguments(output, Steps, saveEvery: 20, required: false));
         Await(run, () => File.Exists(metrics) && new FileInfo(metrics).Length > 0, "no step was done");
         disk.Fill();
         // Steps up to 20 are more lines than the file's last page takes: it is torn within one.
@@ -36,16 +39,24 @@ public class FullDiskTests
         ProgramResult result = run.Wait(TimeSpan.FromMinutes(2)).AssertSuccess();
         Assert.Equal(
             [
-                $"warning: {metrics} cannot be written: No space left on device : '{metrics}'. Lines wait in memory, and no checkpoint can be saved until they can be.",
-                $"warning: The checkpoint of step 20 cannot be written to {checkpoints}: It needs 2 MB, and the disk has 0 MB free. Older checkpoints are untouched. " +
-                "Training goes on (checkpoint.required: true would end it).",
+                $"warning: {metrics} cannot be written: No space left on device : '{metrics}'. Lines wait in "
+                    + "memory, and no checkpoint can be saved until they can be.",
+                $"warning: The checkpoint of step 20 cannot be written to {checkpoints}: It needs 2 MB, and "
+                    + "the disk has 0 MB free. Older checkpoints are untouched. "
+                    + "Training goes on (checkpoint.required: true would end it).",
             ],
-            result.Output.Split('\n').Where(line => line.StartsWith("warning: ", StringComparison.Ordinal)));
-        Assert.Equal(Enumerable.Range(1, Steps).Select(step => (double)step), TrainingJob.Values(output, "loss", "step"));
+            result.Output.Split('\n').Where(line => line.StartsWith("warning: ", StringComparison.Ordinal))
+        );
+        Assert.Equal(
+            Enumerable.Range(1, Steps).Select(step => (double)step),
+            TrainingJob.Values(output, "loss", "step")
+        );
         Assert.Equal([Steps], new CheckpointStore(checkpoints).Steps());
         Assert.Equal(Steps, new RunDirectory(output).FindStart("auto")!.Manifest.Step);
         Assert.Equal(
-            ["LATEST", "step-00000040"], Directory.GetFileSystemEntries(checkpoints).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+            ["LATEST", "step-00000040"],
+            Directory.GetFileSystemEntries(checkpoints).Select(Path.GetFileName).Order(StringComparer.Ordinal)
+        );
     }
 
     [Fact]
@@ -55,20 +66,29 @@ public class FullDiskTests
         using SmallDisk disk = SmallDisk.Mount(DiskMegabytes);
         // Enough for the first checkpoint, the configuration and the metrics.
         disk.Fill(but: 2_000_000);
-        string output = Path.Combine(disk.Path, "run"), checkpoints = Path.Combine(output, "checkpoints");
+        string output = Path.Combine(disk.Path, "run"),
+            checkpoints = Path.Combine(output, "checkpoints");
         ProgramResult Train(params string[] more) =>
-            RankTests.Launcher(MpiKind.None).Run(1, Repository.LongNet, [.. Arguments(output, Steps, saveEvery: 2, required: true), .. more]);
+            RankTests
+                .Launcher(MpiKind.None)
+                .Run(1, Repository.LongNet, [.. Arguments(output, Steps, saveEvery: 2, required: true), .. more]);
         ProgramResult full = Train();
         Assert.Equal(2, full.ExitCode);
         Assert.Matches(
-            $"^longnet: The checkpoint of step 4 cannot be written to {Regex.Escape(checkpoints)}: It needs 2 MB, and the disk has 1 MB free\\. Older checkpoints are untouched\\. " +
-            "It is required \\(checkpoint\\.required\\): free space or mend permissions, then go on with --resume auto\\.\n$",
-            full.Error);
+            $"^longnet: The checkpoint of step 4 cannot be written to {Regex.Escape(checkpoints)}: It needs 2 "
+                + "MB, and the disk has 1 MB free\\. Older checkpoints are untouched\\. "
+                + "It is required \\(checkpoint\\.required\\): free space or mend permissions, then go on with "
+                + "--resume auto\\.\n$",
+            full.Error
+        );
 
         disk.Free();
         ProgramResult resumed = Train("--resume", "auto").AssertSuccess();
         Assert.Contains("(step 2, written by", resumed.Output, StringComparison.Ordinal);
-        Assert.Equal(Enumerable.Range(1, Steps).Select(step => (double)step), TrainingJob.Values(output, "loss", "step"));
+        Assert.Equal(
+            Enumerable.Range(1, Steps).Select(step => (double)step),
+            TrainingJob.Values(output, "loss", "step")
+        );
         Assert.Equal([2, 4, Steps], new CheckpointStore(checkpoints).Steps());
     }
 
@@ -79,16 +99,39 @@ public class FullDiskTests
         using var folder = new TemporaryFolder();
         disk.Fill(but: 300_000);
         string offload = Path.Combine(disk.Path, "offload");
-        ProgramResult Train(params string[] more) => RankTests.Launcher(MpiKind.OpenMpi).Run(2, Repository.LongNet, TrainingJob.RanksAgreeArguments(
-            1, 2, folder["run"], ["--steps", "1", "--set", "training.micro_batch_size=4", "--set", "memory.recompute=full", .. more]));
+        ProgramResult Train(params string[] more) =>
+            RankTests
+                .Launcher(MpiKind.OpenMpi)
+                .Run(
+                    2,
+                    Repository.LongNet,
+                    TrainingJob.RanksAgreeArguments(
+                        1,
+                        2,
+                        folder["run"],
+                        [
+                            "--steps",
+                            "1",
+                            "--set",
+                            "training.micro_batch_size=4",
+                            "--set",
+                            "memory.recompute=full",
+                            .. more,
+                        ]
+                    )
+                );
         string[] offloads = ["--set", "memory.offload=disk", "--set", $"memory.offload_directory={offload}"];
         ProgramResult full = Train(offloads);
         Assert.Equal(2, full.ExitCode);
-        // Two blocks of 4 · 256 rows of 64 channels; what one rank finds free depends on how far the other has come. Open MPI adds lines of its own.
+        // Two blocks of 4 · 256 rows of 64 channels; what one rank finds free depends on how far the other has come.
+        // Open MPI adds lines of its own.
         Assert.Matches(
-            $"^longnet: Activations cannot be kept in {Regex.Escape(offload)}: those of this rank need 0\\.5 MB, and the disk has 0\\.[0-3] MB free\\. " +
-            "Choose a folder on a disk with more space \\(memory\\.offload_directory\\), or keep them in memory \\(memory\\.offload: none\\)\\.$",
-            Assert.Single(full.Error.Split('\n'), line => line.StartsWith("longnet: ", StringComparison.Ordinal)));
+            $"^longnet: Activations cannot be kept in {Regex.Escape(offload)}: those of this rank need 0\\.5 "
+                + "MB, and the disk has 0\\.[0-3] MB free\\. "
+                + "Choose a folder on a disk with more space \\(memory\\.offload_directory\\), or keep them in "
+                + "memory \\(memory\\.offload: none\\)\\.$",
+            Assert.Single(full.Error.Split('\n'), line => line.StartsWith("longnet: ", StringComparison.Ordinal))
+        );
         Assert.DoesNotContain("   at ", full.Error, StringComparison.Ordinal);
         Assert.Empty(Directory.GetFileSystemEntries(offload));
         Assert.False(File.Exists(folder["run/metrics.jsonl"]));
@@ -112,10 +155,27 @@ public class FullDiskTests
         disk.Fill(free);
         // Two files of 4 MB each: none has space, or one has.
         CheckpointPart part = SavedCheckpoint.Part(20);
-        part = part with { Model = [("weight", TorchSharp.torch.ones(1_000_000))], Optimizer = [.. part.Optimizer.Take(1), new StateSlice("exp_avg.weight", null, TorchSharp.torch.ones(1_000_000))] };
-        string message = Assert.Throws<Distributed.UnanimousException>(() => SavedCheckpoint.Save(store, part, files: new WasFree())).Message;
-        Assert.Matches($"^The checkpoint of step 20 cannot be written to {Regex.Escape(store.Folder)}: No space left on device: \\S+safetensors needs 4000[0-9]{{3}} bytes\\. Older", message);
-        Assert.Equal(["LATEST", "step-00000010"], Directory.GetFileSystemEntries(store.Folder).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        part = part with
+        {
+            Model = [("weight", TorchSharp.torch.ones(1_000_000))],
+            Optimizer =
+            [
+                .. part.Optimizer.Take(1),
+                new StateSlice("exp_avg.weight", null, TorchSharp.torch.ones(1_000_000)),
+            ],
+        };
+        string message = Assert
+            .Throws<Distributed.UnanimousException>(() => SavedCheckpoint.Save(store, part, files: new WasFree()))
+            .Message;
+        Assert.Matches(
+            $"^The checkpoint of step 20 cannot be written to {Regex.Escape(store.Folder)}: No space left "
+                + $"on device: \\S+safetensors needs 4000[0-9]{{3}} bytes\\. Older",
+            message
+        );
+        Assert.Equal(
+            ["LATEST", "step-00000010"],
+            Directory.GetFileSystemEntries(store.Folder).Select(Path.GetFileName).Order(StringComparer.Ordinal)
+        );
         CheckpointStore.Verify(store.PathOf(10));
         disk.Free();
         SavedCheckpoint.Save(store, part);
@@ -139,14 +199,25 @@ public class FullDiskTests
             Assert.StartsWith("No space left on device", writer.Problem, StringComparison.Ordinal);
             for (int more = 0; more < 100; more++)
                 writer.Write(new EvaluationMetrics(++step, 1));
-            Assert.Equal($"{path} cannot be written: {writer.Problem}", Assert.Throws<Core.UserException>(writer.Sync).Message);
+            Assert.Equal(
+                $"{path} cannot be written: {writer.Problem}",
+                Assert.Throws<Core.UserException>(writer.Sync).Message
+            );
 
             disk.Free();
             writer.Sync();
             Assert.Null(writer.Problem);
             writer.Write(new EvaluationMetrics(++step, 1));
             Assert.Equal(
-                string.Concat(Enumerable.Range(1, step).Select(at => $$"""{"step":{{at}},"eval_loss":1,"eval_bits_per_byte":1.4426950408889634}""" + "\n")), File.ReadAllText(path));
+                string.Concat(
+                    Enumerable
+                        .Range(1, step)
+                        .Select(at =>
+                            $$"""{"step":{{at}},"eval_loss":1,"eval_bits_per_byte":1.4426950408889634}""" + "\n"
+                        )
+                ),
+                File.ReadAllText(path)
+            );
         }
     }
 
@@ -156,9 +227,20 @@ public class FullDiskTests
         public override long AvailableBytes(string folder) => long.MaxValue;
     }
 
-    private static IEnumerable<string> Arguments(string output, int steps, int saveEvery, bool required) => TrainingJob.RanksAgreeArguments(
-        1, 1, output,
-        "--set", $"training.steps={steps}", "--set", $"checkpoint.every_steps={saveEvery}", "--set", "evaluation.every_steps=0", "--set", $"checkpoint.required={(required ? "true" : "false")}");
+    private static IEnumerable<string> Arguments(string output, int steps, int saveEvery, bool required) =>
+        TrainingJob.RanksAgreeArguments(
+            1,
+            1,
+            output,
+            "--set",
+            $"training.steps={steps}",
+            "--set",
+            $"checkpoint.every_steps={saveEvery}",
+            "--set",
+            "evaluation.every_steps=0",
+            "--set",
+            $"checkpoint.required={(required ? "true" : "false")}"
+        );
 
     private static void Await(ProgramRun run, Func<bool> condition, string otherwise)
     {

@@ -8,7 +8,9 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Checkpoints;
 
-/// <summary>Memory that tensors take while they are written and read: one of them at a time, and no second copy.</summary>
+/// <summary>
+/// Memory that tensors take while they are written and read: one of them at a time, and no second copy.
+/// </summary>
 public sealed class LargeTensorTests : IDisposable
 {
     // Buffers, digests and the runtime's own garbage; far less than any tensor here.
@@ -57,18 +59,28 @@ public sealed class LargeTensorTests : IDisposable
     public void Export_ManyTensors_HoldsOneAndItsConversion(string type, double tensorsInMemory)
     {
         const int Tensors = 12;
-        const long Elements = 5_000_000, Bytes = 4 * Elements;
+        const long Elements = 5_000_000,
+            Bytes = 4 * Elements;
         string checkpoint;
         using (NewDisposeScope())
         {
             Tensor value = arange(Elements, dtype: ScalarType.Float32);
             checkpoint = SavedCheckpoint.Save(
-                new CheckpointStore(folder["checkpoints"]), SavedCheckpoint.Part(1) with { Model = [.. Enumerable.Range(0, Tensors).Select(t => ($"weight{t}", value))] })!;
+                new CheckpointStore(folder["checkpoints"]),
+                SavedCheckpoint.Part(1) with
+                {
+                    Model = [.. Enumerable.Range(0, Tensors).Select(t => ($"weight{t}", value))],
+                }
+            )!;
         }
 
         string output = folder["weights.safetensors"];
         // 12 tensors of 20 MB: a whole model would be 240 MB.
-        AssertPeak((long)(tensorsInMemory * Bytes), () => CheckpointExport.Write(checkpoint, output, type, overwrite: false), overhead: 100_000_000);
+        AssertPeak(
+            (long)(tensorsInMemory * Bytes),
+            () => CheckpointExport.Write(checkpoint, output, type, overwrite: false),
+            overhead: 100_000_000
+        );
         using SafetensorsReader reader = SafetensorsReader.Open(output);
         Assert.Equal(Tensors, reader.Names.Count);
     }

@@ -39,11 +39,15 @@ public sealed class RunLockTests : IDisposable
         {
             Assert.Null(first.StaleHolder);
             RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
-            Assert.Equal((Environment.MachineName, Environment.ProcessId, 0L), (holder.Host, holder.Process, holder.Heartbeat));
+            Assert.Equal(
+                (Environment.MachineName, Environment.ProcessId, 0L),
+                (holder.Host, holder.Process, holder.Heartbeat)
+            );
             Assert.InRange(DateTime.UtcNow - holder.Started, TimeSpan.Zero, TimeSpan.FromMinutes(1));
             Assert.Equal(
                 InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
-                Assert.Throws<UserException>(() => run.Hold().Dispose()).Message);
+                Assert.Throws<UserException>(() => run.Hold().Dispose()).Message
+            );
         }
 
         using RunLock second = run.Hold();
@@ -70,7 +74,8 @@ public sealed class RunLockTests : IDisposable
             \} *
             $
             """,
-            read.Output);
+            read.Output
+        );
         string[] status = File.ReadAllText("/proc/self/stat").Split(") ")[^1].Split(' ');
         Assert.Contains($"\"process_start\": {status[19]},", read.Output, StringComparison.Ordinal);
     }
@@ -97,18 +102,24 @@ public sealed class RunLockTests : IDisposable
     {
         string inTheWay = folder.Write("file", "");
         Assert.StartsWith(
-            $"The run directory {inTheWay} cannot be written: ", Assert.Throws<UserException>(() => new RunDirectory(inTheWay).Hold()).Message, StringComparison.Ordinal);
+            $"The run directory {inTheWay} cannot be written: ",
+            Assert.Throws<UserException>(() => new RunDirectory(inTheWay).Hold()).Message,
+            StringComparison.Ordinal
+        );
 
         Directory.CreateDirectory(LockPath);
         Assert.Equal(
             $"The run directory {Run} cannot be written: {LockPath}: Is a directory. Choose another with --output.",
-            Assert.Throws<UserException>(() => new RunDirectory(Run).Hold()).Message);
+            Assert.Throws<UserException>(() => new RunDirectory(Run).Hold()).Message
+        );
 
         Directory.Delete(LockPath);
         File.CreateSymbolicLink(LockPath, folder["nowhere/.lock"]);
         Assert.Equal(
-            $"The run directory {Run} cannot be written: {LockPath}: whenever it is opened, it is gone. Choose another with --output.",
-            Assert.Throws<UserException>(() => new RunDirectory(Run).Hold()).Message);
+            $"The run directory {Run} cannot be written: {LockPath}: whenever it is opened, it is gone. "
+                + "Choose another with --output.",
+            Assert.Throws<UserException>(() => new RunDirectory(Run).Hold()).Message
+        );
     }
 
     [Fact]
@@ -136,7 +147,9 @@ public sealed class RunLockTests : IDisposable
     [InlineData("\0\0\0\0")]
     [InlineData("null")]
     [InlineData("[1]")]
-    [InlineData("{\"host\":null,\"process\":1,\"process_start\":1,\"process_namespace\":\"\",\"boot_id\":\"\",\"started\":\"2026-01-02T03:04:05Z\",\"token\":\"00000000-0000-0000-0000-000000000000\",\"heartbeat\":1}")]
+    [InlineData(
+        "{\"host\":null,\"process\":1,\"process_start\":1,\"process_namespace\":\"\",\"boot_id\":\"\",\"started\":\"2026-01-02T03:04:05Z\",\"token\":\"00000000-0000-0000-0000-000000000000\",\"heartbeat\":1}"
+    )]
     public void Hold_TextThatSaysNothing_IsTolerated(string text)
     {
         folder.Write("run/.lock", text);
@@ -169,8 +182,14 @@ public sealed class RunLockTests : IDisposable
         Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
         var clock = Stopwatch.StartNew();
         using RunLock held = new RunDirectory(Run).Hold();
-        Assert.Equal($"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it", held.StaleHolder);
-        Assert.True(clock.Elapsed < RunLock.Beat / 2, $"it took {clock.Elapsed}, as if a heartbeat had been waited for");
+        Assert.Equal(
+            $"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it",
+            held.StaleHolder
+        );
+        Assert.True(
+            clock.Elapsed < RunLock.Beat / 2,
+            $"it took {clock.Elapsed}, as if a heartbeat had been waited for"
+        );
     }
 
     [Fact]
@@ -193,7 +212,15 @@ public sealed class RunLockTests : IDisposable
             parent.StandardInput.Flush();
             string Status() => File.ReadAllText($"/proc/{child}/stat").Split(") ")[^1];
             Assert.True(SpinWait.SpinUntil(() => Status().StartsWith('Z'), Limit));
-            Assert.True((self with { Process = child, ProcessStart = long.Parse(Status().Split(' ')[19], CultureInfo.InvariantCulture) }).HasEnded());
+            Assert.True(
+                (
+                    self with
+                    {
+                        Process = child,
+                        ProcessStart = long.Parse(Status().Split(' ')[19], CultureInfo.InvariantCulture),
+                    }
+                ).HasEnded()
+            );
         }
         finally
         {
@@ -216,13 +243,15 @@ public sealed class RunLockTests : IDisposable
     public void Hold_HeartbeatThatStandsStill_IsTakenOverAfterThreeBeats(string whose)
     {
         RunLockHolder gone = RunLockHolder.OfThisProcess() with { Process = 4711, Heartbeat = 17 };
-        Leave(whose switch
-        {
-            "another host" => gone with { Host = "node2" },
-            "another start of the machine" => gone with { BootId = "another" },
-            "another container" => gone with { ProcessNamespace = "pid:[1]" },
-            _ => gone with { Process = Environment.ProcessId },
-        });
+        Leave(
+            whose switch
+            {
+                "another host" => gone with { Host = "node2" },
+                "another start of the machine" => gone with { BootId = "another" },
+                "another container" => gone with { ProcessNamespace = "pid:[1]" },
+                _ => gone with { Process = Environment.ProcessId },
+            }
+        );
         var clock = Stopwatch.StartNew();
         using RunLock held = RunLock.Acquire(Run, QuickBeat);
         Assert.True(clock.Elapsed >= 3 * QuickBeat, $"it took {clock.Elapsed} only");
@@ -242,7 +271,12 @@ public sealed class RunLockTests : IDisposable
         RunLockHolder other = OfAnotherHost();
         Leave(other);
         using LockFile file = LockFile.Open(LockPath)!;
-        using var beats = new Timer(_ => file.Write((other = other with { Heartbeat = other.Heartbeat + 1 }).ToText()), null, LiveBeat, LiveBeat);
+        using var beats = new Timer(
+            _ => file.Write((other = other with { Heartbeat = other.Heartbeat + 1 }).ToText()),
+            null,
+            LiveBeat,
+            LiveBeat
+        );
         Assert.Equal(InUseBy("process 4711 on node2 (since 2026-01-02 03:04:05 UTC)"), Refusal(LiveBeat));
         Assert.Equal(other.Token, RunLockHolder.Parse(LockFile.Read(LockPath))!.Token);
     }
@@ -255,7 +289,9 @@ public sealed class RunLockTests : IDisposable
         Leave(other);
         using LockFile file = LockFile.Open(LockPath)!;
         Task<string> refusal = Task.Run(() => Refusal(LiveBeat));
-        Assert.True(SpinWait.SpinUntil(() => RunLockHolder.Parse(LockFile.Read(LockPath))?.Token != other.Token, Limit));
+        Assert.True(
+            SpinWait.SpinUntil(() => RunLockHolder.Parse(LockFile.Read(LockPath))?.Token != other.Token, Limit)
+        );
         file.Write((other with { Heartbeat = 1 }).ToText());
         Assert.Equal(InUseBy("process 4711 on node2 (since 2026-01-02 03:04:05 UTC)"), await refusal);
         Assert.Equal(1, RunLockHolder.Parse(LockFile.Read(LockPath))!.Heartbeat);
@@ -309,20 +345,27 @@ public sealed class RunLockTests : IDisposable
         {
             RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
             Assert.Equal(
-                InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"), Refusal(LiveBeat, WithoutLocks));
+                InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
+                Refusal(LiveBeat, WithoutLocks)
+            );
         }
 
         Assert.False(Directory.Exists(Run));
         RunLockHolder gone = RunLockHolder.OfThisProcess();
         Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
         using RunLock second = RunLock.Acquire(Run, QuickBeat, WithoutLocks);
-        Assert.Equal($"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it", second.StaleHolder);
+        Assert.Equal(
+            $"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it",
+            second.StaleHolder
+        );
     }
 
     [Fact]
-    public void Hold_FileSystemThatFails_IsNotTakenForOneWithoutLocks() => Assert.Equal(
-        $"The run directory {Run} cannot be written: {LockPath}: Input/output error. Choose another with --output.",
-        Refusal(QuickBeat, _ => 5));
+    public void Hold_FileSystemThatFails_IsNotTakenForOneWithoutLocks() =>
+        Assert.Equal(
+            $"The run directory {Run} cannot be written: {LockPath}: Input/output error. Choose another with --output.",
+            Refusal(QuickBeat, _ => 5)
+        );
 
     // Two would hold two files of the same name.
     [Fact]
@@ -344,13 +387,18 @@ public sealed class RunLockTests : IDisposable
         });
         Assert.Equal(2, times);
         RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
-        Assert.Equal(InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"), Refusal(QuickBeat));
+        Assert.Equal(
+            InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
+            Refusal(QuickBeat)
+        );
     }
 
     [Fact]
     public void Hold_TakenAndReleasedByMany_IsNeverHeldByTwo()
     {
-        int holders = 0, most = 0, times = 0;
+        int holders = 0,
+            most = 0,
+            times = 0;
         Together(4, _ =>
         {
             for (int turn = 0; turn < 300; turn++)
@@ -388,7 +436,8 @@ public sealed class RunLockTests : IDisposable
         }
     }
 
-    // A longer text than another's, written just before it, would otherwise end in the other's text when its size is set.
+    // A longer text than another's, written just before it, would otherwise end in the other's text when its size is
+    // set.
     [Fact]
     public void Text_OfAnyHolder_IsEquallyLong()
     {
@@ -396,9 +445,21 @@ public sealed class RunLockTests : IDisposable
         var second = new DateTime(2030, 1, 1, 0, 0, 0, DateTimeKind.Utc);
         RunLockHolder[] holders =
         [
-            holder with { Started = second },
-            holder with { Started = second.AddTicks(1), Process = int.MaxValue, ProcessStart = long.MaxValue, Heartbeat = long.MaxValue },
-            holder with { Host = new string('n', 64) },
+            holder with
+            {
+                Started = second,
+            },
+            holder with
+            {
+                Started = second.AddTicks(1),
+                Process = int.MaxValue,
+                ProcessStart = long.MaxValue,
+                Heartbeat = long.MaxValue,
+            },
+            holder with
+            {
+                Host = new string('n', 64),
+            },
         ];
         Assert.Single(holders.Select(each => each.ToText().Length).Distinct());
         Assert.All(holders, each => Assert.Equal(each, RunLockHolder.Parse(each.ToText())));
@@ -430,7 +491,8 @@ public sealed class RunLockTests : IDisposable
     {
         using ProgramRun first = Start();
         RunLockHolder holder = WaitForSteps(first);
-        string message = $"longnet: {InUseBy($"process {holder.Process} on {Environment.MachineName} (since {Since(holder)})")}\n";
+        string message =
+            $"longnet: {InUseBy($"process {holder.Process} on {Environment.MachineName} (since {Since(holder)})")}\n";
 
         ProgramResult second = TrainToEnd();
         Assert.Equal(message, second.Error);
@@ -459,7 +521,11 @@ public sealed class RunLockTests : IDisposable
         Assert.True(File.Exists(LockPath));
         ProgramResult next = TrainToEnd("--set", "training.steps=2").AssertSuccess();
         Assert.StartsWith(
-            $"note: the lock of {Run} was left by process {holder.Process} on {Environment.MachineName}, which ended without removing it.\n", next.Output, StringComparison.Ordinal);
+            $"note: the lock of {Run} was left by process {holder.Process} on {Environment.MachineName}, "
+                + "which ended without removing it.\n",
+            next.Output,
+            StringComparison.Ordinal
+        );
         Assert.Equal([1, 2], TrainingJob.Metrics(Run, "loss").Select(line => line.GetProperty("step").GetInt64()));
         Assert.False(File.Exists(LockPath));
     }
@@ -476,8 +542,11 @@ public sealed class RunLockTests : IDisposable
         ProgramResult result = run.Wait(Limit);
         Assert.Single(
             result.Error.Split('\n'),
-            $"longnet: The run directory {Run} was taken over by process 4711 on node2, because this run stood still for some time (suspended, or its disk out of " +
-            "reach) and looked dead: the other run goes on from the last checkpoint, and this one ends without saving.");
+            $"longnet: The run directory {Run} was taken over by process 4711 on node2, because this run "
+                + "stood still for some time (suspended, or its disk out of "
+                + "reach) and looked dead: the other run goes on from the last checkpoint, and this one ends "
+                + "without saving."
+        );
         Assert.Equal(2, result.ExitCode);
         Assert.Equal(other, RunLockHolder.Parse(LockFile.Read(LockPath)));
         Assert.Empty(new RunDirectory(Run).Checkpoints.Steps());
@@ -501,19 +570,29 @@ public sealed class RunLockTests : IDisposable
     private static int WithoutLocks(LockFile file) => NotSupported;
 
     private static RunLockHolder OfAnotherHost() =>
-        RunLockHolder.OfThisProcess() with { Host = "node2", Process = 4711, Started = new DateTime(2026, 1, 2, 3, 4, 5, DateTimeKind.Utc) };
+        RunLockHolder.OfThisProcess() with
+        {
+            Host = "node2",
+            Process = 4711,
+            Started = new DateTime(2026, 1, 2, 3, 4, 5, DateTimeKind.Utc),
+        };
 
-    private static string Since(RunLockHolder holder) => holder.Started.ToString("yyyy-MM-dd HH:mm:ss 'UTC'", CultureInfo.InvariantCulture);
+    private static string Since(RunLockHolder holder) => holder.Started.ToString("yyyy-MM-dd HH:mm:ss 'UTC'");
 
     private static void Together(int count, Action<int> action)
     {
         using var start = new Barrier(count);
         Exception?[] errors = new Exception?[count];
-        Thread[] threads = [.. Enumerable.Range(0, count).Select(index => new Thread(() =>
-        {
-            start.SignalAndWait();
-            errors[index] = Record.Exception(() => action(index));
-        }))];
+        Thread[] threads =
+        [
+            .. Enumerable
+                .Range(0, count)
+                .Select(index => new Thread(() =>
+                {
+                    start.SignalAndWait();
+                    errors[index] = Record.Exception(() => action(index));
+                })),
+        ];
         foreach (Thread thread in threads)
             thread.Start();
         foreach (Thread thread in threads)
@@ -521,7 +600,8 @@ public sealed class RunLockTests : IDisposable
         Assert.All(errors, Assert.Null);
     }
 
-    private string InUseBy(string whom) => $"The run directory {Run} is in use by {whom}: wait for it to end, stop it, or choose another --output.";
+    private string InUseBy(string whom) =>
+        $"The run directory {Run} is in use by {whom}: wait for it to end, stop it, or choose another --output.";
 
     private string Refusal(TimeSpan beat, Func<LockFile, int>? locks = null) =>
         Assert.Throws<UserException>(() => RunLock.Acquire(Run, beat, locks).Dispose()).Message;
@@ -555,19 +635,31 @@ public sealed class RunLockTests : IDisposable
         return held.Count(each => each is not null);
     }
 
-    private string[] Arguments(params string[] more) => [.. TrainingJob.Arguments(Repository.PathOf("configs/ranks-agree.yaml"), Run), .. more];
+    private string[] Arguments(params string[] more) =>
+        [.. TrainingJob.Arguments(Repository.PathOf("configs/ranks-agree.yaml"), Run), .. more];
 
-    private ProgramResult TrainToEnd(params string[] more) => ProgramRun.ToEnd(Limit, Repository.LongNet, Arguments(more));
+    private ProgramResult TrainToEnd(params string[] more) =>
+        ProgramRun.ToEnd(Limit, Repository.LongNet, Arguments(more));
 
     // Too long to end while it is watched.
     private ProgramRun Start() => new(Repository.LongNet, Endless());
 
-    private string[] Endless() => Arguments("--set", "training.steps=1000000", "--set", "evaluation.every_steps=0", "--set", "checkpoint.every_steps=0");
+    private string[] Endless() =>
+        Arguments(
+            "--set",
+            "training.steps=1000000",
+            "--set",
+            "evaluation.every_steps=0",
+            "--set",
+            "checkpoint.every_steps=0"
+        );
 
     private RunLockHolder WaitForSteps(ProgramRun run)
     {
         string metrics = Path.Combine(Run, "metrics.jsonl");
-        Assert.True(SpinWait.SpinUntil(() => run.HasExited || (File.Exists(metrics) && new FileInfo(metrics).Length > 0), Limit));
+        Assert.True(
+            SpinWait.SpinUntil(() => run.HasExited || (File.Exists(metrics) && new FileInfo(metrics).Length > 0), Limit)
+        );
         Assert.False(run.HasExited, "the run ended before it was watched");
         return RunLockHolder.Parse(LockFile.Read(LockPath))!;
     }

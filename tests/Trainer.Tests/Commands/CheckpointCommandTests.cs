@@ -16,7 +16,8 @@ namespace LongNet.Trainer.Tests.Commands;
 /// <summary>longnet checkpoint, as a person starts it, on small checkpoints and on those of a real run.</summary>
 public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTests.TrainedRun>, IDisposable
 {
-    private const string Model = "model.safetensors", Optimizer = "optimizer-00000-of-00001.safetensors";
+    private const string Model = "model.safetensors",
+        Optimizer = "optimizer-00000-of-00001.safetensors";
 
     private readonly TrainedRun run;
     private readonly TemporaryFolder folder = new();
@@ -37,12 +38,14 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     {
         string saved = Save(100);
         Dictionary<string, byte[]> before = Directory.GetFiles(saved).ToDictionary(path => path, File.ReadAllBytes);
-        long state = Length(saved, "state.json"), model = Length(saved, Model), optimizer = Length(saved, Optimizer);
+        long state = Length(saved, "state.json"),
+            model = Length(saved, Model),
+            optimizer = Length(saved, Optimizer);
         string expected =
-            $"state.json                            {state} bytes  ok\n" +
-            $"model.safetensors                     {model,4} bytes  ok\n" +
-            $"optimizer-00000-of-00001.safetensors  {optimizer,4} bytes  ok\n" +
-            "whole: step 100, 3 files, 0.001 MB\n";
+            $"state.json                            {state} bytes  ok\n"
+            + $"model.safetensors                     {model, 4} bytes  ok\n"
+            + $"optimizer-00000-of-00001.safetensors  {optimizer, 4} bytes  ok\n"
+            + "whole: step 100, 3 files, 0.001 MB\n";
         Assert.InRange(state + model + optimizer, 500, 1499);
         foreach (string path in new[] { saved, saved + "/", folder["checkpoints/LATEST"] })
             AssertEnds(0, expected, "", Run("verify", path));
@@ -57,7 +60,8 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     [InlineData(Optimizer, "no tensors", "it is not a valid safetensors file (its header is not well-formed JSON)")]
     public void Verify_Damage_IsNamedInTheListAndInOneSentence(string file, string damage, string problem)
     {
-        string saved = Save(10), path = Path.Combine(saved, file);
+        string saved = Save(10),
+            path = Path.Combine(saved, file);
         byte[] bytes = File.ReadAllBytes(path);
         switch (damage)
         {
@@ -77,17 +81,26 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
                 string digest = Digest(bytes);
                 bytes[9] = (byte)'{';
                 File.WriteAllBytes(path, bytes);
-                SavedCheckpoint.Rewrite(Path.Combine(saved, "state.json"), text => text.Replace(digest, Digest(bytes), StringComparison.Ordinal));
+                SavedCheckpoint.Rewrite(Path.Combine(saved, "state.json"), text =>
+                    text.Replace(digest, Digest(bytes), StringComparison.Ordinal)
+                );
                 break;
         }
 
         ProgramResult result = Run("verify", saved);
         Assert.Equal(2, result.ExitCode);
         Assert.Equal(
-            $"longnet: The checkpoint {saved} is damaged: {file}: {problem}. Resume from another one: --resume auto takes the newest that is whole.\n", result.Error);
+            $"longnet: The checkpoint {saved} is damaged: {file}: {problem}. Resume from another one: "
+                + "--resume auto takes the newest that is whole.\n",
+            result.Error
+        );
         string[] lines = result.Output.TrimEnd().Split('\n');
         Assert.Equal(3, lines.Length);
-        Assert.EndsWith($" bytes  {problem}", Assert.Single(lines, line => line.StartsWith(file, StringComparison.Ordinal)), StringComparison.Ordinal);
+        Assert.EndsWith(
+            $" bytes  {problem}",
+            Assert.Single(lines, line => line.StartsWith(file, StringComparison.Ordinal)),
+            StringComparison.Ordinal
+        );
         Assert.Equal(2, lines.Count(line => line.EndsWith(" bytes  ok", StringComparison.Ordinal)));
     }
 
@@ -101,22 +114,31 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         {
             AssertEnds(
                 0,
-                "step-00000010  whole: 3 files, 0.001 MB\nstep-00000020  whole: 3 files, 0.001 MB\nstep-00000030  whole: 3 files, 0.001 MB\n" +
-                "checkpoints that are whole: 3 of 3\n",
-                "", Run("verify", path));
+                "step-00000010  whole: 3 files, 0.001 MB\nstep-00000020  whole: 3 files, 0.001 MB\n"
+                    + "step-00000030  whole: 3 files, 0.001 MB\n"
+                    + "checkpoints that are whole: 3 of 3\n",
+                "",
+                Run("verify", path)
+            );
         }
 
         File.Delete(Path.Combine(Store.PathOf(20), Model));
         Directory.Move(Store.PathOf(30), Store.PathOf(31));
-        File.WriteAllText(Path.Combine(Save(40), "state.json"), """{"format":"longnet-checkpoint","format_version":99}""");
+        File.WriteAllText(
+            Path.Combine(Save(40), "state.json"),
+            """{"format":"longnet-checkpoint","format_version":99}"""
+        );
         AssertEnds(
             2,
-            "step-00000010  whole: 3 files, 0.001 MB\n" +
-            "step-00000020  damaged: model.safetensors: it is missing\n" +
-            "step-00000031  damaged: state.json: it is of step 30\n" +
-            $"step-00000040  {folder["checkpoints/step-00000040/state.json"]} has format version 99, and this program reads 3: use the newer longnet that wrote it.\n",
-            $"longnet: Of 4 checkpoints in {folder["checkpoints"]}, 3 cannot be used: step-00000020, step-00000031, step-00000040.\n",
-            Run("verify", folder.Path));
+            "step-00000010  whole: 3 files, 0.001 MB\n"
+                + "step-00000020  damaged: model.safetensors: it is missing\n"
+                + "step-00000031  damaged: state.json: it is of step 30\n"
+                + $"step-00000040  {folder["checkpoints/step-00000040/state.json"]} has format version 99, and "
+                + "this program reads 3: use the newer longnet that wrote it.\n",
+            $"longnet: Of 4 checkpoints in {folder["checkpoints"]}, 3 cannot be used: step-00000020, "
+                + "step-00000031, step-00000040.\n",
+            Run("verify", folder.Path)
+        );
     }
 
     [Fact]
@@ -127,8 +149,10 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         AssertEnds(
             2,
             "step-00000010  whole: 3 files, 0.001 MB\n",
-            $"longnet: {folder["checkpoints/BEST"]} names \"step-00000030\", which is no checkpoint there. Name the folder of one that is: step-00000010.\n",
-            Run("verify", folder.Path));
+            $"longnet: {folder["checkpoints/BEST"]} names \"step-00000030\", which is no checkpoint there. "
+                + "Name the folder of one that is: step-00000010.\n",
+            Run("verify", folder.Path)
+        );
     }
 
     [Theory]
@@ -136,9 +160,14 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     [InlineData("inspect")]
     [InlineData("export", "--output", "weights.safetensors")]
     [InlineData("diff", "/nowhere/too")]
-    public void AnyCommand_WithoutACheckpoint_SaysWhatToName(string command, params string[] more) => AssertEnds(
-        2, "", "longnet: There is no checkpoint in /nowhere: name a folder such as runs/NAME/checkpoints/step-00000100, or a run's folder.\n",
-        Run([command, "/nowhere", .. more]));
+    public void AnyCommand_WithoutACheckpoint_SaysWhatToName(string command, params string[] more) =>
+        AssertEnds(
+            2,
+            "",
+            "longnet: There is no checkpoint in /nowhere: name a folder such as "
+                + "runs/NAME/checkpoints/step-00000100, or a run's folder.\n",
+            Run([command, "/nowhere", .. more])
+        );
 
     [Fact]
     public void AnyCommand_UnderALauncher_IsRankZerosAndNeedsNoMpi()
@@ -150,9 +179,24 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             MpiLauncher launcher = RankTests.Launcher(kind);
             Assert.Equal(
                 "step-00000010  whole: 3 files, 0.001 MB\ncheckpoints that are whole: 1 of 1\n",
-                launcher.Run(2, Repository.LongNet, ["checkpoint", "verify", folder.Path], environment: withoutMpi).AssertSuccess().Output);
-            Assert.Equal("equal: state, configuration and 3 tensors\n", launcher.Run(2, Repository.LongNet, ["checkpoint", "diff", saved, saved], environment: withoutMpi).AssertSuccess().Output);
-            ProgramResult mistaken = launcher.Run(2, Repository.LongNet, ["checkpoint", "inspect", "/nowhere"], environment: withoutMpi);
+                launcher
+                    .Run(2, Repository.LongNet, ["checkpoint", "verify", folder.Path], environment: withoutMpi)
+                    .AssertSuccess()
+                    .Output
+            );
+            Assert.Equal(
+                "equal: state, configuration and 3 tensors\n",
+                launcher
+                    .Run(2, Repository.LongNet, ["checkpoint", "diff", saved, saved], environment: withoutMpi)
+                    .AssertSuccess()
+                    .Output
+            );
+            ProgramResult mistaken = launcher.Run(
+                2,
+                Repository.LongNet,
+                ["checkpoint", "inspect", "/nowhere"],
+                environment: withoutMpi
+            );
             Assert.Equal(2, mistaken.ExitCode);
             Assert.Single(mistaken.Error.Split('\n'), line => line.StartsWith("longnet: ", StringComparison.Ordinal));
         }
@@ -174,7 +218,13 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     [Fact]
     public void Inspect_Table_TellsStateAndTensors()
     {
-        string saved = SavedCheckpoint.Save(Store, SavedCheckpoint.Part(100, validationLoss: 1.25) with { Model = [("weight", ones(1000, 2)), ("bias", ones(2, dtype: ScalarType.BFloat16))] })!;
+        string saved = SavedCheckpoint.Save(
+            Store,
+            SavedCheckpoint.Part(100, validationLoss: 1.25) with
+            {
+                Model = [("weight", ones(1000, 2)), ("bias", ones(2, dtype: ScalarType.BFloat16))],
+            }
+        )!;
         AssertEnds(
             0,
             $"""
@@ -202,17 +252,29 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             2 tensors, 2002 parameters, 0.008 MB; optimizer state <0.001 MB; together 0.008 MB
 
             """,
-            "", Run("inspect", folder.Path));
+            "",
+            Run("inspect", folder.Path)
+        );
 
         using JsonDocument json = JsonDocument.Parse(Run("inspect", saved, "--json").AssertSuccess().Output);
         using JsonDocument state = JsonDocument.Parse(File.ReadAllText(Path.Combine(saved, "state.json")));
         Assert.True(JsonElement.DeepEquals(state.RootElement, json.RootElement.GetProperty("state")));
-        Assert.Equal("""{"name":"bias","dtype":"BF16","shape":[2],"bytes":4}""", JsonSerializer.Serialize(json.RootElement.GetProperty("tensors")[1]));
-        Assert.Equal("""{"kind":"exp_avg","tensors":1,"elements":6,"bytes":24}""", JsonSerializer.Serialize(json.RootElement.GetProperty("optimizer_state")[1]));
+        Assert.Equal(
+            """{"name":"bias","dtype":"BF16","shape":[2],"bytes":4}""",
+            JsonSerializer.Serialize(json.RootElement.GetProperty("tensors")[1])
+        );
+        Assert.Equal(
+            """{"kind":"exp_avg","tensors":1,"elements":6,"bytes":24}""",
+            JsonSerializer.Serialize(json.RootElement.GetProperty("optimizer_state")[1])
+        );
         Assert.Equal((2002, 8004, 28), (Number("parameters"), Number("model_bytes"), Number("optimizer_bytes")));
 
         ProgramResult both = Run("inspect", saved, "--json", "--config");
-        Assert.Equal("longnet: --config prints YAML and --json prints JSON: give one of them.\nlongnet: --help shows what there is.\n", both.Error);
+        Assert.Equal(
+            "longnet: --config prints YAML and --json prints JSON: give one of them.\nlongnet: --help "
+                + "shows what there is.\n",
+            both.Error
+        );
         Assert.Equal(2, both.ExitCode);
 
         int Number(string key) => json.RootElement.GetProperty(key).GetInt32();
@@ -222,19 +284,33 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     public void InspectAndDiff_AScaledLoss_TellItsScale()
     {
         CheckpointPart part = SavedCheckpoint.Part(100);
-        string saved = SavedCheckpoint.Save(Store, part with { Manifest = part.Manifest with { LossScaler = new CheckpointLossScaler(32768, 70, 3) } })!;
+        string saved = SavedCheckpoint.Save(
+            Store,
+            part with
+            {
+                Manifest = part.Manifest with { LossScaler = new CheckpointLossScaler(32768, 70, 3) },
+            }
+        )!;
         Assert.Contains(
-            "\nlearning rate    0.001 after 10 steps of warm-up, to 0.0001 at step 100\nloss scale       32768, good steps since it changed: 70, skipped steps in all: 3\ncorpus           2 files\n",
-            Run("inspect", saved).AssertSuccess().Output, StringComparison.Ordinal);
+            "\nlearning rate    0.001 after 10 steps of warm-up, to 0.0001 at step 100\nloss scale       "
+                + "32768, good steps since it changed: 70, skipped steps in all: 3\ncorpus           2 files\n",
+            Run("inspect", saved).AssertSuccess().Output,
+            StringComparison.Ordinal
+        );
         using JsonDocument json = JsonDocument.Parse(Run("inspect", saved, "--json").AssertSuccess().Output);
         Assert.Equal(
-            """{"scale":32768,"good_steps":70,"skipped_steps":3}""", JsonSerializer.Serialize(json.RootElement.GetProperty("state").GetProperty("loss_scaler")));
+            """{"scale":32768,"good_steps":70,"skipped_steps":3}""",
+            JsonSerializer.Serialize(json.RootElement.GetProperty("state").GetProperty("loss_scaler"))
+        );
         string unscaled = SavedCheckpoint.Save(new CheckpointStore(folder["unscaled"]), part)!;
         AssertEnds(
             1,
-            "state   loss_scaler.scale: 32768 → none\nstate   loss_scaler.good_steps: 70 → none\nstate   loss_scaler.skipped_steps: 3 → none\n" +
-            "0 of 3 tensors differ; entries of the state: 3, keys of the configuration: 0\n",
-            "", Run("diff", saved, unscaled));
+            "state   loss_scaler.scale: 32768 → none\nstate   loss_scaler.good_steps: 70 → none\nstate   "
+                + "loss_scaler.skipped_steps: 3 → none\n"
+                + "0 of 3 tensors differ; entries of the state: 3, keys of the configuration: 0\n",
+            "",
+            Run("diff", saved, unscaled)
+        );
     }
 
     [Fact]
@@ -242,7 +318,10 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     {
         Assert.SkipUnless(File.Exists("/dev/full"), "there is no /dev/full here");
         ProgramResult result = ProgramRun.ToEnd(
-            TimeSpan.FromMinutes(1), "bash", ["-c", "exec \"$@\" > /dev/full", "bash", Repository.LongNet, "checkpoint", "inspect", Save(10)]);
+            TimeSpan.FromMinutes(1),
+            "bash",
+            ["-c", "exec \"$@\" > /dev/full", "bash", Repository.LongNet, "checkpoint", "inspect", Save(10)]
+        );
         Assert.StartsWith("longnet: No space left on device", result.Error, StringComparison.Ordinal);
         Assert.Single(result.Error.TrimEnd().Split('\n'));
         Assert.Equal(2, result.ExitCode);
@@ -253,7 +332,11 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     {
         string output = Run("inspect", SaveInShards("two", [1, 2, 3, 4, 5, 6], at: 4)).AssertSuccess().Output;
         Assert.Contains("\noptimizer        sharded, 2 files\n", output, StringComparison.Ordinal);
-        Assert.Contains("\nstep             1        1         <0.001\nexp_avg          1        6         <0.001\n", output, StringComparison.Ordinal);
+        Assert.Contains(
+            "\nstep             1        1         <0.001\nexp_avg          1        6         <0.001\n",
+            output,
+            StringComparison.Ordinal
+        );
     }
 
     [Fact]
@@ -262,7 +345,10 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         string yaml = folder.Write("again.yaml", Run("inspect", run.Path, "--config").AssertSuccess().Output);
         Assert.Equal(File.ReadAllText(run["config.yaml"]), ConfigurationFile.ToYaml(ConfigurationFile.Load(yaml, [])));
         // The same run, to the bit.
-        RankTests.Launcher(MpiKind.None).Run(1, Repository.LongNet, TrainingJob.Arguments(yaml, folder["again"], "--steps", "1")).AssertSuccess();
+        RankTests
+            .Launcher(MpiKind.None)
+            .Run(1, Repository.LongNet, TrainingJob.Arguments(yaml, folder["again"], "--steps", "1"))
+            .AssertSuccess();
         Assert.Equal(TrainingJob.Values(run.Path, "loss")[0], TrainingJob.Values(folder["again"], "loss")[0]);
     }
 
@@ -275,10 +361,16 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         string output = folder["weights.safetensors"];
         string latest = run["checkpoints/step-00000002"];
         ProgramResult result = Run("export", run.Path, "--output", output, "--dtype", name);
-        using SafetensorsReader source = SafetensorsReader.Open(Path.Combine(latest, Model)), reader = SafetensorsReader.Open(output);
+        using SafetensorsReader source = SafetensorsReader.Open(Path.Combine(latest, Model)),
+            reader = SafetensorsReader.Open(output);
         long parameters = source.Names.Sum(tensor => source.Read(tensor).NumberOfElements);
         AssertEnds(
-            0, $"{output}: {source.Names.Count} tensors, {parameters} parameters in {name}, {CheckpointSummary.Megabytes(new FileInfo(output).Length)} MB, from {latest}\n", "", result);
+            0,
+            $"{output}: {source.Names.Count} tensors, {parameters} parameters in {name}, "
+                + $"{CheckpointSummary.Megabytes(new FileInfo(output).Length)} MB, from {latest}\n",
+            "",
+            result
+        );
         Assert.Equal(source.Names, reader.Names);
         Assert.All(reader.Names, tensor =>
         {
@@ -295,51 +387,101 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
                 ["longnet.head_offsets"] = "interleaved",
                 ["longnet.positions"] = "xpos",
             },
-            reader.Metadata);
+            reader.Metadata
+        );
         Assert.Equal([output], Directory.GetFiles(folder.Path));
     }
 
     [Fact]
     public void Export_Rounding_IsToNearestEvenAndOverflowIsTold()
     {
-        // Half-way between two neighbours in float16, whose steps are 2 from 2048 on: to the even one. 65520 is half-way to what has no number.
+        // Half-way between two neighbours in float16, whose steps are 2 from 2048 on: to the even one. 65520 is
+        // half-way to what has no number.
         float[] values = [2049, 2051, 65519, 65520, -1e6f, float.PositiveInfinity, float.NaN, 6e-8f, -0f];
-        string saved = SavedCheckpoint.Save(Store, SavedCheckpoint.Part(1) with { Model = [("a", tensor(values)), ("b", ones(2)), ("c", tensor(new[] { 1e30f }))] })!;
+        string saved = SavedCheckpoint.Save(
+            Store,
+            SavedCheckpoint.Part(1) with
+            {
+                Model = [("a", tensor(values)), ("b", ones(2)), ("c", tensor(new[] { 1e30f }))],
+            }
+        )!;
         string output = folder["weights.safetensors"];
         AssertEnds(
             0,
-            "note: the checkpoint's model keys are not those of this longnet, so the file does not say its heads, head offsets and positions.\n" +
-            "note: 3 values are too large for float16 and became infinite, in 2 of 3 tensors, such as a: take --dtype bfloat16.\n" +
-            $"{output}: 3 tensors, 12 parameters in float16, <0.001 MB, from {saved}\n",
-            "", Run("export", saved, "--output", output, "--dtype", "float16"));
+            "note: the checkpoint's model keys are not those of this longnet, so the file does not say its "
+                + "heads, head offsets and positions.\n"
+                + "note: 3 values are too large for float16 and became infinite, in 2 of 3 tensors, such as a: "
+                + "take --dtype bfloat16.\n"
+                + $"{output}: 3 tensors, 12 parameters in float16, <0.001 MB, from {saved}\n",
+            "",
+            Run("export", saved, "--output", output, "--dtype", "float16")
+        );
         using SafetensorsReader reader = SafetensorsReader.Open(output);
         Assert.Equal(
-            [2048, 2052, 65504, float.PositiveInfinity, float.NegativeInfinity, float.PositiveInfinity, float.NaN, MathF.Pow(2, -24), -0f],
-            reader.Read("a").to(ScalarType.Float32).data<float>().ToArray());
+            [
+                2048,
+                2052,
+                65504,
+                float.PositiveInfinity,
+                float.NegativeInfinity,
+                float.PositiveInfinity,
+                float.NaN,
+                MathF.Pow(2, -24),
+                -0f,
+            ],
+            reader.Read("a").to(ScalarType.Float32).data<float>().ToArray()
+        );
     }
 
     [Fact]
     public void Export_WhereItWouldDestroy_IsRefused()
     {
-        string saved = Save(10), output = folder.Write("weights.safetensors", "mine");
-        AssertEnds(2, "", $"longnet: --output {output} is already there: add --force to replace it, or name another file.\n", Run("export", saved, "-o", output));
+        string saved = Save(10),
+            output = folder.Write("weights.safetensors", "mine");
+        AssertEnds(
+            2,
+            "",
+            $"longnet: --output {output} is already there: add --force to replace it, or name another file.\n",
+            Run("export", saved, "-o", output)
+        );
         Assert.Equal("mine", File.ReadAllText(output));
         Run("export", saved, "-o", output, "--force").AssertSuccess();
         using (SafetensorsReader reader = SafetensorsReader.Open(output))
             Assert.Equal(["weight"], reader.Names);
 
         AssertEnds(
-            2, "", $"longnet: --output {folder.Path} is a folder: name a file in it, such as {folder["weights.safetensors"]}.\n", Run("export", saved, "-o", folder.Path));
+            2,
+            "",
+            $"longnet: --output {folder.Path} is a folder: name a file in it, such as "
+                + $"{folder["weights.safetensors"]}.\n",
+            Run("export", saved, "-o", folder.Path)
+        );
         string inside = Path.Combine(saved, Model);
         AssertEnds(
-            2, "", $"longnet: --output {inside} lies in a checkpoint, which would then hold what no run has written: name a file elsewhere.\n",
-            Run("export", saved, "-o", inside, "--force"));
+            2,
+            "",
+            $"longnet: --output {inside} lies in a checkpoint, which would then hold what no run has "
+                + "written: name a file elsewhere.\n",
+            Run("export", saved, "-o", inside, "--force")
+        );
         AssertEnds(
-            2, "", $"longnet: Cannot write {folder["no/w.safetensors"]}: Could not find a part of the path '{folder["no/w.safetensors.partial"]}'. Check the folder, its permissions and the free space.\n",
-            Run("export", saved, "-o", folder["no/w.safetensors"]));
-        Assert.Equal("longnet: --output is empty: name a file.\nlongnet: --help shows what there is.\n", Run("export", saved, "-o", "").Error);
+            2,
+            "",
+            $"longnet: Cannot write {folder["no/w.safetensors"]}: Could not find a part of the path "
+                + $"'{folder["no/w.safetensors.partial"]}'. Check the folder, its permissions and the free "
+                + "space.\n",
+            Run("export", saved, "-o", folder["no/w.safetensors"])
+        );
+        Assert.Equal(
+            "longnet: --output is empty: name a file.\nlongnet: --help shows what there is.\n",
+            Run("export", saved, "-o", "").Error
+        );
         ProgramResult type = Run("export", saved, "-o", folder["other"], "--dtype", "int8");
-        Assert.Equal("longnet: --dtype is int8, but must be one of float32, bfloat16, float16.\nlongnet: --help shows what there is.\n", type.Error);
+        Assert.Equal(
+            "longnet: --dtype is int8, but must be one of float32, bfloat16, float16.\nlongnet: --help "
+                + "shows what there is.\n",
+            type.Error
+        );
 
         // Only the weights are looked at, and before anything is written.
         File.Delete(Path.Combine(saved, Optimizer));
@@ -348,10 +490,13 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         bytes[^1] ^= 1;
         File.WriteAllBytes(inside, bytes);
         AssertEnds(
-            2, "",
-            $"longnet: The checkpoint {saved} is damaged: model.safetensors: its content is not what was written (SHA-256 differs). " +
-            "Resume from another one: --resume auto takes the newest that is whole.\n",
-            Run("export", saved, "-o", folder["other"]));
+            2,
+            "",
+            $"longnet: The checkpoint {saved} is damaged: model.safetensors: its content is not what was "
+                + "written (SHA-256 differs). "
+                + "Resume from another one: --resume auto takes the newest that is whole.\n",
+            Run("export", saved, "-o", folder["other"])
+        );
         Assert.False(File.Exists(folder["other"]));
     }
 
@@ -365,7 +510,17 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         string weights = folder["weights.safetensors"];
         Run("export", run.Path, "--output", weights, "--dtype", type).AssertSuccess();
         ProgramResult second = TrainingJob.RanksAgree(
-            MpiKind.None, 1, 1, folder["second"], "--steps", "1", "--set", "evaluation.every_steps=1", "--set", $"model.initial_weights={weights}");
+            MpiKind.None,
+            1,
+            1,
+            folder["second"],
+            "--steps",
+            "1",
+            "--set",
+            "evaluation.every_steps=1",
+            "--set",
+            $"model.initial_weights={weights}"
+        );
         Assert.Contains($"\ninitial weights: {weights}\n", second.Output, StringComparison.Ordinal);
         Assert.DoesNotContain("note:", second.Output, StringComparison.Ordinal);
         double expected = TrainingJob.Values(run.Path, "eval_loss")[^1];
@@ -386,13 +541,29 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         string first = Save(10);
         CheckpointPart part = SavedCheckpoint.Part(10);
         var changed = new CheckpointStore(folder["changed"]);
-        string second = SavedCheckpoint.Save(changed, part with
-        {
-            Manifest = part.Manifest with { Seed = 2, Mesh = new CheckpointMesh(2, 1), Config = JsonElement.Parse("""{"seed":2,"output":"b","model":{"heads":[1,2]}}""") },
-            // Two of six elements; the largest magnitude is 10.5.
-            Model = [("weight", tensor(new[] { 10f, 10f, 10f, 10.5f, 10f, 9.75f }).view(2, 3))],
-            Optimizer = [part.Optimizer[0], new StateSlice("exp_avg.weight", null, tensor(new[] { 20f, 20f, 20f, 20f, 20f, float.NaN }).view(2, 3))],
-        })!;
+        string second = SavedCheckpoint.Save(
+            changed,
+            part with
+            {
+                Manifest = part.Manifest with
+                {
+                    Seed = 2,
+                    Mesh = new CheckpointMesh(2, 1),
+                    Config = JsonElement.Parse("""{"seed":2,"output":"b","model":{"heads":[1,2]}}"""),
+                },
+                // Two of six elements; the largest magnitude is 10.5.
+                Model = [("weight", tensor(new[] { 10f, 10f, 10f, 10.5f, 10f, 9.75f }).view(2, 3))],
+                Optimizer =
+                [
+                    part.Optimizer[0],
+                    new StateSlice(
+                        "exp_avg.weight",
+                        null,
+                        tensor(new[] { 20f, 20f, 20f, 20f, 20f, float.NaN }).view(2, 3)
+                    ),
+                ],
+            }
+        )!;
         AssertEnds(
             1,
             """
@@ -406,26 +577,44 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             2 of 3 tensors differ, at most 0.5 in a parameter (weight), at most 0.0476 of a tensor's largest value (weight), not finite: 1 elements
 
             """,
-            "", Run("diff", first, second));
+            "",
+            Run("diff", first, second)
+        );
 
         // A zero of the other sign is another zero.
         AssertEnds(
             1,
-            "tensor  weight: 1 of 6 elements, at most 0, 0 of its largest value\n" +
-            "1 of 3 tensors differ, at most 0 in a parameter (weight), at most 0 of a tensor's largest value (weight)\n",
-            "", Run("diff", SaveWeights("plus", 0, 1, 2, 3, 4, 5), SaveWeights("minus", -0f, 1, 2, 3, 4, 5)));
+            "tensor  weight: 1 of 6 elements, at most 0, 0 of its largest value\n"
+                + "1 of 3 tensors differ, at most 0 in a parameter (weight), at most 0 of a tensor's largest "
+                + "value (weight)\n",
+            "",
+            Run("diff", SaveWeights("plus", 0, 1, 2, 3, 4, 5), SaveWeights("minus", -0f, 1, 2, 3, 4, 5))
+        );
     }
 
     [Fact]
     public void Diff_OfOtherTensors_NamesThem()
     {
         CheckpointPart part = SavedCheckpoint.Part(10);
-        string first = SavedCheckpoint.Save(Store, part with { Model = [("weight", ones(2, 3)), ("old", ones(1)), ("same", ones(1))] })!;
-        string second = SavedCheckpoint.Save(new CheckpointStore(folder["other"]), part with
-        {
-            Model = [("same", ones(1)), ("weight", ones(3, 2))],
-            Optimizer = [part.Optimizer[0], new StateSlice("exp_avg.weight", null, ones([2, 3], dtype: ScalarType.Float64))],
-        })!;
+        string first = SavedCheckpoint.Save(
+            Store,
+            part with
+            {
+                Model = [("weight", ones(2, 3)), ("old", ones(1)), ("same", ones(1))],
+            }
+        )!;
+        string second = SavedCheckpoint.Save(
+            new CheckpointStore(folder["other"]),
+            part with
+            {
+                Model = [("same", ones(1)), ("weight", ones(3, 2))],
+                Optimizer =
+                [
+                    part.Optimizer[0],
+                    new StateSlice("exp_avg.weight", null, ones([2, 3], dtype: ScalarType.Float64)),
+                ],
+            }
+        )!;
         AssertEnds(
             1,
             """
@@ -435,13 +624,16 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             3 of 5 tensors differ, in one alone: 1, of another shape or type: 2
 
             """,
-            "", Run("diff", first, second));
+            "",
+            Run("diff", first, second)
+        );
     }
 
     [Fact]
     public void Diff_OfShards_ComparesWholeTensors()
     {
-        string two = SaveInShards("two", [1, 2, 3, 4, 5, 6], at: 4), three = SaveInShards("three", [1, 2, 3, 4, 5, 6], at: 1);
+        string two = SaveInShards("two", [1, 2, 3, 4, 5, 6], at: 4),
+            three = SaveInShards("three", [1, 2, 3, 4, 5, 6], at: 1);
         AssertEnds(0, "equal: state, configuration and 3 tensors\n", "", Run("diff", two, three));
         AssertEnds(
             1,
@@ -450,37 +642,74 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             1 of 3 tensors differ, at most 0.25 of a tensor's largest value (exp_avg.weight)
 
             """,
-            "", Run("diff", two, SaveInShards("changed", [1, 2, 3, 4, 5, 8], at: 2)));
+            "",
+            Run("diff", two, SaveInShards("changed", [1, 2, 3, 4, 5, 8], at: 2))
+        );
 
         // Whole in one file: only the state tells.
         CheckpointPart part = SavedCheckpoint.Part(10);
-        string whole = SavedCheckpoint.Save(new CheckpointStore(folder["whole"]), part with
-        {
-            Optimizer = [part.Optimizer[0], new StateSlice("exp_avg.weight", null, tensor(new[] { 1f, 2, 3, 4, 5, 6 }).view(2, 3))],
-        })!;
+        string whole = SavedCheckpoint.Save(
+            new CheckpointStore(folder["whole"]),
+            part with
+            {
+                Optimizer =
+                [
+                    part.Optimizer[0],
+                    new StateSlice("exp_avg.weight", null, tensor(new[] { 1f, 2, 3, 4, 5, 6 }).view(2, 3)),
+                ],
+            }
+        )!;
         AssertEnds(
             1,
-            "state   optimizer_sharded: true → false\nstate   optimizer_shards: 2 → 1\n" +
-            "0 of 3 tensors differ; entries of the state: 2, keys of the configuration: 0\n",
-            "", Run("diff", two, whole));
+            "state   optimizer_sharded: true → false\nstate   optimizer_shards: 2 → 1\n"
+                + "0 of 3 tensors differ; entries of the state: 2, keys of the configuration: 0\n",
+            "",
+            Run("diff", two, whole)
+        );
 
         // A part that is missing, with everything else as it was written.
         string holed = SaveInShards("holed", [1, 2, 3, 4, 5, 6], at: 4, secondStart: 5);
         AssertEnds(
-            2, "", $"longnet: The optimizer state of {holed} is not whole: its shards do not make up exp_avg.weight. Take another checkpoint.\n", Run("diff", two, holed));
+            2,
+            "",
+            $"longnet: The optimizer state of {holed} is not whole: its shards do not make up "
+                + "exp_avg.weight. Take another checkpoint.\n",
+            Run("diff", two, holed)
+        );
     }
 
     [Fact]
     public void Diff_OfManyTensors_ShowsTheWorstAndAllWhenAsked()
     {
-        string first = SaveMany("first", 0), second = SaveMany("second", 1);
-        string[] few = Run("diff", first, second).Output.TrimEnd().Split('\n'), all = Run("diff", first, second, "--all").Output.TrimEnd().Split('\n');
+        string first = SaveMany("first", 0),
+            second = SaveMany("second", 1);
+        string[] few = Run("diff", first, second).Output.TrimEnd().Split('\n'),
+            all = Run("diff", first, second, "--all").Output.TrimEnd().Split('\n');
         Assert.Equal(
-            [.. all.Take(20), "        and 5 more, which --all shows", "25 of 27 tensors differ, at most 0.25 in a parameter (w25), at most 0.2 of a tensor's largest value (w25)"], few);
-        Assert.Equal(Enumerable.Range(1, 25).Reverse().Select(w => $"w{w}"), all.SkipLast(1).Select(line => line.Split(' ', ':')[2]));
+            [
+                .. all.Take(20),
+                "        and 5 more, which --all shows",
+                "25 of 27 tensors differ, at most 0.25 in a parameter (w25), at most 0.2 of a tensor's "
+                    + "largest value (w25)",
+            ],
+            few
+        );
+        Assert.Equal(
+            Enumerable.Range(1, 25).Reverse().Select(w => $"w{w}"),
+            all.SkipLast(1).Select(line => line.Split(' ', ':')[2])
+        );
 
-        string SaveMany(string name, float scale) => SavedCheckpoint.Save(
-            new CheckpointStore(folder[name]), SavedCheckpoint.Part(10) with { Model = [.. Enumerable.Range(1, 25).Select(w => ($"w{w}", tensor(new[] { 1f, 1 + w * scale / 100 })))] })!;
+        string SaveMany(string name, float scale) =>
+            SavedCheckpoint.Save(
+                new CheckpointStore(folder[name]),
+                SavedCheckpoint.Part(10) with
+                {
+                    Model =
+                    [
+                        .. Enumerable.Range(1, 25).Select(w => ($"w{w}", tensor(new[] { 1f, 1 + w * scale / 100 }))),
+                    ],
+                }
+            )!;
     }
 
     [Fact]
@@ -489,8 +718,14 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
         ProgramResult result = Run("diff", run["checkpoints/step-00000001"], run.Path);
         Assert.Equal(1, result.ExitCode);
         string[] lines = result.Output.TrimEnd().Split('\n');
-        Assert.Equal(["state   step: 1 → 2", "state   sequences_consumed: 4 → 8", "state   tokens_consumed: 2048 → 4096"], lines[..3]);
-        Assert.Matches(@"^106 of 106 tensors differ, at most [0-9.E-]+ in a parameter \(\S+\), at most [0-9.E-]+ of a tensor's largest value \(\S+\)$", lines[^1]);
+        Assert.Equal(
+            ["state   step: 1 → 2", "state   sequences_consumed: 4 → 8", "state   tokens_consumed: 2048 → 4096"],
+            lines[..3]
+        );
+        Assert.Matches(
+            @"^106 of 106 tensors differ, at most [0-9.E-]+ in a parameter \(\S+\), at most [0-9.E-]+ of a tensor's largest value \(\S+\)$",
+            lines[^1]
+        );
         // One run, so one configuration.
         Assert.DoesNotContain(lines, line => line.StartsWith("config", StringComparison.Ordinal));
     }
@@ -500,43 +735,82 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     public void Files_OfARun_AreThoseOfTheSpecification()
     {
         Run("export", run.Path, "--output", folder["exported.safetensors"], "--dtype", "bfloat16").AssertSuccess();
-        foreach (string path in new[] { run[$"checkpoints/step-00000002/{Model}"], run[$"checkpoints/step-00000002/{Optimizer}"], folder["exported.safetensors"] })
+        foreach (
+            string path in new[]
+            {
+                run[$"checkpoints/step-00000002/{Model}"],
+                run[$"checkpoints/step-00000002/{Optimizer}"],
+                folder["exported.safetensors"],
+            }
+        )
         {
             byte[] bytes = File.ReadAllBytes(path);
             ulong length = BinaryPrimitives.ReadUInt64LittleEndian(bytes);
             Assert.True(length <= (ulong)bytes.Length - 8);
             Assert.Equal((byte)'{', bytes[8]);
-            byte[] text = bytes[8..(8 + (int)length)], data = bytes[(8 + (int)length)..];
+            byte[] text = bytes[8..(8 + (int)length)],
+                data = bytes[(8 + (int)length)..];
             // Strict: throws for what is not UTF-8.
             string header = new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(text);
-            using JsonDocument document = JsonDocument.Parse(header, new JsonDocumentOptions { AllowDuplicateProperties = false });
+            using JsonDocument document = JsonDocument.Parse(
+                header,
+                new JsonDocumentOptions { AllowDuplicateProperties = false }
+            );
             using SafetensorsReader reader = SafetensorsReader.Open(path);
             long end = 0;
-            var tensors = document.RootElement.EnumerateObject().Where(property => property.Name != "__metadata__").ToArray();
+            var tensors = document
+                .RootElement.EnumerateObject()
+                .Where(property => property.Name != "__metadata__")
+                .ToArray();
             Assert.NotEmpty(tensors);
-            foreach (JsonProperty property in tensors.OrderBy(property => property.Value.GetProperty("data_offsets")[0].GetInt64()))
+            foreach (
+                JsonProperty property in tensors.OrderBy(property =>
+                    property.Value.GetProperty("data_offsets")[0].GetInt64()
+                )
+            )
             {
-                Assert.Equal(["dtype", "shape", "data_offsets"], property.Value.EnumerateObject().Select(entry => entry.Name));
+                Assert.Equal(
+                    ["dtype", "shape", "data_offsets"],
+                    property.Value.EnumerateObject().Select(entry => entry.Name)
+                );
                 string type = property.Value.GetProperty("dtype").GetString()!;
-                long[] shape = [.. property.Value.GetProperty("shape").EnumerateArray().Select(size => size.GetInt64())];
-                long[] offsets = [.. property.Value.GetProperty("data_offsets").EnumerateArray().Select(offset => offset.GetInt64())];
+                long[] shape =
+                [
+                    .. property.Value.GetProperty("shape").EnumerateArray().Select(size => size.GetInt64()),
+                ];
+                long[] offsets =
+                [
+                    .. property.Value.GetProperty("data_offsets").EnumerateArray().Select(offset => offset.GetInt64()),
+                ];
                 Assert.Equal(2, offsets.Length);
                 // No hole and no overlap, little-endian numbers in row-major order.
                 Assert.Equal(end, offsets[0]);
                 end = offsets[1];
-                int size = type switch { "F32" => 4, "BF16" => 2, _ => throw new InvalidOperationException(type) };
+                int size = type switch
+                {
+                    "F32" => 4,
+                    "BF16" => 2,
+                    _ => throw new InvalidOperationException(type),
+                };
                 Assert.Equal(shape.Aggregate((long)size, (product, axis) => product * axis), end - offsets[0]);
                 float[] values = reader.Read(property.Name).to(ScalarType.Float32).data<float>().ToArray();
                 for (int v = 0; v < values.Length; v++)
                 {
                     ReadOnlySpan<byte> number = data.AsSpan((int)offsets[0] + v * size, size);
-                    Assert.Equal(values[v], size == 4 ? BinaryPrimitives.ReadSingleLittleEndian(number) : BitConverter.Int32BitsToSingle(BinaryPrimitives.ReadUInt16LittleEndian(number) << 16));
+                    Assert.Equal(
+                        values[v],
+                        size == 4
+                            ? BinaryPrimitives.ReadSingleLittleEndian(number)
+                            : BitConverter.Int32BitsToSingle(BinaryPrimitives.ReadUInt16LittleEndian(number) << 16)
+                    );
                 }
             }
 
             Assert.Equal(data.Length, end);
             if (document.RootElement.TryGetProperty("__metadata__", out JsonElement metadata))
-                Assert.All(metadata.EnumerateObject(), entry => Assert.Equal(JsonValueKind.String, entry.Value.ValueKind));
+                Assert.All(metadata.EnumerateObject(), entry =>
+                    Assert.Equal(JsonValueKind.String, entry.Value.ValueKind)
+                );
         }
     }
 
@@ -544,20 +818,42 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     [Fact]
     public void Names_OfARun_AreThoseOfTheAuthorsStateDict()
     {
-        IEnumerable<string> layer = new[] { "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "self_attn_layer_norm", "ffn.fc1", "ffn.fc2", "final_layer_norm" }
-            .SelectMany(part => new[] { $"{part}.weight", $"{part}.bias" });
+        IEnumerable<string> layer = new[]
+        {
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.out_proj",
+            "self_attn_layer_norm",
+            "ffn.fc1",
+            "ffn.fc2",
+            "final_layer_norm",
+        }.SelectMany(part => new[] { $"{part}.weight", $"{part}.bias" });
         string[] expected =
-            ["embed_tokens.weight", .. new[] { 0, 1 }.SelectMany(number => layer.Select(name => $"layers.{number}.{name}")), "layer_norm.weight", "layer_norm.bias"];
+        [
+            "embed_tokens.weight",
+            .. new[] { 0, 1 }.SelectMany(number => layer.Select(name => $"layers.{number}.{name}")),
+            "layer_norm.weight",
+            "layer_norm.bias",
+        ];
         using SafetensorsReader model = SafetensorsReader.Open(run[$"checkpoints/step-00000002/{Model}"]);
         Assert.Equal(expected, model.Names);
         using SafetensorsReader optimizer = SafetensorsReader.Open(run[$"checkpoints/step-00000002/{Optimizer}"]);
-        Assert.Equal(expected.SelectMany(name => new[] { $"exp_avg.{name}", $"exp_avg_sq.{name}" }).Prepend("step").Order(), optimizer.Names.Order());
+        Assert.Equal(
+            expected.SelectMany(name => new[] { $"exp_avg.{name}", $"exp_avg_sq.{name}" }).Prepend("step").Order(),
+            optimizer.Names.Order()
+        );
     }
 
     private static ProgramResult Run(params string[] arguments) => RunWith(null, arguments);
 
     private static ProgramResult RunWith(Dictionary<string, string?>? environment, params string[] arguments) =>
-        ProgramRun.ToEnd(TimeSpan.FromMinutes(2), Repository.LongNet, ["checkpoint", .. arguments], environment: environment);
+        ProgramRun.ToEnd(
+            TimeSpan.FromMinutes(2),
+            Repository.LongNet,
+            ["checkpoint", .. arguments],
+            environment: environment
+        );
 
     private static void AssertEnds(int code, string output, string error, ProgramResult result)
     {
@@ -580,7 +876,13 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     private string Save(long step) => SavedCheckpoint.Save(Store, SavedCheckpoint.Part(step))!;
 
     private string SaveWeights(string name, params float[] values) =>
-        SavedCheckpoint.Save(new CheckpointStore(folder[name]), SavedCheckpoint.Part(10) with { Model = [("weight", tensor(values).view(2, 3))] })!;
+        SavedCheckpoint.Save(
+            new CheckpointStore(folder[name]),
+            SavedCheckpoint.Part(10) with
+            {
+                Model = [("weight", tensor(values).view(2, 3))],
+            }
+        )!;
 
     // The moment's elements before a place on one rank, the others on another.
     private string SaveInShards(string name, float[] moment, int at, int? secondStart = null)
@@ -592,17 +894,25 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             [new("step", null, tensor(10f)), new("exp_avg.weight", 0, tensor(moment[..at]))],
             [new("exp_avg.weight", secondStart ?? at, tensor(moment[at..]))],
         ];
-        return partial.Complete(SavedCheckpoint.Manifest(10) with
-        {
-            OptimizerSharded = true,
-            OptimizerShards = shards.Length,
-            Files =
-            [
-                partial.WriteTensors(Model, SavedCheckpoint.Part(10).Model),
-                .. shards.Select((slices, rank) => partial.WriteTensors(
-                    OptimizerShard.FileName(rank, shards.Length), slices.Select(slice => (slice.Name, slice.Value)), OptimizerShard.Metadata(slices))),
-            ],
-        });
+        return partial.Complete(
+            SavedCheckpoint.Manifest(10) with
+            {
+                OptimizerSharded = true,
+                OptimizerShards = shards.Length,
+                Files =
+                [
+                    partial.WriteTensors(Model, SavedCheckpoint.Part(10).Model),
+                    .. shards.Select(
+                        (slices, rank) =>
+                            partial.WriteTensors(
+                                OptimizerShard.FileName(rank, shards.Length),
+                                slices.Select(slice => (slice.Name, slice.Value)),
+                                OptimizerShard.Metadata(slices)
+                            )
+                    ),
+                ],
+            }
+        );
     }
 
     /// <summary>Two steps of configs/ranks-agree.yaml, with a checkpoint after each.</summary>
@@ -610,8 +920,19 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     {
         private readonly TemporaryFolder folder = new();
 
-        public TrainedRun() => TrainingJob.RanksAgree(
-            MpiKind.None, 1, 1, Path, "--steps", "2", "--set", "checkpoint.every_steps=1", "--set", "evaluation.every_steps=1");
+        public TrainedRun() =>
+            TrainingJob.RanksAgree(
+                MpiKind.None,
+                1,
+                1,
+                Path,
+                "--steps",
+                "2",
+                "--set",
+                "checkpoint.every_steps=1",
+                "--set",
+                "evaluation.every_steps=1"
+            );
 
         public string Path => folder["run"];
 

@@ -20,8 +20,20 @@ public sealed class DataCommandTests : IDisposable
         folder.Write("text/b.txt", "public");
         folder.Write("text/bin/c.txt", "left out");
         string tokenizer = TinyTokenizer.Write(folder);
-        ProgramResult prepared = Run("prepare", "--input", folder["text"], "--tokenizer", tokenizer, "--output", "made.tokens").AssertSuccess();
-        Assert.Matches("^made.tokens: 5 tokens of 2 documents, 3.600 bytes per token, 0.005 MB, in [0-9]+\\.[0-9] s\n$", prepared.Output);
+        ProgramResult prepared = Run(
+                "prepare",
+                "--input",
+                folder["text"],
+                "--tokenizer",
+                tokenizer,
+                "--output",
+                "made.tokens"
+            )
+            .AssertSuccess();
+        Assert.Matches(
+            "^made.tokens: 5 tokens of 2 documents, 3.600 bytes per token, 0.005 MB, in [0-9]+\\.[0-9] s\n$",
+            prepared.Output
+        );
 
         TokenFileHeader header = TokenFile.Open(folder["made.tokens"]).Header;
         Assert.Equal(
@@ -37,7 +49,8 @@ public sealed class DataCommandTests : IDisposable
             content          {header.ContentDigest}, as it was written
 
             """,
-            Run("inspect", "made.tokens", "--verify").AssertSuccess().Output);
+            Run("inspect", "made.tokens", "--verify").AssertSuccess().Output
+        );
     }
 
     [Fact]
@@ -46,9 +59,14 @@ public sealed class DataCommandTests : IDisposable
         string text = folder.Write("text.txt", "hello world\n");
         Run("prepare", "--input", text, "--output", "made.tokens").AssertSuccess();
         byte[] before = File.ReadAllBytes(folder["made.tokens"]);
-        Assert.Equal("made.tokens is already there, of this text and tokenizer: nothing to do.\n", Run("prepare", "--input", text, "--output", "made.tokens").AssertSuccess().Output);
+        Assert.Equal(
+            "made.tokens is already there, of this text and tokenizer: nothing to do.\n",
+            Run("prepare", "--input", text, "--output", "made.tokens").AssertSuccess().Output
+        );
         string tokenizer = TinyTokenizer.Write(folder);
-        const string InTheWay = "longnet: --output made.tokens is already there, and is not this text with this tokenizer: remove it, or name another file.\n";
+        const string InTheWay =
+            "longnet: --output made.tokens is already there, and is not this text with this tokenizer: "
+            + "remove it, or name another file.\n";
         Fails(InTheWay, "prepare", "--input", text, "--tokenizer", tokenizer, "--output", "made.tokens");
         // Newer than what was made of it, though it looks the same.
         File.SetLastWriteTimeUtc(text, DateTime.UtcNow.AddMinutes(1));
@@ -60,13 +78,48 @@ public sealed class DataCommandTests : IDisposable
     public void Prepare_Mistaken_SaysSo()
     {
         string text = folder.Write("text.txt", "hello world\n");
-        Fails("longnet: --input nowhere does not exist: name a file, a directory or a glob of text.\n", "prepare", "--input", "nowhere", "--output", "x.tokens");
         Fails(
-            "longnet: --tokenizer is bpe, but must be byte, or a file whose name ends in .json (Hugging Face's tokenizer.json) or .tiktoken.\nlongnet: --help shows what there is.\n",
-            "prepare", "--input", text, "--tokenizer", "bpe", "--output", "x.tokens");
-        Fails("longnet: --output is x, but its name must end in .tokens.\nlongnet: --help shows what there is.\n", "prepare", "--input", text, "--output", "x");
-        Fails("longnet: --threads is 0, but must be at least 1.\nlongnet: --help shows what there is.\n", "prepare", "--input", text, "--output", "x.tokens", "--threads", "0");
-        Fails($"longnet: {text} is no prepared file, or its beginning is damaged: write it with longnet data prepare.\n", "inspect", text);
+            "longnet: --input nowhere does not exist: name a file, a directory or a glob of text.\n",
+            "prepare",
+            "--input",
+            "nowhere",
+            "--output",
+            "x.tokens"
+        );
+        Fails(
+            "longnet: --tokenizer is bpe, but must be byte, or a file whose name ends in .json (Hugging "
+                + "Face's tokenizer.json) or .tiktoken.\nlongnet: --help shows what there is.\n",
+            "prepare",
+            "--input",
+            text,
+            "--tokenizer",
+            "bpe",
+            "--output",
+            "x.tokens"
+        );
+        Fails(
+            "longnet: --output is x, but its name must end in .tokens.\nlongnet: --help shows what there is.\n",
+            "prepare",
+            "--input",
+            text,
+            "--output",
+            "x"
+        );
+        Fails(
+            "longnet: --threads is 0, but must be at least 1.\nlongnet: --help shows what there is.\n",
+            "prepare",
+            "--input",
+            text,
+            "--output",
+            "x.tokens",
+            "--threads",
+            "0"
+        );
+        Fails(
+            $"longnet: {text} is no prepared file, or its beginning is damaged: write it with longnet data prepare.\n",
+            "inspect",
+            text
+        );
         Assert.Equal(["text.txt"], Directory.GetFileSystemEntries(folder.Path).Select(Path.GetFileName));
     }
 
@@ -82,9 +135,13 @@ public sealed class DataCommandTests : IDisposable
         for (int kill = 0; kill < 6; kill++)
         {
             using var run = new ProgramRun(Repository.LongNet, ["data", .. Arguments("killed.tokens")], folder.Path);
-            // Some wait for one more part, the last for the parts to be joined; the others strike wherever the program then is.
+            // Some wait for one more part, the last for the parts to be joined; the others strike wherever the program
+            // then is.
             var clock = Stopwatch.StartNew();
-            while (!run.HasExited && (kill == 5 ? !File.Exists(folder["killed.tokens.partial/joined"]) : kill % 2 == 0 && Parts() <= kill))
+            while (
+                !run.HasExited
+                && (kill == 5 ? !File.Exists(folder["killed.tokens.partial/joined"]) : kill % 2 == 0 && Parts() <= kill)
+            )
             {
                 Assert.True(clock.Elapsed < TimeSpan.FromMinutes(1), "no part within a minute");
                 Thread.Sleep(1);
@@ -101,16 +158,22 @@ public sealed class DataCommandTests : IDisposable
         int finished = Parts();
         ProgramResult last = Run([.. Arguments("killed.tokens")]).AssertSuccess();
         Assert.StartsWith(
-            isThere ? "killed.tokens is already there, of this text and tokenizer: nothing to do.\n" : $"going on in killed.tokens.partial: {finished} of 12 parts are finished.\n",
-            last.Output, StringComparison.Ordinal);
+            isThere
+                ? "killed.tokens is already there, of this text and tokenizer: nothing to do.\n"
+                : $"going on in killed.tokens.partial: {finished} of 12 parts are finished.\n",
+            last.Output,
+            StringComparison.Ordinal
+        );
         Assert.Equal(File.ReadAllBytes(folder["straight.tokens"]), File.ReadAllBytes(folder["killed.tokens"]));
         Assert.False(Directory.Exists(folder["killed.tokens.partial"]));
 
-        string[] Arguments(string output) => ["prepare", "--input", folder["text"], "--tokenizer", tokenizer, "--output", output, "--threads", "2"];
+        string[] Arguments(string output) =>
+            ["prepare", "--input", folder["text"], "--tokenizer", tokenizer, "--output", output, "--threads", "2"];
 
-        int Parts() => Directory.Exists(folder["killed.tokens.partial"])
-            ? Directory.GetFiles(folder["killed.tokens.partial"], "part-????????").Length
-            : 0;
+        int Parts() =>
+            Directory.Exists(folder["killed.tokens.partial"])
+                ? Directory.GetFiles(folder["killed.tokens.partial"], "part-????????").Length
+                : 0;
     }
 
     [Fact]
@@ -118,8 +181,20 @@ public sealed class DataCommandTests : IDisposable
     {
         string text = folder.Write("text.txt", "hello world\n");
         Directory.CreateDirectory(folder["x.tokens.partial"]);
-        using var held = new FileStream(folder["x.tokens.partial/lock"], FileMode.Create, FileAccess.ReadWrite, FileShare.None);
-        Fails("longnet: Another longnet data prepare is writing x.tokens: wait for it, or name another --output.\n", "prepare", "--input", text, "--output", "x.tokens");
+        using var held = new FileStream(
+            folder["x.tokens.partial/lock"],
+            FileMode.Create,
+            FileAccess.ReadWrite,
+            FileShare.None
+        );
+        Fails(
+            "longnet: Another longnet data prepare is writing x.tokens: wait for it, or name another --output.\n",
+            "prepare",
+            "--input",
+            text,
+            "--output",
+            "x.tokens"
+        );
     }
 
     [Fact]
@@ -147,5 +222,6 @@ public sealed class DataCommandTests : IDisposable
         Assert.Equal(2, result.ExitCode);
     }
 
-    private ProgramResult Run(params string[] arguments) => ProgramRun.ToEnd(TimeSpan.FromMinutes(2), Repository.LongNet, ["data", .. arguments], folder.Path);
+    private ProgramResult Run(params string[] arguments) =>
+        ProgramRun.ToEnd(TimeSpan.FromMinutes(2), Repository.LongNet, ["data", .. arguments], folder.Path);
 }

@@ -4,7 +4,10 @@ using LongNet.Trainer.Tests.Ranks;
 
 namespace LongNet.Trainer.Tests.Commands;
 
-/// <summary>"mpiexec -n N dotnet run -- train" on a checkout that was never built and on one that was. The slow ones build again and again.</summary>
+/// <summary>
+/// "mpiexec -n N dotnet run -- train" on a checkout that was never built and on one that was. The slow ones build again
+/// and again.
+/// </summary>
 public class LiteralCommandTests
 {
     [Fact]
@@ -28,9 +31,15 @@ public class LiteralCommandTests
         CopySources(new DirectoryInfo(Repository.Root), checkout);
         foreach (string name in new[] { "clean", "built" })
         {
-            ProgramResult result = RankTests.Launcher(kind).Run(
-                ranks, "dotnet", ["run", "--", .. TrainingJob.Arguments("ranks-agree.yaml", folder[name], "--steps", "2")],
-                Path.Combine(checkout, from)).AssertSuccess();
+            ProgramResult result = RankTests
+                .Launcher(kind)
+                .Run(
+                    ranks,
+                    "dotnet",
+                    ["run", "--", .. TrainingJob.Arguments("ranks-agree.yaml", folder[name], "--steps", "2")],
+                    Path.Combine(checkout, from)
+                )
+                .AssertSuccess();
             Assert.Contains($"mesh 1 data x {ranks} sequence", result.Output, StringComparison.Ordinal);
             Assert.DoesNotContain("warning", result.Output, StringComparison.Ordinal);
             Assert.Equal(2, TrainingJob.Values(folder[name], "loss").Length);
@@ -44,7 +53,11 @@ public class LiteralCommandTests
         Directory.CreateDirectory(destination);
         foreach (FileInfo file in source.GetFiles())
             file.CopyTo(Path.Combine(destination, file.Name));
-        foreach (DirectoryInfo folder in source.GetDirectories().Where(folder => folder.Name is not ("bin" or "obj" or "runs" or ".git")))
+        foreach (
+            DirectoryInfo folder in source
+                .GetDirectories()
+                .Where(folder => folder.Name is not ("bin" or "obj" or "runs" or ".git"))
+        )
             CopySources(folder, Path.Combine(destination, folder.Name));
     }
 }

@@ -15,7 +15,10 @@ public class PlanCommandTests
     {
         using var folder = new TemporaryFolder();
         Run("--config", "quickstart", "--output", folder["pattern.svg"]).AssertSuccess();
-        Assert.Equal(File.ReadAllText(Repository.PathOf("docs/attention-pattern.svg")), File.ReadAllText(folder["pattern.svg"]));
+        Assert.Equal(
+            File.ReadAllText(Repository.PathOf("docs/attention-pattern.svg")),
+            File.ReadAllText(folder["pattern.svg"])
+        );
     }
 
     [Fact]
@@ -23,7 +26,11 @@ public class PlanCommandTests
     {
         ProgramResult result = Run("--config", "quickstart", "--output", "/proc/nowhere.svg");
         Assert.Equal(2, result.ExitCode);
-        Assert.StartsWith("longnet: --output /proc/nowhere.svg cannot be written: ", result.Error, StringComparison.Ordinal);
+        Assert.StartsWith(
+            "longnet: --output /proc/nowhere.svg cannot be written: ",
+            result.Error,
+            StringComparison.Ordinal
+        );
     }
 
     [Theory]
@@ -35,7 +42,12 @@ public class PlanCommandTests
         string svg = new PatternPicture(schedule, offsets, Heads: 4, causal).ToSvg();
         // Cells of 5 pixels; panels are 64 cells and a gap of 24 pixels apart, and begin after one.
         var drawn = new HashSet<(int Head, int Query, int Key)>();
-        foreach (XElement rectangle in XDocument.Parse(svg).Descendants().Where(element => element.Name.LocalName == "rect" && Number(element, "height") == 5))
+        foreach (
+            XElement rectangle in XDocument
+                .Parse(svg)
+                .Descendants()
+                .Where(element => element.Name.LocalName == "rect" && Number(element, "height") == 5)
+        )
         {
             int head = (Number(rectangle, "x") - 24) / 344;
             for (int x = Number(rectangle, "x"); x < Number(rectangle, "x") + Number(rectangle, "width"); x += 5)
@@ -67,10 +79,16 @@ public class PlanCommandTests
         ProgramResult result = Plan("--config", "quickstart", "--ranks", "2", "--machine", "desk");
         result.AssertSuccess();
         string[] lines = result.Output.Split('\n');
-        Assert.Equal("quickstart: sequences of 1K, batch 4 in micro-batches of 4, 2 ranks as 1 data x 2 sequence, float32, nothing recomputed", lines[0]);
+        Assert.Equal(
+            "quickstart: sequences of 1K, batch 4 in micro-batches of 4, 2 ranks as 1 data x 2 sequence, "
+                + "float32, nothing recomputed",
+            lines[0]
+        );
         Assert.Contains("parameters: 826,112, 198,272 in each of 4 blocks", lines);
         Assert.Contains(lines, line => Regex.IsMatch(line, "^memory per rank: [0-9.]+ MiB, fits 11.0 GiB$"));
-        Assert.Contains(lines, line => Regex.IsMatch(line, @"^  \(w = 1024, r = 4\) +[0-9.]+ k pairs +[0-9]+ %  over 2 ranks$"));
+        Assert.Contains(lines, line =>
+            Regex.IsMatch(line, @"^  \(w = 1024, r = 4\) +[0-9.]+ k pairs +[0-9]+ %  over 2 ranks$")
+        );
         Assert.Contains(lines, line => Regex.IsMatch(line, @"^  gradients: all-reduce +2 ranks +5 calls  3.2 MiB$"));
         Assert.Contains(lines, line => Regex.IsMatch(line, "^step: [0-9.]+ ms, bound by [a-z ]+$"));
         Assert.Contains(lines, line => Regex.IsMatch(line, "^training: 200 steps of 4.10 k tokens in [0-9.]+ s$"));
@@ -79,29 +97,62 @@ public class PlanCommandTests
     [Fact]
     public void Plan_OfSeveralRanks_IsATableThatSaysWhatDoesNotFit()
     {
-        ProgramResult result = Plan("--config", "longnet", "--ranks", "1,7,8", "--lengths", "32K,64K", "--machine", "h100-80gb");
+        ProgramResult result = Plan(
+            "--config",
+            "longnet",
+            "--ranks",
+            "1,7,8",
+            "--lengths",
+            "32K,64K",
+            "--machine",
+            "h100-80gb"
+        );
         result.AssertSuccess();
         string[] lines = result.Output.TrimEnd().Split('\n');
-        Assert.Matches("^length  ranks +mesh +memory per rank  fits  sent per step +step  tokens/s  bound by$", lines[0]);
+        Assert.Matches(
+            "^length  ranks +mesh +memory per rank  fits  sent per step +step  tokens/s  bound by$",
+            lines[0]
+        );
         Assert.Equal(
-            ["32K 1 1 x 1", "32K 8 1 x 8", "64K 1 1 x 1", "64K 8 1 x 8"], lines[1..5].Select(line => string.Join(" ", line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[..5])));
+            ["32K 1 1 x 1", "32K 8 1 x 8", "64K 1 1 x 1", "64K 8 1 x 8"],
+            lines[1..5].Select(line => string.Join(" ", line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[..5]))
+        );
         Assert.Equal(
             [
-                "32K on 7 ranks: A sequence of 32768 rows cannot be shared evenly by 7 ranks: choose a sequence length that is a multiple of 7, such as 32774.",
-                "64K on 7 ranks: A sequence of 65536 rows cannot be shared evenly by 7 ranks: choose a sequence length that is a multiple of 7, such as 65541.",
+                "32K on 7 ranks: A sequence of 32768 rows cannot be shared evenly by 7 ranks: choose a "
+                    + "sequence length that is a multiple of 7, such as 32774.",
+                "64K on 7 ranks: A sequence of 65536 rows cannot be shared evenly by 7 ranks: choose a "
+                    + "sequence length that is a multiple of 7, such as 65541.",
             ],
-            lines[5..]);
+            lines[5..]
+        );
     }
 
     [Fact]
     public void Plan_OfAMemory_FindsTheLongestSequenceAndTheFewestRanks()
     {
-        string[] options = ["--config", "longnet", "--set", "training.batch_size=1", "--set", "memory.recompute=full", "--machine", "h100-80gb", "--target-memory", "40GiB", "--json"];
-        JsonElement[] longest = Plans(Plan([.. options, "--ranks", "1,8"])), fewest = Plans(Plan([.. options, "--lengths", "1M,1G"]));
+        string[] options =
+        [
+            "--config",
+            "longnet",
+            "--set",
+            "training.batch_size=1",
+            "--set",
+            "memory.recompute=full",
+            "--machine",
+            "h100-80gb",
+            "--target-memory",
+            "40GiB",
+            "--json",
+        ];
+        JsonElement[] longest = Plans(Plan([.. options, "--ranks", "1,8"])),
+            fewest = Plans(Plan([.. options, "--lengths", "1M,1G"]));
         // Eight ranks hold eight times as much, to the steps of the search: the model's own share is small.
         Assert.Equal(8 * longest[0].GetProperty("length").GetInt64(), longest[1].GetProperty("length").GetInt64());
         Assert.Equal(1024 * fewest[0].GetProperty("ranks").GetInt32(), fewest[1].GetProperty("ranks").GetInt32());
-        Assert.All(longest.Concat(fewest), plan => Assert.InRange(plan.GetProperty("memory_bytes").GetDouble(), 10L << 30, 40L << 30));
+        Assert.All(longest.Concat(fewest), plan =>
+            Assert.InRange(plan.GetProperty("memory_bytes").GetDouble(), 10L << 30, 40L << 30)
+        );
     }
 
     [Fact]
@@ -120,11 +171,41 @@ public class PlanCommandTests
 
     [Theory]
     [InlineData("plan takes either --config FILE, or --check RUN, whose configuration it reads.")]
-    [InlineData("--ranks is none, but must be a number of ranks, a list such as 1,2,8, or a range such as 1..4096.", "--config", "quickstart", "--ranks", "none")]
-    [InlineData("--lengths is 8X, but must be a list of lengths such as 8192,64K,1M,1G.", "--config", "quickstart", "--lengths", "8X")]
-    [InlineData("--target-memory is 80, but must be an amount of memory such as 80GiB or 80GB.", "--config", "quickstart", "--target-memory", "80")]
-    [InlineData("--check compares with what the run did: leave out --lengths and --target-memory.", "--check", "runs/none", "--lengths", "8K")]
-    [InlineData("--json and --markdown are two ways to print the same: give one of them.", "--config", "quickstart", "--json", "--markdown")]
+    [InlineData(
+        "--ranks is none, but must be a number of ranks, a list such as 1,2,8, or a range such as 1..4096.",
+        "--config",
+        "quickstart",
+        "--ranks",
+        "none"
+    )]
+    [InlineData(
+        "--lengths is 8X, but must be a list of lengths such as 8192,64K,1M,1G.",
+        "--config",
+        "quickstart",
+        "--lengths",
+        "8X"
+    )]
+    [InlineData(
+        "--target-memory is 80, but must be an amount of memory such as 80GiB or 80GB.",
+        "--config",
+        "quickstart",
+        "--target-memory",
+        "80"
+    )]
+    [InlineData(
+        "--check compares with what the run did: leave out --lengths and --target-memory.",
+        "--check",
+        "runs/none",
+        "--lengths",
+        "8K"
+    )]
+    [InlineData(
+        "--json and --markdown are two ways to print the same: give one of them.",
+        "--config",
+        "quickstart",
+        "--json",
+        "--markdown"
+    )]
     public void Plan_MistakenOption_IsNamed(string message, params string[] arguments)
     {
         ProgramResult result = Plan(arguments);
@@ -135,12 +216,26 @@ public class PlanCommandTests
     [Fact]
     public void Plan_OfWhatTrainingRefuses_RefusesAlike()
     {
-        ProgramResult result = Plan("--config", "longnet", "--machine", "desk", "--lengths", "64K", "--set", "model.attention.segment_lengths=[65536]", "--set", "model.attention.dilation_rates=[1]");
+        ProgramResult result = Plan(
+            "--config",
+            "longnet",
+            "--machine",
+            "desk",
+            "--lengths",
+            "64K",
+            "--set",
+            "model.attention.segment_lengths=[65536]",
+            "--set",
+            "model.attention.dilation_rates=[1]"
+        );
         Assert.Equal(2, result.ExitCode);
         Assert.Equal(
-            "longnet: xPos over blocks of 65536 rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to e^80, more than Float32 holds; " +
-            "blocks of at most 40869 rows work: shorten the longest segment or choose segment lengths that divide it.\n",
-            result.Error);
+            "longnet: xPos over blocks of 65536 rows (the least common multiple of the segment lengths, or "
+                + "the whole sequence) needs scales up to e^80, more than Float32 holds; "
+                + "blocks of at most 40869 rows work: shorten the longest segment or choose segment lengths "
+                + "that divide it.\n",
+            result.Error
+        );
     }
 
     [Fact]
@@ -148,9 +243,17 @@ public class PlanCommandTests
     {
         string text = File.ReadAllText(Repository.PathOf("docs/planning.md"));
         Match command = Regex.Match(text, @"    longnet (plan --config longnet [^\n]+) \\\n        ([^\n]+)\n");
-        ProgramResult result = ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, $"{command.Groups[1].Value} {command.Groups[2].Value}".Split(' '));
+        ProgramResult result = ProgramRun.ToEnd(
+            TimeSpan.FromMinutes(1),
+            Repository.LongNet,
+            $"{command.Groups[1].Value} {command.Groups[2].Value}".Split(' ')
+        );
         result.AssertSuccess();
-        Assert.Contains($"<!-- predicted: begin -->\n{result.Output}<!-- predicted: end -->", text, StringComparison.Ordinal);
+        Assert.Contains(
+            $"<!-- predicted: begin -->\n{result.Output}<!-- predicted: end -->",
+            text,
+            StringComparison.Ordinal
+        );
     }
 
     private static JsonElement[] Plans(ProgramResult result)
@@ -159,7 +262,8 @@ public class PlanCommandTests
         return [.. JsonElement.Parse(result.Output).GetProperty("plans").EnumerateArray()];
     }
 
-    private static ProgramResult Plan(params string[] arguments) => ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["plan", .. arguments]);
+    private static ProgramResult Plan(params string[] arguments) =>
+        ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["plan", .. arguments]);
 
     private static ProgramResult Run(params string[] arguments) =>
         ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["plan", "pattern", .. arguments]);

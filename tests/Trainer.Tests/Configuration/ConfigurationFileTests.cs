@@ -59,8 +59,15 @@ public sealed class ConfigurationFileTests : IDisposable
     public void Load_Overrides_WinOverTheFile()
     {
         RunConfig config = Load(
-            Valid, "optimizer.lr=3e-4", "parallel.sequence=2", "parallel.data=auto", "model.attention.dilation_rates=[1, 4]",
-            "model.attention.head_offsets=blocked", "name=other", "model.tie_embeddings=false");
+            Valid,
+            "optimizer.lr=3e-4",
+            "parallel.sequence=2",
+            "parallel.data=auto",
+            "model.attention.dilation_rates=[1, 4]",
+            "model.attention.head_offsets=blocked",
+            "name=other",
+            "model.tie_embeddings=false"
+        );
         Assert.Equal(3e-4, config.Optimizer.Lr);
         Assert.Equal(2, config.Parallel.Sequence);
         Assert.Null(config.Parallel.Data);
@@ -74,21 +81,44 @@ public sealed class ConfigurationFileTests : IDisposable
     [Fact]
     public void Load_InitialWeights_LieBesideTheFileOrWhereTheyAreTyped()
     {
-        RunConfig config = Load(Valid.Replace("heads: 4", "heads: 4\n  initial_weights: ../start.safetensors\n  sub_layer_norm: true", StringComparison.Ordinal));
+        RunConfig config = Load(
+            Valid.Replace(
+                "heads: 4",
+                "heads: 4\n  initial_weights: ../start.safetensors\n  sub_layer_norm: true",
+                StringComparison.Ordinal
+            )
+        );
         Assert.Equal(Path.GetFullPath(folder["../start.safetensors"]), config.Model.InitialWeights);
         Assert.True(config.Model.ToModel().SubLayerNorm);
         Assert.Equal(config.Model.InitialWeights, Load(ConfigurationFile.ToYaml(config)).Model.InitialWeights);
-        Assert.Equal(Path.GetFullPath("start.safetensors"), Load(Valid, "model.initial_weights=start.safetensors").Model.InitialWeights);
+        Assert.Equal(
+            Path.GetFullPath("start.safetensors"),
+            Load(Valid, "model.initial_weights=start.safetensors").Model.InitialWeights
+        );
     }
 
     [Fact]
     public void Load_RelativePositionBias_IsTheModels()
     {
         Assert.Null(Load(Valid, "model.attention.relative_position_buckets=16").Model.ToModel().RelativePositionBias);
-        RunConfig config = Load(Valid, "model.attention.relative_position_bias=true", "model.attention.relative_position_buckets=16");
-        Assert.Equal(new RelativePositionBuckets(16, 128, Bidirectional: false), config.Model.ToModel().RelativePositionBias);
-        config = Load(Valid, "model.attention.relative_position_bias=true", "model.attention.relative_position_bidirectional=true");
-        Assert.Equal(new RelativePositionBuckets(32, 128, Bidirectional: true), config.Model.ToModel().RelativePositionBias);
+        RunConfig config = Load(
+            Valid,
+            "model.attention.relative_position_bias=true",
+            "model.attention.relative_position_buckets=16"
+        );
+        Assert.Equal(
+            new RelativePositionBuckets(16, 128, Bidirectional: false),
+            config.Model.ToModel().RelativePositionBias
+        );
+        config = Load(
+            Valid,
+            "model.attention.relative_position_bias=true",
+            "model.attention.relative_position_bidirectional=true"
+        );
+        Assert.Equal(
+            new RelativePositionBuckets(32, 128, Bidirectional: true),
+            config.Model.ToModel().RelativePositionBias
+        );
     }
 
     [Fact]
@@ -99,12 +129,36 @@ public sealed class ConfigurationFileTests : IDisposable
         Assert.Empty(ConfigurationFile.PrecisionAndMemory(config));
 
         config = Load(
-            Valid, "precision.compute=bfloat16", "memory.recompute=full", "memory.offload=disk", "memory.offload_directory=/fast", "memory.tile_rows=64", "memory.loss_rows=1024");
+            Valid,
+            "precision.compute=bfloat16",
+            "memory.recompute=full",
+            "memory.offload=disk",
+            "memory.offload_directory=/fast",
+            "memory.tile_rows=64",
+            "memory.loss_rows=1024"
+        );
         Assert.Equal(
-            new ModelExecution { ComputeType = ScalarType.BFloat16, Recompute = Recompute.Full, TileRows = 64, LossRows = 1024, OffloadFolder = "/fast" }, config.ToExecution());
+            new ModelExecution
+            {
+                ComputeType = ScalarType.BFloat16,
+                Recompute = Recompute.Full,
+                TileRows = 64,
+                LossRows = 1024,
+                OffloadFolder = "/fast",
+            },
+            config.ToExecution()
+        );
         Assert.Equal(
-            ["precision.compute bfloat16", "memory.recompute full", "memory.offload disk", "memory.offload_directory /fast", "memory.tile_rows 64", "memory.loss_rows 1024"],
-            ConfigurationFile.PrecisionAndMemory(config));
+            [
+                "precision.compute bfloat16",
+                "memory.recompute full",
+                "memory.offload disk",
+                "memory.offload_directory /fast",
+                "memory.tile_rows 64",
+                "memory.loss_rows 1024",
+            ],
+            ConfigurationFile.PrecisionAndMemory(config)
+        );
         Assert.Equal(config.ToExecution(), Load(ConfigurationFile.ToYaml(config)).ToExecution());
         Assert.Equal(ScalarType.Float16, Load(Valid, "precision.compute=float16").ToExecution().ComputeType);
     }
@@ -113,72 +167,186 @@ public sealed class ConfigurationFileTests : IDisposable
     [Fact]
     public void Create_XPosInFloat16_HasItsSmallerRange()
     {
-        string[] long8192 = ["training.sequence_length=8192", "model.attention.segment_lengths=[8192]", "model.attention.dilation_rates=[1]"];
+        string[] long8192 =
+        [
+            "training.sequence_length=8192",
+            "model.attention.segment_lengths=[8192]",
+            "model.attention.dilation_rates=[1]",
+        ];
         folder.Write("text", new string('a', 20_000));
         foreach (string compute in new[] { "float32", "bfloat16" })
-            Assert.Equal(1, RunPlan.Create(Load(Valid, [.. long8192, $"precision.compute={compute}"]), 1).SequenceRanks);
+            Assert.Equal(
+                1,
+                RunPlan.Create(Load(Valid, [.. long8192, $"precision.compute={compute}"]), 1).SequenceRanks
+            );
         Assert.Equal(
-            "xPos over blocks of 8192 rows (the least common multiple of the segment lengths, or the whole sequence) needs scales up to e^10, more than Float16 holds; " +
-            "blocks of at most 3269 rows work: shorten the longest segment or choose segment lengths that divide it.",
-            Assert.Throws<UserException>(() => RunPlan.Create(Load(Valid, [.. long8192, "precision.compute=float16"]), 1)).Message);
+            "xPos over blocks of 8192 rows (the least common multiple of the segment lengths, or the whole "
+                + "sequence) needs scales up to e^10, more than Float16 holds; "
+                + "blocks of at most 3269 rows work: shorten the longest segment or choose segment lengths "
+                + "that divide it.",
+            Assert
+                .Throws<UserException>(() => RunPlan.Create(Load(Valid, [.. long8192, "precision.compute=float16"]), 1))
+                .Message
+        );
     }
 
     [Fact]
     public void ToYaml_OfALoadedConfiguration_ReadsBackEqual()
     {
-        string text = ConfigurationFile.ToYaml(Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto"));
+        string text = ConfigurationFile.ToYaml(
+            Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto")
+        );
         Assert.Equal(text, ConfigurationFile.ToYaml(Load(text)));
         Assert.Null(Load(text).Model.InitialWeights);
         Assert.Equal(0.1234567890123456789, Load(text).Optimizer.Lr);
     }
 
     [Theory]
-    [InlineData("heads: 4", "haeds: 4", "FILE, line 4: unknown key \"model.haeds\"; did you mean \"model.heads\"?\nFILE, line 2: the key \"model.heads\" is required and missing.")]
-    [InlineData("training:", "trainnig:", "FILE, line 12: unknown key \"trainnig\"; did you mean \"training\"?\nFILE: the key \"training.steps\" is required and missing.\nFILE: the key \"training.sequence_length\" is required and missing.")]
+    [InlineData(
+        "heads: 4",
+        "haeds: 4",
+        "FILE, line 4: unknown key \"model.haeds\"; did you mean \"model.heads\"?\nFILE, line 2: the key "
+            + "\"model.heads\" is required and missing."
+    )]
+    [InlineData(
+        "training:",
+        "trainnig:",
+        "FILE, line 12: unknown key \"trainnig\"; did you mean \"training\"?\nFILE: the key "
+            + "\"training.steps\" is required and missing.\nFILE: the key \"training.sequence_length\" is "
+            + "required and missing."
+    )]
     [InlineData("layers: 2", "layers: two", "FILE, line 2: model.layers is \"two\", but must be a whole number.")]
     [InlineData("layers: 2", "layers: 2.5", "FILE, line 2: model.layers is \"2.5\", but must be a whole number.")]
     [InlineData("layers: 2", "layers: 0", "model.layers is 0, but must be at least 1.")]
     [InlineData("lr: 1e-3", "lr: .nan", "FILE, line 11: optimizer.lr is \".nan\", but must be a number.")]
-    [InlineData("lr: 1e-3", "lr: -1", "optimizer.lr is -1, but must be above 0.\noptimizer.min_lr is -0.1, but must be at least 0.")]
+    [InlineData(
+        "lr: 1e-3",
+        "lr: -1",
+        "optimizer.lr is -1, but must be above 0.\noptimizer.min_lr is -0.1, but must be at least 0."
+    )]
     [InlineData("heads: 4", "heads: 5", "model.heads (5) must divide model.d_model (64): 4 heads would.")]
-    [InlineData("heads: 4", "heads: 64", "model.positions is xpos, which rotates pairs of channels, but a head has 1: make d_model / heads even, or set positions: none.")]
-    [InlineData("heads: 4", "heads: 4\n  positions: alibi", "FILE, line 5: model.positions is \"alibi\", but must be none or xpos or rope.")]
+    [InlineData(
+        "heads: 4",
+        "heads: 64",
+        "model.positions is xpos, which rotates pairs of channels, but a head has 1: make d_model / heads "
+            + "even, or set positions: none."
+    )]
+    [InlineData(
+        "heads: 4",
+        "heads: 4\n  positions: alibi",
+        "FILE, line 5: model.positions is \"alibi\", but must be none or xpos or rope."
+    )]
     [InlineData("heads: 4", "heads: 4\n  dropout: 1", "model.dropout is 1, but must be at least 0 and below 1.")]
-    [InlineData("[1, 2]", "[1]", "model.attention has 2 segment_lengths and 1 dilation_rates: give one of each per branch.")]
+    [InlineData(
+        "[1, 2]",
+        "[1]",
+        "model.attention has 2 segment_lengths and 1 dilation_rates: give one of each per branch."
+    )]
     [InlineData("[1, 2]", "[1, 0]", "model.attention.dilation_rates is [1, 0], but every rate must be at least 1.")]
-    [InlineData("[1, 2]", "[1, x]", "FILE, line 7: model.attention.dilation_rates is \"x\", but must be a whole number.")]
-    [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_buckets: 1", "model.attention.relative_position_buckets is 1, but must be at least 2.")]
-    [InlineData("[1, 2]", "[1, 2]\n    relative_position_bias: true\n    relative_position_max_distance: 16", "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 buckets tell apart one by one: raise it, or take fewer buckets.")]
+    [InlineData(
+        "[1, 2]",
+        "[1, x]",
+        "FILE, line 7: model.attention.dilation_rates is \"x\", but must be a whole number."
+    )]
+    [InlineData(
+        "[1, 2]",
+        "[1, 2]\n    relative_position_bias: true\n    relative_position_buckets: 1",
+        "model.attention.relative_position_buckets is 1, but must be at least 2."
+    )]
+    [InlineData(
+        "[1, 2]",
+        "[1, 2]\n    relative_position_bias: true\n    relative_position_max_distance: 16",
+        "model.attention.relative_position_max_distance is 16, but must be above 16, the distances that 32 "
+            + "buckets tell apart one by one: raise it, or take fewer buckets."
+    )]
     [InlineData("path: text", "path: []", "data.path is empty: name a file, a directory or a glob of text.")]
-    [InlineData("path: text", "path: text\n  tokenizer: /bpe", "data.tokenizer is /bpe, but must be byte, or a file whose name ends in .json (Hugging Face's tokenizer.json) or .tiktoken.")]
-    [InlineData("steps: 20", "steps: 20\n  time_limit_minutes: 0", "training.time_limit_minutes is 0, but must be above 0 and at most 100000000, or auto for no limit.")]
-    [InlineData("training:", "memory:\n  offload: disk\ntraining:", "memory.offload is disk, but memory.recompute is none, and only what recomputed blocks keep can be offloaded: set memory.recompute to block or full.")]
-    [InlineData("training:", "memory:\n  offload_directory: /fast\ntraining:", "memory.offload_directory is /fast, but memory.offload is none, so no file is written there: set memory.offload to disk.")]
-    [InlineData("training:", "memory:\n  recompute: full\n  offload: disk\n  offload_directory: ' '\ntraining:", "memory.offload_directory is empty: name a folder, or leave the key out.")]
-    [InlineData("training:", "memory:\n  tile_rows: 64\ntraining:", "memory.tile_rows is 64, but memory.recompute is none, and only recomputed blocks work in tiles: set memory.recompute to block or full.")]
-    [InlineData("training:", "memory:\n  recompute: block\n  tile_rows: 0\ntraining:", "memory.tile_rows is 0, but must be at least 1.")]
-    [InlineData("training:", "memory:\n  loss_rows: 1099511627777\ntraining:", "memory.loss_rows is 1099511627777, but must be at most 1099511627776.")]
-    [InlineData("training:", "memory:\n  recompute: some\ntraining:", "FILE, line 13: memory.recompute is \"some\", but must be none or block or full.")]
-    [InlineData("training:", "precision:\n  compute: float8\ntraining:", "FILE, line 13: precision.compute is \"float8\", but must be float32 or bfloat16 or float16.")]
-    [InlineData("training:", "precision:\n  reduce: bfloat16\ntraining:", "FILE, line 13: precision.reduce is \"bfloat16\", but must be float32.")]
-    [InlineData("lr: 1e-3", "lr: 1e-3\n  betas: 0.9", "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95].")]
+    [InlineData(
+        "path: text",
+        "path: text\n  tokenizer: /bpe",
+        "data.tokenizer is /bpe, but must be byte, or a file whose name ends in .json (Hugging Face's "
+            + "tokenizer.json) or .tiktoken."
+    )]
+    [InlineData(
+        "steps: 20",
+        "steps: 20\n  time_limit_minutes: 0",
+        "training.time_limit_minutes is 0, but must be above 0 and at most 100000000, or auto for no limit."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  offload: disk\ntraining:",
+        "memory.offload is disk, but memory.recompute is none, and only what recomputed blocks keep can be "
+            + "offloaded: set memory.recompute to block or full."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  offload_directory: /fast\ntraining:",
+        "memory.offload_directory is /fast, but memory.offload is none, so no file is written there: set "
+            + "memory.offload to disk."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  recompute: full\n  offload: disk\n  offload_directory: ' '\ntraining:",
+        "memory.offload_directory is empty: name a folder, or leave the key out."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  tile_rows: 64\ntraining:",
+        "memory.tile_rows is 64, but memory.recompute is none, and only recomputed blocks work in tiles: "
+            + "set memory.recompute to block or full."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  recompute: block\n  tile_rows: 0\ntraining:",
+        "memory.tile_rows is 0, but must be at least 1."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  loss_rows: 1099511627777\ntraining:",
+        "memory.loss_rows is 1099511627777, but must be at most 1099511627776."
+    )]
+    [InlineData(
+        "training:",
+        "memory:\n  recompute: some\ntraining:",
+        "FILE, line 13: memory.recompute is \"some\", but must be none or block or full."
+    )]
+    [InlineData(
+        "training:",
+        "precision:\n  compute: float8\ntraining:",
+        "FILE, line 13: precision.compute is \"float8\", but must be float32 or bfloat16 or float16."
+    )]
+    [InlineData(
+        "training:",
+        "precision:\n  reduce: bfloat16\ntraining:",
+        "FILE, line 13: precision.reduce is \"bfloat16\", but must be float32."
+    )]
+    [InlineData(
+        "lr: 1e-3",
+        "lr: 1e-3\n  betas: 0.9",
+        "optimizer.betas is [0.9], but must be two numbers at least 0 and below 1, such as [0.9, 0.95]."
+    )]
     public void Load_OneMistake_IsNamedWithWhatWouldWork(string correct, string mistaken, string message)
     {
         string text = Valid.Replace(correct, mistaken, StringComparison.Ordinal);
         Assert.NotEqual(Valid, text);
-        Assert.Equal(message.Replace("FILE", Shown, StringComparison.Ordinal), Assert.Throws<UserException>(() => Load(text)).Message);
+        Assert.Equal(
+            message.Replace("FILE", Shown, StringComparison.Ordinal),
+            Assert.Throws<UserException>(() => Load(text)).Message
+        );
     }
 
     [Fact]
     public void Load_SeveralMistakes_AreToldAtOnce()
     {
-        var error = Assert.Throws<UserException>(() => Load(Valid, "training.steps=0", "optimizer.lr=0", "model.heads=7"));
+        var error = Assert.Throws<UserException>(() =>
+            Load(Valid, "training.steps=0", "optimizer.lr=0", "model.heads=7")
+        );
         Assert.Equal(
-            "training.steps is 0, but must be at least 1.\n" +
-            "optimizer.decay_steps is 0, but must be at least 1.\n" +
-            "optimizer.lr is 0, but must be above 0.\n" +
-            "model.heads (7) must divide model.d_model (64): 8 heads would.",
-            error.Message);
+            "training.steps is 0, but must be at least 1.\n"
+                + "optimizer.decay_steps is 0, but must be at least 1.\n"
+                + "optimizer.lr is 0, but must be above 0.\n"
+                + "model.heads (7) must divide model.d_model (64): 8 heads would.",
+            error.Message
+        );
     }
 
     [Theory]
@@ -187,37 +355,50 @@ public sealed class ConfigurationFileTests : IDisposable
     [InlineData("optimiser.lr=1", "--set optimiser.lr=1: unknown key \"optimiser\"; did you mean \"optimizer\"?")]
     [InlineData("optimizer.lr=[", "--set optimizer.lr=[: the value is not valid YAML.")]
     [InlineData("optimizer.lr=[1]", "--set optimizer.lr=[1]: optimizer.lr is a list, but must be a number.")]
-    [InlineData("optimizer=3", "--set optimizer=3: optimizer must be a group of keys, such as lr, min_lr, warmup_steps.")]
+    [InlineData(
+        "optimizer=3",
+        "--set optimizer=3: optimizer must be a group of keys, such as lr, min_lr, warmup_steps."
+    )]
     public void Load_MistakenOverride_IsNamed(string assignment, string message) =>
         Assert.Equal(message, Assert.Throws<UserException>(() => Load(Valid, assignment)).Message);
 
     [Theory]
-    [InlineData("", "PATH holds no configuration: it must be a YAML mapping with keys such as model, data and training.")]
-    [InlineData("- 1\n- 2", "PATH holds no configuration: it must be a YAML mapping with keys such as model, data and training.")]
+    [InlineData(
+        "",
+        "PATH holds no configuration: it must be a YAML mapping with keys such as model, data and training."
+    )]
+    [InlineData(
+        "- 1\n- 2",
+        "PATH holds no configuration: it must be a YAML mapping with keys such as model, data and training."
+    )]
     [InlineData("a: 1\na: 2", "PATH, line 2: this is not valid YAML: Duplicate key a")]
     public void Load_NoConfiguration_IsNamed(string text, string message) =>
-        Assert.Equal(message.Replace("PATH", folder["run.yaml"], StringComparison.Ordinal), Assert.Throws<UserException>(() => Load(text)).Message);
+        Assert.Equal(
+            message.Replace("PATH", folder["run.yaml"], StringComparison.Ordinal),
+            Assert.Throws<UserException>(() => Load(text)).Message
+        );
 
     [Fact]
     public void Load_AnyText_LoadsOrThrowsAUserException()
     {
         // A valid file with a few characters changed, which reaches deeper than noise does.
-        Gen.Select(Gen.Int[0, Valid.Length - 1], Gen.Char["[]{}:,&*!|>'\"%@`#?-\n\t 0aé\0"]).Array[1, 6].Sample(
-            edits =>
-            {
-                char[] text = Valid.ToCharArray();
-                foreach (var (place, character) in edits)
-                    text[place] = character;
-                try
+        Gen.Select(Gen.Int[0, Valid.Length - 1], Gen.Char["[]{}:,&*!|>'\"%@`#?-\n\t 0aé\0"])
+            .Array[1, 6]
+            .Sample(
+                edits =>
                 {
-                    Load(new string(text));
-                }
-                catch (UserException)
-                {
-                }
-            },
-            iter: 3000,
-            threads: 1);
+                    char[] text = Valid.ToCharArray();
+                    foreach (var (place, character) in edits)
+                        text[place] = character;
+                    try
+                    {
+                        Load(new string(text));
+                    }
+                    catch (UserException) { }
+                },
+                iter: 3000,
+                threads: 1
+            );
     }
 
     [Fact]
@@ -231,30 +412,53 @@ public sealed class ConfigurationFileTests : IDisposable
         Assert.Equal(here, ConfigurationFile.Find("some.yaml", folder["a/b"]));
         Assert.Equal(
             $"There is no configuration other here or in {folder["configs"]}, which has some.yaml.",
-            Assert.Throws<UserException>(() => ConfigurationFile.Find("other", folder["a/b"])).Message);
+            Assert.Throws<UserException>(() => ConfigurationFile.Find("other", folder["a/b"])).Message
+        );
     }
 
     [Fact]
     public void ChangedKeys_OnlyThoseThatChangeWhatIsComputed()
     {
-        RunConfig before = Load(Valid), after = Load(
-            Valid, "optimizer.lr=5e-4", "optimizer.min_lr=1e-4", "model.dropout=0.1", "parallel.data=4", "checkpoint.every_steps=7", "name=other", "model.initial_weights=other");
-        Assert.Equal(["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"], ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), after));
+        RunConfig before = Load(Valid),
+            after = Load(
+                Valid,
+                "optimizer.lr=5e-4",
+                "optimizer.min_lr=1e-4",
+                "model.dropout=0.1",
+                "parallel.data=4",
+                "checkpoint.every_steps=7",
+                "name=other",
+                "model.initial_weights=other"
+            );
+        Assert.Equal(
+            ["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"],
+            ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), after)
+        );
         Assert.Empty(ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), before));
 
         // Of a checkpoint that was written before there were these keys.
         JsonObject old = JsonNode.Parse(ConfigurationFile.ToJson(before).GetRawText())!.AsObject();
         Assert.True(old.Remove("precision") && old.Remove("memory"));
-        Assert.Empty(ConfigurationFile.ChangedKeys(JsonElement.Parse(old.ToJsonString()), Load(Valid, "memory.recompute=full")));
+        Assert.Empty(
+            ConfigurationFile.ChangedKeys(JsonElement.Parse(old.ToJsonString()), Load(Valid, "memory.recompute=full"))
+        );
         Assert.Equal(
-            ["precision.compute: float32 → bfloat16"], ConfigurationFile.ChangedKeys(JsonElement.Parse(old.ToJsonString()), Load(Valid, "precision.compute=bfloat16")));
+            ["precision.compute: float32 → bfloat16"],
+            ConfigurationFile.ChangedKeys(
+                JsonElement.Parse(old.ToJsonString()),
+                Load(Valid, "precision.compute=bfloat16")
+            )
+        );
     }
 
     [Fact]
     public void ShippedConfigurations_AllLoad()
     {
         string[] files = Directory.GetFiles(Repository.PathOf("configs"), "*.yaml");
-        Assert.Equal(["long-context.yaml", "longnet-small.yaml", "longnet.yaml", "quickstart.yaml", "ranks-agree.yaml"], files.Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        Assert.Equal(
+            ["long-context.yaml", "longnet-small.yaml", "longnet.yaml", "quickstart.yaml", "ranks-agree.yaml"],
+            files.Select(Path.GetFileName).Order(StringComparer.Ordinal)
+        );
         foreach (string file in files)
         {
             foreach (int ranks in new[] { 1, 2, 4 })
@@ -273,5 +477,6 @@ public sealed class ConfigurationFileTests : IDisposable
 
     private string Shown => Path.GetRelativePath(Directory.GetCurrentDirectory(), folder["run.yaml"]);
 
-    private RunConfig Load(string text, params string[] overrides) => ConfigurationFile.Load(folder.Write("run.yaml", text), overrides);
+    private RunConfig Load(string text, params string[] overrides) =>
+        ConfigurationFile.Load(folder.Write("run.yaml", text), overrides);
 }

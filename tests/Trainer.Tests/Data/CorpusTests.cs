@@ -42,16 +42,21 @@ public sealed class CorpusTests : IDisposable
     {
         Assert.Equal(
             $"data.path {folder["nowhere"]} does not exist: name a file, a directory or a glob of text.",
-            Assert.Throws<UserException>(() => Open(folder["nowhere"])).Message);
+            Assert.Throws<UserException>(() => Open(folder["nowhere"])).Message
+        );
         Assert.Equal(
             $"data.path {folder["nowhere/*.txt"]} matches nothing: the folder {folder["nowhere"]} does not exist.",
-            Assert.Throws<UserException>(() => Open(folder["nowhere/*.txt"])).Message);
+            Assert.Throws<UserException>(() => Open(folder["nowhere/*.txt"])).Message
+        );
         Assert.Equal(
-            $"data.path {folder["*.py"]} matches no file (data.exclude: **/bin/**, **/obj/**, **/runs/**, **/.*, **/.*/**).",
-            Assert.Throws<UserException>(() => Open(folder["*.py"])).Message);
+            $"data.path {folder["*.py"]} matches no file (data.exclude: **/bin/**, **/obj/**, **/runs/**, "
+                + "**/.*, **/.*/**).",
+            Assert.Throws<UserException>(() => Open(folder["*.py"])).Message
+        );
         Assert.Equal(
             $"data.path {folder["a/empty.txt"]} holds no text: every file there is empty, binary or excluded.",
-            Assert.Throws<UserException>(() => Open(folder["a/empty.txt"])).Message);
+            Assert.Throws<UserException>(() => Open(folder["a/empty.txt"])).Message
+        );
     }
 
     [Fact]
@@ -101,8 +106,10 @@ public sealed class CorpusTests : IDisposable
         else
             File.WriteAllText(folder["a/c.txt"], text);
         Assert.Equal(
-            $"{folder["a/c.txt"]} {problem} when the run started: leave the text alone while a run reads it, and go on from the last checkpoint with --resume auto.",
-            Assert.Throws<UserException>(() => source.Read(0, new byte[4])).Message);
+            $"{folder["a/c.txt"]} {problem} when the run started: leave the text alone while a run reads "
+                + "it, and go on from the last checkpoint with --resume auto.",
+            Assert.Throws<UserException>(() => source.Read(0, new byte[4])).Message
+        );
     }
 
     [Fact]
@@ -121,7 +128,10 @@ public sealed class CorpusTests : IDisposable
 
         var all = new byte[source.Length];
         source.Read(0, all);
-        Assert.Equal(string.Join('\0', Enumerable.Range(0, 200).Select(file => $"{file:D3}")), Encoding.UTF8.GetString(all));
+        Assert.Equal(
+            string.Join('\0', Enumerable.Range(0, 200).Select(file => $"{file:D3}")),
+            Encoding.UTF8.GetString(all)
+        );
     }
 
     [Fact]
@@ -138,7 +148,8 @@ public sealed class CorpusTests : IDisposable
         Assert.Equal("defg5678", Text(targets));
         Assert.Equal([2, 4], inputs.shape);
 
-        static string Text(TorchSharp.torch.Tensor tokens) => string.Concat(tokens.data<long>().ToArray().Select(token => (char)token));
+        static string Text(TorchSharp.torch.Tensor tokens) =>
+            string.Concat(tokens.data<long>().ToArray().Select(token => (char)token));
     }
 
     private static Corpus Open(params string[] paths) => Corpus.Open(new DataConfig { Path = paths });

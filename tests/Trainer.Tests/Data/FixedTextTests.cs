@@ -14,6 +14,7 @@ public sealed class FixedTextTests
         for (int file = 0; file < FixedText.Files; file++)
             Assert.Equal(
                 FixedText.Write(file),
-                Encoding.UTF8.GetString(File.ReadAllBytes(Path.Combine(folder, $"village-{file + 1}.txt"))));
+                Encoding.UTF8.GetString(File.ReadAllBytes(Path.Combine(folder, $"village-{file + 1}.txt")))
+            );
     }
 }

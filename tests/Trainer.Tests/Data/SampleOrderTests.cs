@@ -7,18 +7,21 @@ public class SampleOrderTests
 {
     [Fact]
     public void WindowAt_EveryEpoch_IsAnotherPermutationOfAllWindows() =>
-        Gen.Select(Gen.Long[1, 300], Gen.Long).Sample(
-            (windows, seed) =>
-            {
-                var order = new SampleOrder(windows, seed);
-                long[] first = Epoch(order, windows, 0), second = Epoch(order, windows, 1);
-                Assert.Equal(Enumerable.Range(0, (int)windows).Select(window => (long)window), first.Order());
-                Assert.Equal(first.Order(), second.Order());
-                // Two shuffles of 20 windows are alike with a chance of 1 in 20!.
-                if (windows >= 20)
-                    Assert.NotEqual(first, second);
-            },
-            iter: 200);
+        Gen.Select(Gen.Long[1, 300], Gen.Long)
+            .Sample(
+                (windows, seed) =>
+                {
+                    var order = new SampleOrder(windows, seed);
+                    long[] first = Epoch(order, windows, 0),
+                        second = Epoch(order, windows, 1);
+                    Assert.Equal(Enumerable.Range(0, (int)windows).Select(window => (long)window), first.Order());
+                    Assert.Equal(first.Order(), second.Order());
+                    // Two shuffles of 20 windows are alike with a chance of 1 in 20!.
+                    if (windows >= 20)
+                        Assert.NotEqual(first, second);
+                },
+                iter: 200
+            );
 
     [Fact]
     public void WindowAt_SameSeed_IsTheSameOrderAndAnotherSeedAnother()
@@ -41,14 +44,23 @@ public class SampleOrderTests
     [InlineData(8, 2, null, 1, 4)]
     [InlineData(8, 2, 1L, 4, 1)]
     [InlineData(8, 4, 2L, 1, 2)]
-    public void BatchPartition_AnyRanks_DealOutTheBatchOnce(long batch, int dataRanks, long? micro, long microSteps, long microBatch)
+    public void BatchPartition_AnyRanks_DealOutTheBatchOnce(
+        long batch,
+        int dataRanks,
+        long? micro,
+        long microSteps,
+        long microBatch
+    )
     {
         BatchPartition partition = BatchPartition.Create(batch, dataRanks, micro);
         Assert.Equal((microSteps, microBatch), (partition.MicroSteps, partition.MicroBatchSize));
         long[] dealt =
         [
-            .. Enumerable.Range(0, dataRanks).SelectMany(rank =>
-                Enumerable.Range(0, (int)microSteps).SelectMany(step => partition.Sequences(rank, step))),
+            .. Enumerable
+                .Range(0, dataRanks)
+                .SelectMany(rank =>
+                    Enumerable.Range(0, (int)microSteps).SelectMany(step => partition.Sequences(rank, step))
+                ),
         ];
         Assert.Equal(Enumerable.Range(0, (int)batch).Select(place => (long)place), dealt);
     }
@@ -57,11 +69,15 @@ public class SampleOrderTests
     public void BatchPartition_ThatDoesNotDivide_SaysWhatWould()
     {
         Assert.Equal(
-            "training.batch_size (6) is not a multiple of the 4 data-parallel ranks: set it to 8, or choose another parallel.data.",
-            Assert.Throws<Core.UserException>(() => BatchPartition.Create(6, 4, null)).Message);
+            "training.batch_size (6) is not a multiple of the 4 data-parallel ranks: set it to 8, or "
+                + "choose another parallel.data.",
+            Assert.Throws<Core.UserException>(() => BatchPartition.Create(6, 4, null)).Message
+        );
         Assert.Equal(
-            "training.micro_batch_size (3) does not divide the 4 sequences that each of 2 data-parallel ranks has of training.batch_size 8.",
-            Assert.Throws<Core.UserException>(() => BatchPartition.Create(8, 2, 3)).Message);
+            "training.micro_batch_size (3) does not divide the 4 sequences that each of 2 data-parallel "
+                + "ranks has of training.batch_size 8.",
+            Assert.Throws<Core.UserException>(() => BatchPartition.Create(8, 2, 3)).Message
+        );
     }
 
     [Theory]
@@ -76,9 +92,16 @@ public class SampleOrderTests
     public void CorpusSplit_TooShort_NamesTheLongestThatWorks()
     {
         var error = Assert.Throws<Core.UserException>(() => CorpusSplit.Create(150, 100, 0.1));
-        Assert.Equal("data.path holds 150 tokens, too few for training.sequence_length 100: the longest that works is 74, or add text.", error.Message);
+        Assert.Equal(
+            "data.path holds 150 tokens, too few for training.sequence_length 100: the longest that works "
+                + "is 74, or add text.",
+            error.Message
+        );
         Assert.Equal(1, CorpusSplit.Create(150, 74, 0.1).TrainingWindows);
-        Assert.Equal("data.path holds 1 tokens, too few to train on: add text.", Assert.Throws<Core.UserException>(() => CorpusSplit.Create(1, 100, 0.1)).Message);
+        Assert.Equal(
+            "data.path holds 1 tokens, too few to train on: add text.",
+            Assert.Throws<Core.UserException>(() => CorpusSplit.Create(1, 100, 0.1)).Message
+        );
     }
 
     private static long[] Epoch(SampleOrder order, long windows, long epoch) =>

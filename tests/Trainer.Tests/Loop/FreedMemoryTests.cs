@@ -15,8 +15,15 @@ public class FreedMemoryTests
         // A step takes 300 MB at first, and 100 MB of what is fresh later.
         (long Before, long After, bool GivesBack)[] steps =
         [
-            (100, 400, false), (400, 550, false), (550, 700, false), (700, 701, true),
-            (150, 250, false), (250, 350, false), (350, 351, true), (120, 500, false), (500, 501, false),
+            (100, 400, false),
+            (400, 550, false),
+            (550, 700, false),
+            (700, 701, true),
+            (150, 250, false),
+            (250, 350, false),
+            (350, 351, true),
+            (120, 500, false),
+            (500, 501, false),
         ];
         foreach (var (before, after, givesBack) in steps)
         {
@@ -40,7 +47,11 @@ public class FreedMemoryTests
     [InlineData(AllocatorSetting.Tuned, Recompute.Block, true)]
     [InlineData(AllocatorSetting.System, Recompute.Full, false)]
     [InlineData(AllocatorSetting.System, Recompute.None, false)]
-    public void GivesBack_WhereBlocksAreRecomputed_AfterEachStepUnlessTheSystemsAllocatorIsLeftAlone(AllocatorSetting allocator, Recompute recompute, bool givesBack)
+    public void GivesBack_WhereBlocksAreRecomputed_AfterEachStepUnlessTheSystemsAllocatorIsLeftAlone(
+        AllocatorSetting allocator,
+        Recompute recompute,
+        bool givesBack
+    )
     {
         var freed = new FreedMemory(allocator, recompute);
         foreach (long? allocated in new long?[] { 100, null, 900 * Megabyte })

@@ -3,7 +3,9 @@ using LongNet.Trainer.Loop;
 
 namespace LongNet.Trainer.Tests.Loop;
 
-/// <summary>The numbers are those of torch.amp.GradScaler: 65536, twice after 2000 good steps in a row, half after an overflow.</summary>
+/// <summary>
+/// The numbers are those of torch.amp.GradScaler: 65536, twice after 2000 good steps in a row, half after an overflow.
+/// </summary>
 public class LossScalerTests
 {
     private readonly LossScaler scaler = new();

@@ -12,7 +12,8 @@ public class ResidentMemoryTests
     public unsafe void Peak_AfterMuchMemoryWasUsed_StayWhatTheyWereThen()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Other systems do not tell.");
-        long before = ResidentMemory.Peak()!.Value, resident = 0;
+        long before = ResidentMemory.Peak()!.Value,
+            resident = 0;
         var blocks = new List<nint>();
         // Until more is resident than ever was.
         while (resident < before + Block)
@@ -27,7 +28,8 @@ public class ResidentMemoryTests
         foreach (nint block in blocks)
             NativeMemory.Free((void*)block);
         using var now = Process.GetCurrentProcess();
-        // .NET reads the same number another way; the kernel counts pages of each processor apart, so both may lag by a few megabytes.
+        // .NET reads the same number another way; the kernel counts pages of each processor apart, so both may lag by a
+        // few megabytes.
         const long Lag = 8 << 20;
         Assert.InRange(ResidentMemory.Peak()!.Value, resident - Lag, now.PeakWorkingSet64 + Lag);
     }

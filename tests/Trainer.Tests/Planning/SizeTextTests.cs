@@ -36,7 +36,8 @@ public class SizeTextTests
     [InlineData("0", null)]
     [InlineData("1,,2", null)]
     [InlineData("many", null)]
-    public void Ranks_OfText_AreListsOrPowersOfTwo(string text, int[]? ranks) => Assert.Equal(ranks, SizeText.ParseRanks(text));
+    public void Ranks_OfText_AreListsOrPowersOfTwo(string text, int[]? ranks) =>
+        Assert.Equal(ranks, SizeText.ParseRanks(text));
 
     [Fact]
     public void Numbers_AsText_AreReadAtAGlance()

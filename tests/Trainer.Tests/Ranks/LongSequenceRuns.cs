@@ -6,19 +6,23 @@ using LongNet.Trainer.Tests.Data.Tokenization;
 namespace LongNet.Trainer.Tests.Ranks;
 
 /// <summary>
-/// Runs of a small model with all at once that long sequences need: a prepared corpus of byte pairs, recomputation, tiles, offload and a
-/// sharded optimizer, with dropout, micro-batches, clipping and evaluations. Each is done once, for all tests that compare with it.
+/// Runs of a small model with all at once that long sequences need: a prepared corpus of byte pairs, recomputation,
+/// tiles, offload and a sharded optimizer, with dropout, micro-batches, clipping and evaluations. Each is done once,
+/// for all tests that compare with it.
 /// </summary>
 public sealed class LongSequenceRuns : IDisposable
 {
-    public const int Steps = 6, TokensPerStep = 4 * 192;
+    public const int Steps = 6,
+        TokensPerStep = 4 * 192;
 
     /// <summary>
-    /// What runs in float16 begin with, at the checkpoint of this step, so that the first is skipped. At the edge it is the rows which a tile happens to
-    /// sum in float16 that decide, and these differ by mesh; this is not there: measured, the first step overflows from 0.8 times this scale on, if not
-    /// below, and the others bear 1.2 times the half of it, on all meshes.
+    /// What runs in float16 begin with, at the checkpoint of this step, so that the first is skipped. At the edge it is
+    /// the rows which a tile happens to sum in float16 that decide, and these differ by mesh; this is not there:
+    /// measured, the first step overflows from 0.8 times this scale on, if not below, and the others bear 1.2 times the
+    /// half of it, on all meshes.
     /// </summary>
-    public const int ScaledFrom = 2, InitialScale = 1 << 22;
+    public const int ScaledFrom = 2,
+        InitialScale = 1 << 22;
 
     private readonly TemporaryFolder folder = new();
     private readonly Dictionary<(string Compute, MpiKind Kind, int Data, int Sequence), string> done = [];
@@ -28,25 +32,72 @@ public sealed class LongSequenceRuns : IDisposable
     public LongSequenceRuns()
     {
         // Not the sources, as the others: whether a step overflows must not change with them.
-        string[] words = ["hello", " world", " the", " public", " string", " =", " in", "\n    ", " azure", "é", " store", "ped", " an", "y", "13", " 7", ";\n"];
+        string[] words =
+        [
+            "hello",
+            " world",
+            " the",
+            " public",
+            " string",
+            " =",
+            " in",
+            "\n    ",
+            " azure",
+            "é",
+            " store",
+            "ped",
+            " an",
+            "y",
+            "13",
+            " 7",
+            ";\n",
+        ];
         var random = new Random(1);
-        string text = folder.Write("corpus.txt", string.Concat(Enumerable.Range(0, 16_000).Select(_ => words[random.Next(words.Length) * random.Next(words.Length) / words.Length])));
-        string tokenizer = TinyTokenizer.Write(folder), corpus = folder["corpus.tokens"];
-        ProgramRun.ToEnd(TimeSpan.FromMinutes(1), Repository.LongNet, ["data", "prepare", "--input", text, "--tokenizer", tokenizer, "--output", corpus]).AssertSuccess();
+        string text = folder.Write(
+            "corpus.txt",
+            string.Concat(
+                Enumerable
+                    .Range(0, 16_000)
+                    .Select(_ => words[random.Next(words.Length) * random.Next(words.Length) / words.Length])
+            )
+        );
+        string tokenizer = TinyTokenizer.Write(folder),
+            corpus = folder["corpus.tokens"];
+        ProgramRun
+            .ToEnd(
+                TimeSpan.FromMinutes(1),
+                Repository.LongNet,
+                ["data", "prepare", "--input", text, "--tokenizer", tokenizer, "--output", corpus]
+            )
+            .AssertSuccess();
         settings =
         [
             .. new[]
             {
-                $"data.path=[{corpus}]", $"data.tokenizer={tokenizer}", $"model.vocabulary={TinyTokenizer.VocabularySize}", "model.dropout=0.1",
+                $"data.path=[{corpus}]",
+                $"data.tokenizer={tokenizer}",
+                $"model.vocabulary={TinyTokenizer.VocabularySize}",
+                "model.dropout=0.1",
                 // With 4 ranks of 48 rows, two branches are local and the others span 2 and 4 ranks.
-                "training.sequence_length=192", "model.attention.segment_lengths=[24, 48, 96, 192]",
+                "training.sequence_length=192",
+                "model.attention.segment_lengths=[24, 48, 96, 192]",
                 // On 4 data-parallel ranks one micro-batch, on 2 two, on 1 four.
-                "training.batch_size=4", "training.micro_batch_size=1", $"training.steps={Steps}",
+                "training.batch_size=4",
+                "training.micro_batch_size=1",
+                $"training.steps={Steps}",
                 // Of 48 rows, 96 and 192 each leaves a tile that is not full.
-                "memory.recompute=full", "memory.tile_rows=25", "memory.loss_rows=41", "memory.offload=disk", $"memory.offload_directory={OffloadFolder}",
+                "memory.recompute=full",
+                "memory.tile_rows=25",
+                "memory.loss_rows=41",
+                "memory.offload=disk",
+                $"memory.offload_directory={OffloadFolder}",
                 // Gradients have norms of 2 and more: all are clipped.
-                "parallel.shard_optimizer=true", "optimizer.gradient_clipping=0.5", "evaluation.every_steps=3", "evaluation.sequences=4",
-                "checkpoint.every_steps=1", "runtime.threads=1",
+                "parallel.shard_optimizer=true",
+                "optimizer.gradient_clipping=0.5",
+                "evaluation.every_steps=3",
+                "evaluation.sequences=4",
+                "checkpoint.every_steps=1",
+                "runtime.threads=1",
             }.SelectMany(setting => new[] { "--set", setting }),
         ];
     }
@@ -80,10 +131,23 @@ public sealed class LongSequenceRuns : IDisposable
     /// <param name="fault">LONGNET_FAULT; null for none.</param>
     public ProgramResult Run(string compute, MpiKind kind, int data, int sequence, string output, string? fault = null)
     {
-        string[] resume = Directory.Exists(Path.Combine(output, "checkpoints")) ? ["--resume", "auto"] : compute == "float16" ? ["--resume", Scaled()] : [];
-        return RankTests.Launcher(kind).Run(
-            data * sequence, Repository.LongNet, TrainingJob.RanksAgreeArguments(data, sequence, output, [.. settings, "--set", $"precision.compute={compute}", .. resume]),
-            environment: new Dictionary<string, string?> { ["LONGNET_FAULT"] = fault });
+        string[] resume =
+            Directory.Exists(Path.Combine(output, "checkpoints")) ? ["--resume", "auto"]
+            : compute == "float16" ? ["--resume", Scaled()]
+            : [];
+        return RankTests
+            .Launcher(kind)
+            .Run(
+                data * sequence,
+                Repository.LongNet,
+                TrainingJob.RanksAgreeArguments(
+                    data,
+                    sequence,
+                    output,
+                    [.. settings, "--set", $"precision.compute={compute}", .. resume]
+                ),
+                environment: new Dictionary<string, string?> { ["LONGNET_FAULT"] = fault }
+            );
     }
 
     public void Dispose() => folder.Dispose();
@@ -99,9 +163,12 @@ public sealed class LongSequenceRuns : IDisposable
         foreach (string file in Directory.GetFiles(from))
             File.Copy(file, Path.Combine(scaled, Path.GetFileName(file)));
         SavedCheckpoint.Rewrite(Path.Combine(scaled, "state.json"), text => text.Replace(
-            "\"loss_scaler\": null", $$"""
-            "loss_scaler": {"scale": {{InitialScale}}, "good_steps": 1, "skipped_steps": 0}
-            """, StringComparison.Ordinal));
+                "\"loss_scaler\": null",
+                $$"""
+                "loss_scaler": {"scale": {{InitialScale}}, "good_steps": 1, "skipped_steps": 0}
+                """,
+                StringComparison.Ordinal
+            ));
         return scaled;
     }
 }

@@ -25,12 +25,22 @@ public sealed class RanksAgreeTests(RanksAgreeTests.OneRank oneRank) : IClassFix
         using var folder = new TemporaryFolder();
         TrainingJob.RanksAgree(kind, data, sequence, folder["run"]);
 
-        Assert.Equal(Enumerable.Range(1, Steps).Select(step => (double)step), TrainingJob.Values(folder["run"], "loss", "step"));
+        Assert.Equal(
+            Enumerable.Range(1, Steps).Select(step => (double)step),
+            TrainingJob.Values(folder["run"], "loss", "step")
+        );
         foreach (string key in new[] { "loss", "grad_norm", "eval_loss", "eval_bits_per_byte" })
-            Compare.AssertClose(TrainingJob.Values(folder["run"], key), TrainingJob.Values(oneRank.Output, key), Tolerance, key);
+            Compare.AssertClose(
+                TrainingJob.Values(folder["run"], key),
+                TrainingJob.Values(oneRank.Output, key),
+                Tolerance,
+                key
+            );
         foreach (string key in new[] { "lr", "tokens" })
             Assert.Equal(TrainingJob.Values(oneRank.Output, key), TrainingJob.Values(folder["run"], key));
-        Assert.All(TrainingJob.Values(folder["run"], "bytes_sent"), bytes => Assert.Equal(data * sequence > 1, bytes > 0));
+        Assert.All(TrainingJob.Values(folder["run"], "bytes_sent"), bytes =>
+            Assert.Equal(data * sequence > 1, bytes > 0)
+        );
     }
 
     [Fact]

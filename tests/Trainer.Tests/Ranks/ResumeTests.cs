@@ -11,9 +11,17 @@ public class ResumeTests
 {
     // Dropout, so that random choices are part of the proof; a batch that makes steps slow enough to be killed between.
     private static readonly string[] Settings =
-        ["--set", "checkpoint.every_steps=10", "--set", "model.dropout=0.1", "--set", "training.batch_size=16"];
+    [
+        "--set",
+        "checkpoint.every_steps=10",
+        "--set",
+        "model.dropout=0.1",
+        "--set",
+        "training.batch_size=16",
+    ];
 
-    private const string Middle = "checkpoints/step-00000010", End = "checkpoints/step-00000020";
+    private const string Middle = "checkpoints/step-00000010",
+        End = "checkpoints/step-00000020";
 
     [Theory]
     [InlineData(MpiKind.None, 1, 1)]
@@ -26,16 +34,26 @@ public class ResumeTests
         TrainingJob.RanksAgree(kind, data, sequence, folder["straight"], Settings);
 
         KillBetweenSteps10And20(kind, data, sequence, folder["killed"]);
-        ProgramResult resumed = TrainingJob.RanksAgree(kind, data, sequence, folder["killed"], [.. Settings, "--resume", "auto"]);
+        ProgramResult resumed = TrainingJob.RanksAgree(
+            kind,
+            data,
+            sequence,
+            folder["killed"],
+            [.. Settings, "--resume", "auto"]
+        );
         Assert.Contains(
-            $"resuming from {folder["killed"]}/{Middle} (step 10, written by {data} data x {sequence} sequence ranks)", resumed.Output, StringComparison.Ordinal);
+            $"resuming from {folder["killed"]}/{Middle} (step 10, written by {data} data x {sequence} sequence ranks)",
+            resumed.Output,
+            StringComparison.Ordinal
+        );
         Assert.DoesNotContain("warning", resumed.Output, StringComparison.Ordinal);
 
         foreach (string file in new[] { "model.safetensors", "optimizer-00000-of-00001.safetensors" })
         {
             Assert.Equal(
                 File.ReadAllBytes(Path.Combine(folder["straight"], End, file)),
-                File.ReadAllBytes(Path.Combine(folder["killed"], End, file)));
+                File.ReadAllBytes(Path.Combine(folder["killed"], End, file))
+            );
         }
 
         // Every step once, and with the same bits.
@@ -45,7 +63,11 @@ public class ResumeTests
         Assert.Equal("step-00000020\n", File.ReadAllText(Path.Combine(folder["killed"], "checkpoints/LATEST")));
         Assert.Equal(
             ["BEST", "LATEST", "step-00000010", "step-00000020"],
-            Directory.GetFileSystemEntries(Path.Combine(folder["killed"], "checkpoints")).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+            Directory
+                .GetFileSystemEntries(Path.Combine(folder["killed"], "checkpoints"))
+                .Select(Path.GetFileName)
+                .Order(StringComparer.Ordinal)
+        );
     }
 
     [Fact]
@@ -57,8 +79,15 @@ public class ResumeTests
         {
             string output = folder[$"on {data}x{sequence}"];
             TrainingJob.RanksAgree(
-                ranks == 1 ? MpiKind.None : MpiKind.OpenMpi, data, sequence, output, [.. Settings, "--resume", Path.Combine(folder["four"], Middle)]);
-            using SafetensorsReader expected = SafetensorsReader.Open(Path.Combine(folder["four"], End, "model.safetensors"));
+                ranks == 1 ? MpiKind.None : MpiKind.OpenMpi,
+                data,
+                sequence,
+                output,
+                [.. Settings, "--resume", Path.Combine(folder["four"], Middle)]
+            );
+            using SafetensorsReader expected = SafetensorsReader.Open(
+                Path.Combine(folder["four"], End, "model.safetensors")
+            );
             using SafetensorsReader actual = SafetensorsReader.Open(Path.Combine(output, End, "model.safetensors"));
             Assert.Equal(expected.Names, actual.Names);
             foreach (string name in expected.Names)
@@ -76,8 +105,13 @@ public class ResumeTests
 
     private static void KillBetweenSteps10And20(MpiKind kind, int data, int sequence, string output)
     {
-        using ProgramRun run = RankTests.Launcher(kind).Start(
-            data * sequence, Repository.LongNet, TrainingJob.RanksAgreeArguments(data, sequence, output, Settings));
+        using ProgramRun run = RankTests
+            .Launcher(kind)
+            .Start(
+                data * sequence,
+                Repository.LongNet,
+                TrainingJob.RanksAgreeArguments(data, sequence, output, Settings)
+            );
         var clock = Stopwatch.StartNew();
         string latest = Path.Combine(output, "checkpoints/LATEST");
         while (!File.Exists(latest) || LastStep() < 12)

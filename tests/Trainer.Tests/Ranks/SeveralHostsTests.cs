@@ -20,13 +20,14 @@ public sealed class SeveralHostsTests : IDisposable
 
     private readonly TemporaryFolder folder = new();
 
-    public static TheoryData<MpiKind, int> Clusters { get; } = new()
-    {
-        { MpiKind.OpenMpi, 2 },
-        { MpiKind.OpenMpi, 4 },
-        { MpiKind.Mpich, 2 },
-        { MpiKind.Mpich, 4 },
-    };
+    public static TheoryData<MpiKind, int> Clusters { get; } =
+        new()
+        {
+            { MpiKind.OpenMpi, 2 },
+            { MpiKind.OpenMpi, 4 },
+            { MpiKind.Mpich, 2 },
+            { MpiKind.Mpich, 4 },
+        };
 
     public void Dispose() => folder.Dispose();
 
@@ -37,7 +38,13 @@ public sealed class SeveralHostsTests : IDisposable
         _ = RankTests.Launcher(kind);
         using NamespaceHosts hosts = RankTests.Hosts(count);
         string[] settings = [.. OneThread, "--steps", $"{Steps}"];
-        using (ProgramRun run = hosts.Start(kind, Repository.LongNet, TrainingJob.RanksAgreeArguments(1, count, folder["several"], settings)))
+        using (
+            ProgramRun run = hosts.Start(
+                kind,
+                Repository.LongNet,
+                TrainingJob.RanksAgreeArguments(1, count, folder["several"], settings)
+            )
+        )
             run.Wait(Limit).AssertSuccess();
         TrainingJob.RanksAgree(kind, 1, count, folder["one"], settings);
 
@@ -58,9 +65,16 @@ public sealed class SeveralHostsTests : IDisposable
         double timeout = kind == MpiKind.OpenMpi ? 20 : 8;
         int lost = count - 1;
         using NamespaceHosts hosts = RankTests.Hosts(count);
-        using ProgramRun run = hosts.Start(kind, Repository.LongNet, TrainingJob.RanksAgreeArguments(
-            1, count, folder["cut"],
-            [.. OneThread, "--set", "training.steps=1000000", "--set", $"parallel.timeout_seconds={timeout}"]));
+        using ProgramRun run = hosts.Start(
+            kind,
+            Repository.LongNet,
+            TrainingJob.RanksAgreeArguments(
+                1,
+                count,
+                folder["cut"],
+                [.. OneThread, "--set", "training.steps=1000000", "--set", $"parallel.timeout_seconds={timeout}"]
+            )
+        );
         string metrics = Path.Combine(folder["cut"], "metrics.jsonl");
         var clock = Stopwatch.StartNew();
         while (!File.Exists(metrics) || File.ReadAllText(metrics).Count(character => character == '\n') < 3)
@@ -78,12 +92,17 @@ public sealed class SeveralHostsTests : IDisposable
             kind == MpiKind.OpenMpi
                 ? $@"Remote daemon: \[\[\d+,\d+\],\d+\] on node {NamespaceHosts.Name(lost)}\b|rank {lost} did not answer within"
                 : $@"longnet: rank \d: .* did not finish within {timeout} s \(parallel\.timeout_seconds\): rank {lost} did not answer within \d+ s, so its process is stopped or dead or its machine is out of reach",
-            result.Error);
-        // Nor does anything stay on the host that nobody reaches. MPICH's ranks there learn nothing from their launcher: they ask for 3 s who
-        // is missing, and kill themselves 5 s after an MPI_Abort that reaches no one, at timeout + 9 s in all.
+            result.Error
+        );
+        // Nor does anything stay on the host that nobody reaches. MPICH's ranks there learn nothing from their
+        // launcher: they ask for 3 s who is missing, and kill themselves 5 s after an MPI_Abort that reaches no one, at
+        // timeout + 9 s in all.
         while (hosts.Processes(lost) is { Count: > 0 } left)
         {
-            Assert.True(clock.Elapsed < deadline + Grace, $"{NamespaceHosts.Name(lost)} still runs\n{string.Join('\n', left)}\n{result}");
+            Assert.True(
+                clock.Elapsed < deadline + Grace,
+                $"{NamespaceHosts.Name(lost)} still runs\n{string.Join('\n', left)}\n{result}"
+            );
             Thread.Sleep(100);
         }
     }
@@ -96,13 +115,21 @@ public sealed class SeveralHostsTests : IDisposable
         _ = RankTests.Launcher(kind);
         using NamespaceHosts hosts = RankTests.Hosts(2);
         using ProgramRun run = hosts.Start(
-            kind, Repository.LongNet, TrainingJob.RanksAgreeArguments(1, 2, folder["none"]),
-            new Dictionary<string, string?> { ["LONGNET_MPI_LIBRARY"] = "libnowhere.so" });
+            kind,
+            Repository.LongNet,
+            TrainingJob.RanksAgreeArguments(1, 2, folder["none"]),
+            new Dictionary<string, string?> { ["LONGNET_MPI_LIBRARY"] = "libnowhere.so" }
+        );
         ProgramResult result = run.Wait(Limit);
         Assert.NotEqual(0, result.ExitCode);
         // One rank per host speaks.
         foreach (string rank in new[] { "", "rank 1: " })
-            Assert.Contains($"longnet: {rank}{mpi}'s mpiexec started this process, but {mpi}'s library libnowhere.so cannot be loaded", result.Error, StringComparison.Ordinal);
+            Assert.Contains(
+                $"longnet: {rank}{mpi}'s mpiexec started this process, but {mpi}'s library libnowhere.so "
+                    + "cannot be loaded",
+                result.Error,
+                StringComparison.Ordinal
+            );
     }
 
     [Theory]
@@ -112,9 +139,13 @@ public sealed class SeveralHostsTests : IDisposable
     {
         _ = RankTests.Launcher(kind);
         string hosts = folder.Write("hosts", "# this machine\n\nlocalhost slots=2\n");
-        ProgramRun.ToEnd(
-            Limit, Repository.PathOf($"scripts/cluster/{script}"),
-            [hosts, Repository.LongNet, .. TrainingJob.RanksAgreeArguments(1, 2, folder["run"], "--steps", "1")]).AssertSuccess();
+        ProgramRun
+            .ToEnd(
+                Limit,
+                Repository.PathOf($"scripts/cluster/{script}"),
+                [hosts, Repository.LongNet, .. TrainingJob.RanksAgreeArguments(1, 2, folder["run"], "--steps", "1")]
+            )
+            .AssertSuccess();
         Assert.Single(TrainingJob.Values(folder["run"], "loss"));
     }
 
@@ -130,6 +161,10 @@ public sealed class SeveralHostsTests : IDisposable
             Thread.Sleep(10);
         using NamespaceHosts hosts = RankTests.Hosts(1);
         process.Wait(Limit);
-        Assert.DoesNotContain(Left, ProgramRun.ToEnd(Limit, "ip", ["netns", "list"]).AssertSuccess().Output, StringComparison.Ordinal);
+        Assert.DoesNotContain(
+            Left,
+            ProgramRun.ToEnd(Limit, "ip", ["netns", "list"]).AssertSuccess().Output,
+            StringComparison.Ordinal
+        );
     }
 }

@@ -26,34 +26,64 @@ public sealed class MetricsWriterTests : IDisposable
         Assert.Equal("", lines[2]);
         JsonElement first = JsonDocument.Parse(lines[0]).RootElement;
         Assert.Equal(
-            ["step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_seconds", "bytes_sent", "communication_seconds", "communication_total_seconds", "checkpoint_stall_seconds"],
-            first.EnumerateObject().Select(member => member.Name));
+            [
+                "step",
+                "loss",
+                "grad_norm",
+                "lr",
+                "tokens",
+                "tokens_per_second",
+                "step_seconds",
+                "bytes_sent",
+                "communication_seconds",
+                "communication_total_seconds",
+                "checkpoint_stall_seconds",
+            ],
+            first.EnumerateObject().Select(member => member.Name)
+        );
         // Reading gives back the same bits.
         Assert.Equal(
             step,
             new StepMetrics(
-                first.GetProperty("step").GetInt64(), first.GetProperty("loss").GetDouble(), first.GetProperty("grad_norm").GetDouble(),
-                first.GetProperty("lr").GetDouble(), first.GetProperty("tokens").GetInt64(), first.GetProperty("tokens_per_second").GetDouble(),
-                first.GetProperty("step_seconds").GetDouble(), first.GetProperty("bytes_sent").GetInt64(),
-                first.GetProperty("communication_seconds").GetDouble(), first.GetProperty("communication_total_seconds").GetDouble(),
-                first.GetProperty("checkpoint_stall_seconds").GetDouble()));
+                first.GetProperty("step").GetInt64(),
+                first.GetProperty("loss").GetDouble(),
+                first.GetProperty("grad_norm").GetDouble(),
+                first.GetProperty("lr").GetDouble(),
+                first.GetProperty("tokens").GetInt64(),
+                first.GetProperty("tokens_per_second").GetDouble(),
+                first.GetProperty("step_seconds").GetDouble(),
+                first.GetProperty("bytes_sent").GetInt64(),
+                first.GetProperty("communication_seconds").GetDouble(),
+                first.GetProperty("communication_total_seconds").GetDouble(),
+                first.GetProperty("checkpoint_stall_seconds").GetDouble()
+            )
+        );
         JsonElement second = JsonDocument.Parse(lines[1]).RootElement;
-        Assert.Equal(["step", "eval_loss", "eval_bits_per_byte"], second.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(
+            ["step", "eval_loss", "eval_bits_per_byte"],
+            second.EnumerateObject().Select(member => member.Name)
+        );
         Assert.Equal(3, second.GetProperty("eval_bits_per_byte").GetDouble(), 1e-15);
     }
 
     [Fact]
     public void Write_AScaledStep_SaysItsScaleAndNullForWhatOverflows()
     {
-        var step = new StepMetrics(7, double.NaN, double.PositiveInfinity, 3e-4, 64, 1, 1, 0, 0, 0, 0) { PeakMemoryBytes = 3L << 32, LossScale = 65536, SkippedSteps = 2 };
+        var step = new StepMetrics(7, double.NaN, double.PositiveInfinity, 3e-4, 64, 1, 1, 0, 0, 0, 0)
+        {
+            PeakMemoryBytes = 3L << 32,
+            LossScale = 65536,
+            SkippedSteps = 2,
+        };
         Assert.True(step.IsSkipped);
         Assert.False((step with { Loss = 5, GradientNorm = 1 }).IsSkipped);
         Write(0, writer => writer.Write(step));
         Assert.Equal(
-            "{\"step\":7,\"loss\":null,\"grad_norm\":null,\"lr\":0.0003,\"tokens\":64,\"tokens_per_second\":1,\"step_seconds\":1,\"bytes_sent\":0," +
-            "\"communication_seconds\":0,\"communication_total_seconds\":0,\"checkpoint_stall_seconds\":0," +
-            "\"peak_memory_bytes\":12884901888,\"loss_scale\":65536,\"skipped_steps\":2}\n",
-            System.IO.File.ReadAllText(File));
+            "{\"step\":7,\"loss\":null,\"grad_norm\":null,\"lr\":0.0003,\"tokens\":64,\"tokens_per_second\":1,\"step_seconds\":1,\"bytes_sent\":0,"
+                + "\"communication_seconds\":0,\"communication_total_seconds\":0,\"checkpoint_stall_seconds\":0,"
+                + "\"peak_memory_bytes\":12884901888,\"loss_scale\":65536,\"skipped_steps\":2}\n",
+            System.IO.File.ReadAllText(File)
+        );
     }
 
     [Theory]
@@ -66,7 +96,10 @@ public sealed class MetricsWriterTests : IDisposable
         const string Kept = "{\"step\":0,\"eval_loss\":5}\n{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":1}\n";
         System.IO.File.WriteAllText(File, Kept + after);
         Write(2, writer => writer.Write(new EvaluationMetrics(2, 1)));
-        Assert.Equal(Kept + "{\"step\":2,\"eval_loss\":1,\"eval_bits_per_byte\":1.4426950408889634}\n", System.IO.File.ReadAllText(File));
+        Assert.Equal(
+            Kept + "{\"step\":2,\"eval_loss\":1,\"eval_bits_per_byte\":1.4426950408889634}\n",
+            System.IO.File.ReadAllText(File)
+        );
     }
 
     [Fact]
@@ -78,10 +111,12 @@ public sealed class MetricsWriterTests : IDisposable
     }
 
     [Fact]
-    public void Open_WhatCannotBeWritten_IsNamed() => Assert.StartsWith(
-        $"{folder.Path} cannot be written: ",
-        Assert.Throws<Core.UserException>(() => new MetricsWriter(folder.Path, 0)).Message,
-        StringComparison.Ordinal);
+    public void Open_WhatCannotBeWritten_IsNamed() =>
+        Assert.StartsWith(
+            $"{folder.Path} cannot be written: ",
+            Assert.Throws<Core.UserException>(() => new MetricsWriter(folder.Path, 0)).Message,
+            StringComparison.Ordinal
+        );
 
     private void Write(long? step, Action<MetricsWriter> write)
     {

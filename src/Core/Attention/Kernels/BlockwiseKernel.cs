@@ -4,8 +4,9 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention with a bias per distance, from ordinary tensor operations, tile by tile: for what the fused operators do not do (they
-/// give no gradient of a bias). Works for every dtype and device; computes in float32, or float64 for float64.
+/// Attention with a bias per distance, from ordinary tensor operations, tile by tile: for what the fused operators do
+/// not do (they give no gradient of a bias). Works for every dtype and device; computes in float32, or float64 for
+/// float64.
 /// </summary>
 internal static class BlockwiseKernel
 {
@@ -13,7 +14,8 @@ internal static class BlockwiseKernel
     private const long TileElements = 1 << 20;
 
     // Fewer queries per tile make the products too narrow to be fast, more of them waste work above the diagonal.
-    private const long LeastQueries = 64, MostQueries = 512;
+    private const long LeastQueries = 64,
+        MostQueries = 512;
 
     /// <summary>softmax(q kᵀ / √headDim + bias) v and its log-sum-exp.</summary>
     /// <param name="q">[batch, heads, queries, headDim]; strided views allowed. Not disposed.</param>
@@ -42,22 +44,32 @@ internal static class BlockwiseKernel
     }
 
     /// <summary>
-    /// Gradients of attention with probabilities exp(q kᵀ / √headDim + bias − logSumExp); see <see cref="FlashKernel.Backward"/>. The
-    /// bias collects its own.
+    /// Gradients of attention with probabilities exp(q kᵀ / √headDim + bias − logSumExp); see
+    /// <see cref="FlashKernel.Backward"/>. The bias collects its own.
     /// </summary>
     /// <returns>Gradients shaped like q, k and v, in float32 (float64 for float64). Owned by the caller.</returns>
     public static (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal, PairBias bias)
+        Tensor gradient,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        Tensor output,
+        Tensor logSumExp,
+        bool causal,
+        PairBias bias
+    )
     {
         using var scope = NewDisposeScope();
         ScalarType type = BranchMixture.AccumulationType(q.dtype);
         Tensor queryGradient = empty(q.shape, dtype: type, device: q.device);
-        Tensor keyGradient = zeros(k.shape, dtype: type, device: q.device), valueGradient = zeros(k.shape, dtype: type, device: q.device);
+        Tensor keyGradient = zeros(k.shape, dtype: type, device: q.device),
+            valueGradient = zeros(k.shape, dtype: type, device: q.device);
         Tensor scale = Scale(q, type);
         foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
         {
             using var tileScope = NewDisposeScope();
-            Tensor queries = tile.Fold(q, type).mul_(scale), keys = tile.Keys(k, type);
+            Tensor queries = tile.Fold(q, type).mul_(scale),
+                keys = tile.Keys(k, type);
             Tensor outputGradient = tile.Fold(gradient, type);
             var (probabilities, ofTile) = Softmax(Logits(tile, queries, keys, bias));
             probabilities.mul_(ofTile.sub_(tile.Fold(logSumExp.unsqueeze(-1), type)).exp_());
@@ -79,8 +91,8 @@ internal static class BlockwiseKernel
         return (queryGradient, keyGradient, valueGradient);
     }
 
-    // Not exp of the logits: oneMKL takes a hundred times as long for numbers that underflow, which far and masked keys do.
-    // The largest probability is 1 / Σ exp(logit − largest logit).
+    // Not exp of the logits: oneMKL takes a hundred times as long for numbers that underflow, which far and masked keys
+    // do. The largest probability is 1 / Σ exp(logit − largest logit).
     private static (Tensor Probabilities, Tensor LogSumExp) Softmax(Tensor logits)
     {
         Tensor probabilities = logits.softmax(-1);
@@ -94,17 +106,22 @@ internal static class BlockwiseKernel
     private static Tensor Logits(Tile tile, Tensor queries, Tensor keys, PairBias bias)
     {
         Tensor logits = queries.bmm(keys.transpose(1, 2));
-        tile.Unflatten(logits).add_(bias.Tile(tile.FirstHead, tile.Heads, tile.FirstQuery, tile.Count, tile.VisibleKeys), Scalars.One);
+        tile.Unflatten(logits)
+            .add_(bias.Tile(tile.FirstHead, tile.Heads, tile.FirstQuery, tile.Count, tile.VisibleKeys), Scalars.One);
         return logits;
     }
 
-    private static Tensor Scale(Tensor q, ScalarType type) => tensor(1 / Math.Sqrt(q.shape[3]), dtype: type, device: q.device);
+    private static Tensor Scale(Tensor q, ScalarType type) =>
+        tensor(1 / Math.Sqrt(q.shape[3]), dtype: type, device: q.device);
 
     private static IEnumerable<Tile> Tiles(long[] shape, long keys, bool causal)
     {
-        long batch = shape[0], heads = shape[1], queries = shape[2];
+        long batch = shape[0],
+            heads = shape[1],
+            queries = shape[2];
         long units = Math.Max(1, TileElements / (keys * Math.Min(queries, LeastQueries)));
-        long ofHeads = Math.Min(units, heads), sequences = Math.Clamp(units / ofHeads, 1, batch);
+        long ofHeads = Math.Min(units, heads),
+            sequences = Math.Clamp(units / ofHeads, 1, batch);
         long count = Math.Clamp(TileElements / (sequences * ofHeads * keys), LeastQueries, MostQueries);
         for (long sequence = 0; sequence < batch; sequence += sequences)
         {
@@ -114,14 +131,30 @@ internal static class BlockwiseKernel
                 {
                     long end = Math.Min(query + count, queries);
                     yield return new Tile(
-                        sequence, Math.Min(sequences, batch - sequence), head, Math.Min(ofHeads, heads - head), query, end - query, causal ? end : keys);
+                        sequence,
+                        Math.Min(sequences, batch - sequence),
+                        head,
+                        Math.Min(ofHeads, heads - head),
+                        query,
+                        end - query,
+                        causal ? end : keys
+                    );
                 }
             }
         }
     }
 
-    // Some queries of some heads and sequences, in reverse order (see PairBias), and the keys that they may see: the first ones.
-    private readonly record struct Tile(long FirstSequence, long Sequences, long FirstHead, long Heads, long FirstQuery, long Count, long VisibleKeys)
+    // Some queries of some heads and sequences, in reverse order (see PairBias), and the keys that they may see: the
+    // first ones.
+    private readonly record struct Tile(
+        long FirstSequence,
+        long Sequences,
+        long FirstHead,
+        long Heads,
+        long FirstQuery,
+        long Count,
+        long VisibleKeys
+    )
     {
         // The tile's queries, [sequences, heads, count, …], a view in the tensor's own order.
         public Tensor Queries(Tensor tensor) => Part(tensor).narrow(2, FirstQuery, Count);

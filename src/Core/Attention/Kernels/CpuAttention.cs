@@ -8,14 +8,17 @@ namespace LongNet.Core.Attention.Kernels;
 /// <summary>Which kernel attends in float32 and bfloat16 on CPUs, for this process.</summary>
 public static class CpuAttention
 {
-    // In float32 ours is the faster one wherever it runs. In bfloat16 libtorch's was on an EPYC of AMD's fourth generation, whose products of
-    // bfloat16 are twice as fast as float32's: 516 ms to 603 ms forward and backward. On a Xeon with AMX it was not: 588 ms to 414 ms.
+    // In float32 ours is the faster one wherever it runs. In bfloat16 libtorch's was on an EPYC of AMD's fourth
+    // generation, whose products of bfloat16 are twice as fast as float32's: 516 ms to 603 ms forward and backward. On
+    // a Xeon with AMX it was not: 588 ms to 414 ms.
     private static readonly bool LibtorchIsFasterInBfloat16 = IsAmdWithBfloat16();
 
     /// <summary>Whether this library's own kernel may be used where it can. Results differ by rounding.</summary>
     public static bool PrefersOwnKernel { get; set; } = true;
 
-    /// <summary>Whether it is used, for heads of a multiple of 32 channels: the processor has AVX-512 and nobody turned it off.</summary>
+    /// <summary>
+    /// Whether it is used, for heads of a multiple of 32 channels: the processor has AVX-512 and nobody turned it off.
+    /// </summary>
     public static bool UsesOwnKernel => PrefersOwnKernel && Avx512F.IsSupported;
 
     /// <summary>Whether it is used for a type of which it is not the only kernel that can do what is asked.</summary>
@@ -24,12 +27,15 @@ public static class CpuAttention
 
     private static bool IsAmdWithBfloat16()
     {
-        const int Features = 7, Bfloat16 = 1 << 5;
+        const int Features = 7,
+            Bfloat16 = 1 << 5;
         if (!X86Base.IsSupported)
             return false;
         var (highest, ebx, ecx, edx) = X86Base.CpuId(0, 0);
         Span<int> words = [ebx, edx, ecx];
-        return highest >= Features && Encoding.ASCII.GetString(MemoryMarshal.AsBytes(words)) == "AuthenticAMD"
-            && X86Base.CpuId(Features, 0).Eax >= 1 && (X86Base.CpuId(Features, 1).Eax & Bfloat16) != 0;
+        return highest >= Features
+            && Encoding.ASCII.GetString(MemoryMarshal.AsBytes(words)) == "AuthenticAMD"
+            && X86Base.CpuId(Features, 0).Eax >= 1
+            && (X86Base.CpuId(Features, 1).Eax & Bfloat16) != 0;
     }
 }

@@ -2,8 +2,8 @@ namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>What the scripts of the CUDA kernels share.</summary>
 /// <remarks>
-/// The scripts hold no arithmetic on elements: TorchScript would compile chains of it for the GPU at run time, once more for every
-/// shape. Dtypes and memory formats are known to TorchScript by number only.
+/// The scripts hold no arithmetic on elements: TorchScript would compile chains of it for the GPU at run time, once
+/// more for every shape. Dtypes and memory formats are known to TorchScript by number only.
 /// </remarks>
 internal static class CudaScript
 {

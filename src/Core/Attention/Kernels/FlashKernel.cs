@@ -3,8 +3,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows by the kernel for its device, type and processor. Scores and masks never exist in memory
-/// but for a tile at a time, and strided views are taken as they are.
+/// Attention over one block of rows by the kernel for its device, type and processor. Scores and masks never exist in
+/// memory but for a tile at a time, and strided views are taken as they are.
 /// </summary>
 internal static class FlashKernel
 {
@@ -30,8 +30,11 @@ internal static class FlashKernel
             return kernel.Forward(q, k, v, causal);
 
         using var scope = NewDisposeScope();
-        (Tensor Output, Tensor LogSumExp)[] parts = [.. Parts(q.shape[0], kernel.LargestBatch).Select(part =>
-            kernel.Forward(Slice(q, part), Slice(k, part), Slice(v, part), causal))];
+        (Tensor Output, Tensor LogSumExp)[] parts =
+        [
+            .. Parts(q.shape[0], kernel.LargestBatch)
+                .Select(part => kernel.Forward(Slice(q, part), Slice(k, part), Slice(v, part), causal)),
+        ];
         return (Join(parts.Select(part => part.Output)), Join(parts.Select(part => part.LogSumExp)));
     }
 
@@ -48,16 +51,40 @@ internal static class FlashKernel
     /// <param name="causal">As in <see cref="Forward"/>.</param>
     /// <returns>Gradients shaped like q, k and v. Owned by the caller.</returns>
     public static (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
+        Tensor gradient,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        Tensor output,
+        Tensor logSumExp,
+        bool causal
+    )
     {
         IAttentionKernel kernel = For(q);
         if (q.shape[0] <= kernel.LargestBatch)
             return kernel.Backward(gradient, q, k, v, output, logSumExp, causal);
 
         using var scope = NewDisposeScope();
-        (Tensor Q, Tensor K, Tensor V)[] parts = [.. Parts(q.shape[0], kernel.LargestBatch).Select(part => kernel.Backward(
-            Slice(gradient, part), Slice(q, part), Slice(k, part), Slice(v, part), Slice(output, part), Slice(logSumExp, part), causal))];
-        return (Join(parts.Select(part => part.Q)), Join(parts.Select(part => part.K)), Join(parts.Select(part => part.V)));
+        (Tensor Q, Tensor K, Tensor V)[] parts =
+        [
+            .. Parts(q.shape[0], kernel.LargestBatch)
+                .Select(part =>
+                    kernel.Backward(
+                        Slice(gradient, part),
+                        Slice(q, part),
+                        Slice(k, part),
+                        Slice(v, part),
+                        Slice(output, part),
+                        Slice(logSumExp, part),
+                        causal
+                    )
+                ),
+        ];
+        return (
+            Join(parts.Select(part => part.Q)),
+            Join(parts.Select(part => part.K)),
+            Join(parts.Select(part => part.V))
+        );
     }
 
     /// <summary>The kernel for the queries' device, type and head size.</summary>
@@ -68,15 +95,19 @@ internal static class FlashKernel
     /// <summary>Likewise among libtorch's own operators.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel OfLibtorch(Tensor q) => (q.device_type, q.dtype) switch
-    {
-        (TorchSharp.DeviceType.CPU, _) => Cpu,
-        (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
-        (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) => CudaEfficient,
-        (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => PlainOperations,
-        _ => throw new UserException(
-            $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or float64 on the CPU or a CUDA device."),
-    };
+    internal static IAttentionKernel OfLibtorch(Tensor q) =>
+        (q.device_type, q.dtype) switch
+        {
+            (TorchSharp.DeviceType.CPU, _) => Cpu,
+            (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
+            (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) =>
+                CudaEfficient,
+            (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => PlainOperations,
+            _ => throw new UserException(
+                $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or "
+                    + "float64 on the CPU or a CUDA device."
+            ),
+        };
 
     internal static IEnumerable<(long First, long Count)> Parts(long batch, long largest)
     {
@@ -84,7 +115,8 @@ internal static class FlashKernel
             yield return (first, Math.Min(largest, batch - first));
     }
 
-    private static Tensor Slice(Tensor tensor, (long First, long Count) part) => tensor.narrow(0, part.First, part.Count);
+    private static Tensor Slice(Tensor tensor, (long First, long Count) part) =>
+        tensor.narrow(0, part.First, part.Count);
 
     private static Tensor Join(IEnumerable<Tensor> parts) => cat([.. parts], dim: 0).MoveToOuterDisposeScope();
 }

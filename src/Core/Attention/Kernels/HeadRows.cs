@@ -7,14 +7,17 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Where the rows of every head of every segment lie in a strided [batch, heads, rows, headDim] tensor of float32 or bfloat16. The tensor must be
-/// kept alive.
+/// Where the rows of every head of every segment lie in a strided [batch, heads, rows, headDim] tensor of float32 or
+/// bfloat16. The tensor must be kept alive.
 /// </summary>
 internal readonly unsafe struct HeadRows(Tensor tensor)
 {
     private readonly nint first = TensorMemory.StridedAddress(tensor);
     private readonly bool isHalf = tensor.dtype == ScalarType.BFloat16;
-    private readonly long heads = tensor.shape[1], batchStride = tensor.stride(0), headStride = tensor.stride(1), rowStride = tensor.stride(2);
+    private readonly long heads = tensor.shape[1],
+        batchStride = tensor.stride(0),
+        headStride = tensor.stride(1),
+        rowStride = tensor.stride(2);
 
     /// <summary>Those of one head.</summary>
     /// <param name="unit">Segment × heads + head.</param>
@@ -38,9 +41,10 @@ internal readonly unsafe struct HeadRows(Tensor tensor)
 
         /// <summary>Sixteen elements of a row.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public Vector512<float> Load(long row, int channel) => singles is not null
-            ? Vector512.Load(singles + row * stride + channel)
-            : (Avx512F.ConvertToVector512UInt32(Vector256.Load(halves + row * stride + channel)) << 16).AsSingle();
+        public Vector512<float> Load(long row, int channel) =>
+            singles is not null
+                ? Vector512.Load(singles + row * stride + channel)
+                : (Avx512F.ConvertToVector512UInt32(Vector256.Load(halves + row * stride + channel)) << 16).AsSingle();
 
         /// <summary>Writes sixteen elements, rounded to the nearest bfloat16, or the even one of two.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -52,9 +56,14 @@ internal readonly unsafe struct HeadRows(Tensor tensor)
                 return;
             }
 
-            Vector512<uint> bits = values.AsUInt32(), rounded = bits + Vector512.Create(0x7FFFu) + ((bits >> 16) & Vector512<uint>.One);
+            Vector512<uint> bits = values.AsUInt32(),
+                rounded = bits + Vector512.Create(0x7FFFu) + ((bits >> 16) & Vector512<uint>.One);
             // What is not a number could round to infinity.
-            rounded = Vector512.ConditionalSelect(Vector512.Equals(values, values).AsUInt32(), rounded, Vector512.Create(0x7FC00000u));
+            rounded = Vector512.ConditionalSelect(
+                Vector512.Equals(values, values).AsUInt32(),
+                rounded,
+                Vector512.Create(0x7FC00000u)
+            );
             Avx512F.ConvertToVector256UInt16(rounded >> 16).Store(halves + row * stride + channel);
         }
 

@@ -3,12 +3,12 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows, on one kind of device. <see cref="FlashKernel"/> chooses among them and says what the
-/// arguments and results are.
+/// Attention over one block of rows, on one kind of device. <see cref="FlashKernel"/> chooses among them and says what
+/// the arguments and results are.
 /// </summary>
 /// <remarks>
-/// Backward is given the output and log-sum-exp of a whole mixture instead of what this kernel's forward returned, so a kernel
-/// keeps nothing from one to the other.
+/// Backward is given the output and log-sum-exp of a whole mixture instead of what this kernel's forward returned, so a
+/// kernel keeps nothing from one to the other.
 /// </remarks>
 internal interface IAttentionKernel
 {
@@ -20,5 +20,12 @@ internal interface IAttentionKernel
 
     /// <inheritdoc cref="FlashKernel.Backward"/>
     (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal);
+        Tensor gradient,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        Tensor output,
+        Tensor logSumExp,
+        bool causal
+    );
 }

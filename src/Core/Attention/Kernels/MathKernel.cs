@@ -15,13 +15,36 @@ internal sealed class MathKernel : IAttentionKernel
     }
 
     public (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal)
+        Tensor gradient,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        Tensor output,
+        Tensor logSumExp,
+        bool causal
+    )
     {
         using var scope = NewDisposeScope();
         var gradients = BlockwiseKernel.Backward(gradient, q, k, v, output, logSumExp, causal, MaskAlone(q, k, causal));
-        return (gradients.Q.MoveToOuterDisposeScope(), gradients.K.MoveToOuterDisposeScope(), gradients.V.MoveToOuterDisposeScope());
+        return (
+            gradients.Q.MoveToOuterDisposeScope(),
+            gradients.K.MoveToOuterDisposeScope(),
+            gradients.V.MoveToOuterDisposeScope()
+        );
     }
 
-    private static PairBias MaskAlone(Tensor q, Tensor k, bool causal) => PairBias.Create(
-        null, null, new HeadGroup(0, 0, 1, q.shape[1]), dilation: 1, q.shape[2], k.shape[2], before: 0, causal, q.dtype, q.device, collectsGradient: false);
+    private static PairBias MaskAlone(Tensor q, Tensor k, bool causal) =>
+        PairBias.Create(
+            null,
+            null,
+            new HeadGroup(0, 0, 1, q.shape[1]),
+            dilation: 1,
+            q.shape[2],
+            k.shape[2],
+            before: 0,
+            causal,
+            q.dtype,
+            q.device,
+            collectsGradient: false
+        );
 }

@@ -4,12 +4,12 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// What is added to the logits of one kernel call. It depends on the distance of query and key alone, so it is kept as one number
-/// per distance; a tile of logits sees it as a strided view, and no matrix of biases ever exists.
+/// What is added to the logits of one kernel call. It depends on the distance of query and key alone, so it is kept as
+/// one number per distance; a tile of logits sees it as a strided view, and no matrix of biases ever exists.
 /// </summary>
 /// <remarks>
-/// Number x belongs to all pairs (query i, key j) with j − i + queries − 1 = x. With the queries of a tile in reverse order x grows by
-/// one along both axes, so the tile is a view with strides 1 and 1.
+/// Number x belongs to all pairs (query i, key j) with j − i + queries − 1 = x. With the queries of a tile in reverse
+/// order x grows by one along both axes, so the tile is a view with strides 1 and 1.
 /// </remarks>
 internal sealed class PairBias
 {
@@ -52,7 +52,8 @@ internal sealed class PairBias
         bool causal,
         ScalarType type,
         Device device,
-        bool collectsGradient)
+        bool collectsGradient
+    )
     {
         using var scope = NewDisposeScope();
         long count = queries + keys - 1;
@@ -68,7 +69,12 @@ internal sealed class PairBias
 
         Tensor? gradient = collectsGradient && table is not null ? zeros_like(values) : null;
         return new PairBias(
-            values.MoveToOuterDisposeScope(), gradient?.MoveToOuterDisposeScope(), buckets?.MoveToOuterDisposeScope(), group, queries);
+            values.MoveToOuterDisposeScope(),
+            gradient?.MoveToOuterDisposeScope(),
+            buckets?.MoveToOuterDisposeScope(),
+            group,
+            queries
+        );
     }
 
     /// <summary>The biases of a tile whose queries are in reverse order.</summary>
@@ -79,14 +85,20 @@ internal sealed class PairBias
     /// <param name="keys">Its keys, the first ones of all.</param>
     /// <returns>[heads, count, keys], a view.</returns>
     public Tensor Tile(long firstHead, long heads, long firstQuery, long count, long keys) =>
-        values.as_strided([heads, count, keys], [values.shape[1], 1, 1], firstHead * values.shape[1] + queries - firstQuery - count);
+        values.as_strided(
+            [heads, count, keys],
+            [values.shape[1], 1, 1],
+            firstHead * values.shape[1] + queries - firstQuery - count
+        );
 
     /// <summary>[heads, queries + keys − 1], contiguous. Owned by this.</summary>
     public Tensor Values => values;
 
     /// <summary>Zeros for the gradients that several workers find, each for itself.</summary>
     /// <param name="workers">How many.</param>
-    /// <returns>[workers, heads, queries + keys − 1]; null where no gradient is collected. Owned by the caller.</returns>
+    /// <returns>
+    /// [workers, heads, queries + keys − 1]; null where no gradient is collected. Owned by the caller.
+    /// </returns>
     public Tensor? NewGradients(long workers) =>
         gradient is null ? null : zeros([workers, .. values.shape], dtype: values.dtype, device: values.device);
 
@@ -103,11 +115,17 @@ internal sealed class PairBias
         if (gradient is null)
             return;
         using var scope = NewDisposeScope();
-        long heads = logits.shape[0], count = logits.shape[1], keys = logits.shape[2], width = count + keys - 1;
+        long heads = logits.shape[0],
+            count = logits.shape[1],
+            keys = logits.shape[2],
+            width = count + keys - 1;
         // Each row one place further to the right than the row before: then equal distances stand in one column.
         Tensor sheared = zeros([heads, count, width], dtype: logits.dtype, device: logits.device);
         sheared.as_strided([heads, count, keys], [count * width, width + 1, 1]).copy_(logits);
-        gradient.narrow(0, firstHead, heads).narrow(1, queries - firstQuery - count, width).add_(sheared.sum(dim: 1), Scalars.One);
+        gradient
+            .narrow(0, firstHead, heads)
+            .narrow(1, queries - firstQuery - count, width)
+            .add_(sheared.sum(dim: 1), Scalars.One);
     }
 
     /// <summary>Adds what was collected to the table's gradient.</summary>
@@ -121,6 +139,10 @@ internal sealed class PairBias
     }
 
     // [buckets, heads of the group], a view.
-    private static Tensor OfGroup(Tensor table, HeadGroup group) => table.as_strided(
-        [table.shape[0], group.Heads], [table.stride(0), table.stride(1) * group.HeadStride], table.storage_offset() + group.FirstHead * table.stride(1));
+    private static Tensor OfGroup(Tensor table, HeadGroup group) =>
+        table.as_strided(
+            [table.shape[0], group.Heads],
+            [table.stride(0), table.stride(1) * group.HeadStride],
+            table.storage_offset() + group.FirstHead * table.stride(1)
+        );
 }

@@ -5,12 +5,13 @@ using System.Runtime.Intrinsics.X86;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// The one matrix product that the vector kernel is made of: a tile of 12 rows and 32 columns that stays in 24 of the 32 vector
-/// registers of AVX-512 while it is summed up, so that the multiply-add units never wait for memory.
+/// The one matrix product that the vector kernel is made of: a tile of 12 rows and 32 columns that stays in 24 of the
+/// 32 vector registers of AVX-512 while it is summed up, so that the multiply-add units never wait for memory.
 /// </summary>
 internal static unsafe class RegisterTile
 {
-    public const int Rows = 12, Columns = 32;
+    public const int Rows = 12,
+        Columns = 32;
 
     private const int Lanes = 16;
 
@@ -25,17 +26,51 @@ internal static unsafe class RegisterTile
     /// <param name="steps">Terms of every sum.</param>
     /// <param name="add">Whether the products are added to what C holds.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Multiply(float* a, nint aRow, nint aStep, float* b, nint bStep, float* c, nint cRow, nint steps, bool add)
+    public static void Multiply(
+        float* a,
+        nint aRow,
+        nint aStep,
+        float* b,
+        nint bStep,
+        float* c,
+        nint cRow,
+        nint steps,
+        bool add
+    )
     {
         // Written out, as only locals stay in registers.
         nint aRow2 = 2 * aRow;
-        float* a3 = a + 3 * aRow, a6 = a + 6 * aRow, a9 = a + 9 * aRow;
-        Vector512<float> c0x = default, c0y = default, c1x = default, c1y = default, c2x = default, c2y = default, c3x = default, c3y = default;
-        Vector512<float> c4x = default, c4y = default, c5x = default, c5y = default, c6x = default, c6y = default, c7x = default, c7y = default;
-        Vector512<float> c8x = default, c8y = default, c9x = default, c9y = default, c10x = default, c10y = default, c11x = default, c11y = default;
+        float* a3 = a + 3 * aRow,
+            a6 = a + 6 * aRow,
+            a9 = a + 9 * aRow;
+        Vector512<float> c0x = default,
+            c0y = default,
+            c1x = default,
+            c1y = default,
+            c2x = default,
+            c2y = default,
+            c3x = default,
+            c3y = default;
+        Vector512<float> c4x = default,
+            c4y = default,
+            c5x = default,
+            c5y = default,
+            c6x = default,
+            c6y = default,
+            c7x = default,
+            c7y = default;
+        Vector512<float> c8x = default,
+            c8y = default,
+            c9x = default,
+            c9y = default,
+            c10x = default,
+            c10y = default,
+            c11x = default,
+            c11y = default;
         for (nint step = 0; step < steps; step++)
         {
-            Vector512<float> bx = Vector512.Load(b), by = Vector512.Load(b + Lanes);
+            Vector512<float> bx = Vector512.Load(b),
+                by = Vector512.Load(b + Lanes);
             Vector512<float> a0v = Vector512.Create(a[0]);
             c0x = Avx512F.FusedMultiplyAdd(a0v, bx, c0x);
             c0y = Avx512F.FusedMultiplyAdd(a0v, by, c0y);

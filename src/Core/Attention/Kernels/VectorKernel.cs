@@ -8,57 +8,98 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// FlashAttention (Dao, arXiv:2307.08691) in float32, of float32 or bfloat16, for processors with AVX-512: logits exist a tile at a time, in the cache. Faster than
-/// libtorch's operator by what that one computes above the diagonal and loses in small matrix products, and it takes a bias per
-/// distance along at no cost worth mentioning.
+/// FlashAttention (Dao, arXiv:2307.08691) in float32, of float32 or bfloat16, for processors with AVX-512: logits exist
+/// a tile at a time, in the cache. Faster than libtorch's operator by what that one computes above the diagonal and
+/// loses in small matrix products, and it takes a bias per distance along at no cost worth mentioning.
 /// </summary>
 /// <remarks>
-/// One worker has one head of one segment (or every so many blocks of its queries, where there are fewer of them than threads), so all
-/// sums are made in an order that depends on the shapes and the number of threads alone.
+/// One worker has one head of one segment (or every so many blocks of its queries, where there are fewer of them than
+/// threads), so all sums are made in an order that depends on the shapes and the number of threads alone.
 /// </remarks>
 internal sealed unsafe class VectorKernel : IAttentionKernel
 {
-    // Queries and keys of a tile: 8 × 12 and 12 × 32, so that tiles of both kinds of product fill them. Two tiles of logits with the keys
-    // and values that belong to them are half of a megabyte of second-level cache.
-    private const int QueryTile = 96, KeyTile = 384;
+    // Queries and keys of a tile: 8 × 12 and 12 × 32, so that tiles of both kinds of product fill them. Two tiles of
+    // logits with the keys and values that belong to them are half of a megabyte of second-level cache.
+    private const int QueryTile = 96,
+        KeyTile = 384;
 
-    private const int Lanes = VectorMath.Lanes, Strip = RegisterTile.Rows, Panel = RegisterTile.Columns;
+    private const int Lanes = VectorMath.Lanes,
+        Strip = RegisterTile.Rows,
+        Panel = RegisterTile.Columns;
 
     public long LargestBatch => long.MaxValue;
 
     /// <summary>
-    /// Whether the processor and the tensor are of the kinds that this kernel is for. A few queries, as in decoding, are not: laying out
-    /// the keys in panels would take longer than to attend.
+    /// Whether the processor and the tensor are of the kinds that this kernel is for. A few queries, as in decoding,
+    /// are not: laying out the keys in panels would take longer than to attend.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool Takes(Tensor q) => q.shape[2] >= Strip && TakesAnyLength(q) && CpuAttention.UsesOwnKernelFor(q.dtype);
+    public static bool Takes(Tensor q) =>
+        q.shape[2] >= Strip && TakesAnyLength(q) && CpuAttention.UsesOwnKernelFor(q.dtype);
 
-    /// <summary>Whether it takes the tensor, once that is converted to float32 where it is float16, however few the queries are.</summary>
+    /// <summary>
+    /// Whether it takes the tensor, once that is converted to float32 where it is float16, however few the queries are.
+    /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     public static bool TakesAnyLength(Tensor q) =>
-        CpuAttention.UsesOwnKernel && q.dtype != ScalarType.Float64 && q.device_type == DeviceType.CPU && q.shape[3] % Panel == 0;
+        CpuAttention.UsesOwnKernel
+        && q.dtype != ScalarType.Float64
+        && q.device_type == DeviceType.CPU
+        && q.shape[3] % Panel == 0;
 
-    public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal) => Forward(q, k, v, causal, null);
+    public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal) =>
+        Forward(q, k, v, causal, null);
 
     public (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal) =>
-        Backward(gradient, q, k, v, output, logSumExp, causal, null);
+        Tensor gradient,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        Tensor output,
+        Tensor logSumExp,
+        bool causal
+    ) => Backward(gradient, q, k, v, output, logSumExp, causal, null);
 
     /// <inheritdoc cref="BlockwiseKernel.Forward"/>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias? bias)
     {
-        Tensor output = empty(q.shape, dtype: q.dtype), logSumExp = empty(q.shape[..3], dtype: ScalarType.Float32);
+        Tensor output = empty(q.shape, dtype: q.dtype),
+            logSumExp = empty(q.shape[..3], dtype: ScalarType.Float32);
         var problem = new Problem(q, k, causal, bias);
-        var (queries, keys, values, outputs) = (new HeadRows(q), new HeadRows(k), new HeadRows(v), new HeadRows(output));
+        var (queries, keys, values, outputs) = (
+            new HeadRows(q),
+            new HeadRows(k),
+            new HeadRows(v),
+            new HeadRows(output)
+        );
         float* statistic = (float*)TensorMemory.Address(logSumExp);
-        problem.Run((unit, part) => problem.Forward(unit, part, queries.Of(unit), keys.Of(unit), values.Of(unit), outputs.Of(unit), statistic + unit * problem.Queries));
+        problem.Run(
+            (unit, part) =>
+                problem.Forward(
+                    unit,
+                    part,
+                    queries.Of(unit),
+                    keys.Of(unit),
+                    values.Of(unit),
+                    outputs.Of(unit),
+                    statistic + unit * problem.Queries
+                )
+        );
         GC.KeepAlive((q, k, v, output, logSumExp, bias));
         return (output, logSumExp);
     }
 
     /// <inheritdoc cref="BlockwiseKernel.Backward"/>
     public static (Tensor Q, Tensor K, Tensor V) Backward(
-        Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor output, Tensor logSumExp, bool causal, PairBias? bias)
+        Tensor gradient,
+        Tensor q,
+        Tensor k,
+        Tensor v,
+        Tensor output,
+        Tensor logSumExp,
+        bool causal,
+        PairBias? bias
+    )
     {
         using var scope = NewDisposeScope();
         var problem = new Problem(q, k, causal, bias);
@@ -66,20 +107,38 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         // A part of a unit's queries gives a part of its keys' gradients; they are summed in order, and rounded then.
         ScalarType partType = problem.Parts == 1 ? k.dtype : ScalarType.Float32;
         long[] parts = [problem.Parts * k.shape[0], .. k.shape[1..]];
-        Tensor keyGradient = empty(parts, dtype: partType), valueGradient = empty(parts, dtype: partType);
+        Tensor keyGradient = empty(parts, dtype: partType),
+            valueGradient = empty(parts, dtype: partType);
         Tensor? biasGradient = bias?.NewGradients(problem.Parts * q.shape[0]);
-        var sides = new Sides(new HeadRows(gradient), new HeadRows(q), new HeadRows(k), new HeadRows(v), new HeadRows(output));
+        var sides = new Sides(
+            new HeadRows(gradient),
+            new HeadRows(q),
+            new HeadRows(k),
+            new HeadRows(v),
+            new HeadRows(output)
+        );
         Tensor statistics = logSumExp.contiguous();
         float* statistic = (float*)TensorMemory.Address(statistics);
-        HeadRows queryGradients = new(queryGradient), keyGradients = new(keyGradient), valueGradients = new(valueGradient);
+        HeadRows queryGradients = new(queryGradient),
+            keyGradients = new(keyGradient),
+            valueGradients = new(valueGradient);
         float* biasGradients = biasGradient is null ? null : (float*)TensorMemory.Address(biasGradient);
-        problem.Run((unit, part) =>
-        {
-            long place = part * problem.Units + unit;
-            problem.Backward(
-                unit, part, sides, statistic + unit * problem.Queries, queryGradients.Of(unit), keyGradients.Of(place), valueGradients.Of(place),
-                biasGradients is null ? null : biasGradients + place * problem.Distances);
-        });
+        problem.Run(
+            (unit, part) =>
+            {
+                long place = part * problem.Units + unit;
+                problem.Backward(
+                    unit,
+                    part,
+                    sides,
+                    statistic + unit * problem.Queries,
+                    queryGradients.Of(unit),
+                    keyGradients.Of(place),
+                    valueGradients.Of(place),
+                    biasGradients is null ? null : biasGradients + place * problem.Distances
+                );
+            }
+        );
         GC.KeepAlive((gradient, q, k, v, output, statistics, bias));
         GC.KeepAlive((queryGradient, keyGradient, valueGradient, biasGradient));
         if (biasGradient is not null)
@@ -87,7 +146,9 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         return (queryGradient.MoveToOuterDisposeScope(), Sum(keyGradient), Sum(valueGradient));
 
         Tensor Sum(Tensor parts) =>
-            (problem.Parts == 1 ? parts : parts.view([problem.Parts, .. k.shape]).sum(dim: 0).to(k.dtype)).MoveToOuterDisposeScope();
+            (
+                problem.Parts == 1 ? parts : parts.view([problem.Parts, .. k.shape]).sum(dim: 0).to(k.dtype)
+            ).MoveToOuterDisposeScope();
     }
 
     // What backward reads.
@@ -140,21 +201,39 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         private long KeyRows => RoundUp(keys, KeyTile);
 
         /// <summary>Calls the work for every part of every unit, as many at once as there are threads.</summary>
-        public void Run(Action<long, long> work) => TensorThreads.ForEach(Units * Parts, task => work(task / Parts, task % Parts));
+        public void Run(Action<long, long> work) =>
+            TensorThreads.ForEach(Units * Parts, task => work(task / Parts, task % Parts));
 
-        public void Forward(long unit, long part, HeadRows.OfOne q, HeadRows.OfOne k, HeadRows.OfOne v, HeadRows.OfOne output, float* logSumExp)
+        public void Forward(
+            long unit,
+            long part,
+            HeadRows.OfOne q,
+            HeadRows.OfOne k,
+            HeadRows.OfOne v,
+            HeadRows.OfOne output,
+            float* logSumExp
+        )
         {
             int d = headDim;
             WorkBuffer buffer = WorkBuffer.Rent(
-                2 * WorkBuffer.Rounded(KeyRows * d) + 2 * WorkBuffer.Rounded(QueryTile * d) + WorkBuffer.Rounded(QueryTile * KeyTile) + 2 * WorkBuffer.Rounded(QueryTile));
-            float* panels = buffer.Take(KeyRows * d), values = buffer.Take(KeyRows * d);
-            float* queries = buffer.Take(QueryTile * d), sums = buffer.Take(QueryTile * d), logits = buffer.Take(QueryTile * KeyTile);
-            float* largest = buffer.Take(QueryTile), denominators = buffer.Take(QueryTile);
+                2 * WorkBuffer.Rounded(KeyRows * d)
+                    + 2 * WorkBuffer.Rounded(QueryTile * d)
+                    + WorkBuffer.Rounded(QueryTile * KeyTile)
+                    + 2 * WorkBuffer.Rounded(QueryTile)
+            );
+            float* panels = buffer.Take(KeyRows * d),
+                values = buffer.Take(KeyRows * d);
+            float* queries = buffer.Take(QueryTile * d),
+                sums = buffer.Take(QueryTile * d),
+                logits = buffer.Take(QueryTile * KeyTile);
+            float* largest = buffer.Take(QueryTile),
+                denominators = buffer.Take(QueryTile);
             PackPanels(k, panels);
             Pack(v, 0, keys, values, 1, keys);
             for (long first = part * QueryTile; first < Queries; first += Parts * QueryTile)
             {
-                int count = (int)Math.Min(QueryTile, Queries - first), strips = (count + Strip - 1) / Strip;
+                int count = (int)Math.Min(QueryTile, Queries - first),
+                    strips = (count + Strip - 1) / Strip;
                 Pack(q, first, count, queries, scale, QueryTile);
                 new Span<float>(sums, QueryTile * d).Clear();
                 new Span<float>(denominators, QueryTile).Clear();
@@ -165,9 +244,24 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                     var tile = new Tile(first, count, key, (int)Math.Min(KeyTile, end - key), causal);
                     Scores(tile, queries, panels + key * d, logits);
                     for (int row = 0; row < count; row++)
-                        Probabilities(tile, row, unit, logits + row * KeyTile, sums + row * d, ref largest[row], ref denominators[row]);
+                        Probabilities(
+                            tile,
+                            row,
+                            unit,
+                            logits + row * KeyTile,
+                            sums + row * d,
+                            ref largest[row],
+                            ref denominators[row]
+                        );
                     for (int strip = 0; strip < strips; strip++)
-                        Accumulate(logits + strip * Strip * KeyTile, KeyTile, 1, values + key * d, sums + strip * Strip * d, tile.VisibleTo(Math.Min(strip * Strip + Strip, count) - 1));
+                        Accumulate(
+                            logits + strip * Strip * KeyTile,
+                            KeyTile,
+                            1,
+                            values + key * d,
+                            sums + strip * Strip * d,
+                            tile.VisibleTo(Math.Min(strip * Strip + Strip, count) - 1)
+                        );
                 }
 
                 for (int row = 0; row < count; row++)
@@ -183,16 +277,37 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         }
 
         public void Backward(
-            long unit, long part, in Sides sides, float* logSumExp, HeadRows.OfOne queryGradient, HeadRows.OfOne keyGradient, HeadRows.OfOne valueGradient, float* biasGradient)
+            long unit,
+            long part,
+            in Sides sides,
+            float* logSumExp,
+            HeadRows.OfOne queryGradient,
+            HeadRows.OfOne keyGradient,
+            HeadRows.OfOne valueGradient,
+            float* biasGradient
+        )
         {
             int d = headDim;
             WorkBuffer buffer = WorkBuffer.Rent(
-                5 * WorkBuffer.Rounded(KeyRows * d) + 3 * WorkBuffer.Rounded(QueryTile * d) + 2 * WorkBuffer.Rounded(QueryTile * KeyTile) + WorkBuffer.Rounded(QueryTile));
-            float* keyPanels = buffer.Take(KeyRows * d), valuePanels = buffer.Take(KeyRows * d), keyRows = buffer.Take(KeyRows * d);
-            float* keySums = buffer.TakeZeros(KeyRows * d), valueSums = buffer.TakeZeros(KeyRows * d);
-            float* queries = buffer.Take(QueryTile * d), outputGradients = buffer.Take(QueryTile * d), querySums = buffer.Take(QueryTile * d);
-            float* probabilities = buffer.Take(QueryTile * KeyTile), logits = buffer.Take(QueryTile * KeyTile), common = buffer.Take(QueryTile);
-            HeadRows.OfOne k = sides.K.Of(unit), output = sides.Output.Of(unit), gradient = sides.Gradient.Of(unit);
+                5 * WorkBuffer.Rounded(KeyRows * d)
+                    + 3 * WorkBuffer.Rounded(QueryTile * d)
+                    + 2 * WorkBuffer.Rounded(QueryTile * KeyTile)
+                    + WorkBuffer.Rounded(QueryTile)
+            );
+            float* keyPanels = buffer.Take(KeyRows * d),
+                valuePanels = buffer.Take(KeyRows * d),
+                keyRows = buffer.Take(KeyRows * d);
+            float* keySums = buffer.TakeZeros(KeyRows * d),
+                valueSums = buffer.TakeZeros(KeyRows * d);
+            float* queries = buffer.Take(QueryTile * d),
+                outputGradients = buffer.Take(QueryTile * d),
+                querySums = buffer.Take(QueryTile * d);
+            float* probabilities = buffer.Take(QueryTile * KeyTile),
+                logits = buffer.Take(QueryTile * KeyTile),
+                common = buffer.Take(QueryTile);
+            HeadRows.OfOne k = sides.K.Of(unit),
+                output = sides.Output.Of(unit),
+                gradient = sides.Gradient.Of(unit);
             PackPanels(k, keyPanels);
             PackPanels(sides.V.Of(unit), valuePanels);
             Pack(k, 0, keys, keyRows, 1, keys);
@@ -213,18 +328,46 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                     for (int row = 0; row < count; row++)
                     {
                         LogitGradients(
-                            tile, row, unit, logSumExp[first + row], common[row], probabilities + row * KeyTile, logits + row * KeyTile,
-                            biasGradient is null ? null : biasGradient + Distance(first + row, key));
+                            tile,
+                            row,
+                            unit,
+                            logSumExp[first + row],
+                            common[row],
+                            probabilities + row * KeyTile,
+                            logits + row * KeyTile,
+                            biasGradient is null ? null : biasGradient + Distance(first + row, key)
+                        );
                     }
 
                     for (int query = 0; query < count; query += Strip)
-                        Accumulate(logits + query * KeyTile, KeyTile, 1, keyRows + key * d, querySums + query * d, tile.VisibleTo(Math.Min(query + Strip, count) - 1));
+                        Accumulate(
+                            logits + query * KeyTile,
+                            KeyTile,
+                            1,
+                            keyRows + key * d,
+                            querySums + query * d,
+                            tile.VisibleTo(Math.Min(query + Strip, count) - 1)
+                        );
                     for (int strip = 0; strip < tile.Keys; strip += Strip)
                     {
                         // Queries before the strip's first key do not see any of it.
                         int from = causal ? (int)Math.Clamp(key + strip - first, 0, count) : 0;
-                        Accumulate(probabilities + from * KeyTile + strip, 1, KeyTile, outputGradients + from * d, valueSums + (key + strip) * d, count - from);
-                        Accumulate(logits + from * KeyTile + strip, 1, KeyTile, queries + from * d, keySums + (key + strip) * d, count - from);
+                        Accumulate(
+                            probabilities + from * KeyTile + strip,
+                            1,
+                            KeyTile,
+                            outputGradients + from * d,
+                            valueSums + (key + strip) * d,
+                            count - from
+                        );
+                        Accumulate(
+                            logits + from * KeyTile + strip,
+                            1,
+                            KeyTile,
+                            queries + from * d,
+                            keySums + (key + strip) * d,
+                            count - from
+                        );
                     }
                 }
 
@@ -245,9 +388,11 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         // Place of a pair among the distances of PairBias.
         private long Distance(long query, long key) => key - query + Queries - 1;
 
-        private float* BiasOf(long unit, long query, long key) => bias is null ? null : bias + unit % heads * Distances + Distance(query, key);
+        private float* BiasOf(long unit, long query, long key) =>
+            bias is null ? null : bias + unit % heads * Distances + Distance(query, key);
 
-        // The products of rows and keys, as far as some row of a strip sees some key of a panel. Rows after the last are zeros.
+        // The products of rows and keys, as far as some row of a strip sees some key of a panel. Rows after the last
+        // are zeros.
         private void Scores(Tile tile, float* rows, float* panels, float* products)
         {
             for (int panel = 0; panel < tile.Keys; panel += Panel)
@@ -255,7 +400,17 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                 for (int row = 0; row < tile.Queries; row += Strip)
                 {
                     if (panel < tile.VisibleTo(row + Strip - 1))
-                        RegisterTile.Multiply(rows + row * headDim, headDim, 1, panels + panel * headDim, Panel, products + row * KeyTile + panel, KeyTile, headDim, add: false);
+                        RegisterTile.Multiply(
+                            rows + row * headDim,
+                            headDim,
+                            1,
+                            panels + panel * headDim,
+                            Panel,
+                            products + row * KeyTile + panel,
+                            KeyTile,
+                            headDim,
+                            add: false
+                        );
                 }
             }
         }
@@ -267,34 +422,49 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                 RegisterTile.Multiply(a, aRow, aStep, rows + c, headDim, sums + c, headDim, steps, add: true);
         }
 
-        // One row of the online softmax: logits become probabilities relative to the largest logit so far, and what was summed up is
-        // brought to the same scale.
+        // One row of the online softmax: logits become probabilities relative to the largest logit so far, and what was
+        // summed up is brought to the same scale.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void Probabilities(Tile tile, int row, long unit, float* logits, float* sums, ref float largest, ref float denominator)
+        private void Probabilities(
+            Tile tile,
+            int row,
+            long unit,
+            float* logits,
+            float* sums,
+            ref float largest,
+            ref float denominator
+        )
         {
-            int visible = tile.VisibleTo(row), used = tile.UsedBy(row);
+            int visible = tile.VisibleTo(row),
+                used = tile.UsedBy(row);
             if (visible > 0)
             {
                 float* biases = BiasOf(unit, tile.FirstQuery + row, tile.FirstKey);
                 Vector512<float> most = Vector512.Create(float.NegativeInfinity);
                 for (int j = 0; j < visible; j += Lanes)
                 {
-                    Vector512<float> mask = VectorMath.FirstLanes(visible - j), logit = Vector512.Load(logits + j);
+                    Vector512<float> mask = VectorMath.FirstLanes(visible - j),
+                        logit = Vector512.Load(logits + j);
                     if (biases is not null)
                     {
                         logit += LoadFirst(biases + j, visible - j);
                         logit.Store(logits + j);
                     }
 
-                    most = Avx512F.Max(most, Vector512.ConditionalSelect(mask, logit, Vector512.Create(float.NegativeInfinity)));
+                    most = Avx512F.Max(
+                        most,
+                        Vector512.ConditionalSelect(mask, logit, Vector512.Create(float.NegativeInfinity))
+                    );
                 }
 
                 float before = largest;
                 largest = MathF.Max(before, Largest(most));
-                Vector512<float> reference = Vector512.Create(largest), sum = Vector512<float>.Zero;
+                Vector512<float> reference = Vector512.Create(largest),
+                    sum = Vector512<float>.Zero;
                 for (int j = 0; j < visible; j += Lanes)
                 {
-                    Vector512<float> probability = VectorMath.Exp(Vector512.Load(logits + j) - reference) & VectorMath.FirstLanes(visible - j);
+                    Vector512<float> probability =
+                        VectorMath.Exp(Vector512.Load(logits + j) - reference) & VectorMath.FirstLanes(visible - j);
                     probability.Store(logits + j);
                     sum += probability;
                 }
@@ -308,17 +478,29 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
             ClearFrom(logits, visible, used);
         }
 
-        // One row of backward: probabilities of the mixture, and from the products of gradient and values the gradients of the logits.
+        // One row of backward: probabilities of the mixture, and from the products of gradient and values the gradients
+        // of the logits.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void LogitGradients(
-            Tile tile, int row, long unit, float logSumExp, float common, float* probabilities, float* gradients, float* biasGradient)
+            Tile tile,
+            int row,
+            long unit,
+            float logSumExp,
+            float common,
+            float* probabilities,
+            float* gradients,
+            float* biasGradient
+        )
         {
-            int visible = tile.VisibleTo(row), used = tile.UsedBy(row);
+            int visible = tile.VisibleTo(row),
+                used = tile.UsedBy(row);
             float* biases = BiasOf(unit, tile.FirstQuery + row, tile.FirstKey);
-            Vector512<float> reference = Vector512.Create(logSumExp), commons = Vector512.Create(common);
+            Vector512<float> reference = Vector512.Create(logSumExp),
+                commons = Vector512.Create(common);
             for (int j = 0; j < visible; j += Lanes)
             {
-                Vector512<float> mask = VectorMath.FirstLanes(visible - j), logit = Vector512.Load(probabilities + j);
+                Vector512<float> mask = VectorMath.FirstLanes(visible - j),
+                    logit = Vector512.Load(probabilities + j);
                 if (biases is not null)
                     logit += LoadFirst(biases + j, visible - j);
                 Vector512<float> probability = VectorMath.Exp(logit - reference) & mask;
@@ -333,7 +515,8 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
                 VectorMath.Add(biasGradient, gradients, visible);
         }
 
-        // Panels of 32 keys, [headDim, 32] each, zeros after the last key: the columns of a product of queries and keys lie side by side.
+        // Panels of 32 keys, [headDim, 32] each, zeros after the last key: the columns of a product of queries and keys
+        // lie side by side.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void PackPanels(HeadRows.OfOne rows, float* panels)
         {
@@ -395,9 +578,10 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
 
         // The biases end with the last pair; a whole vector could reach beyond them.
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static Vector512<float> LoadFirst(float* values, int count) => count >= Lanes
-            ? Vector512.Load(values)
-            : Avx512F.MaskLoad(values, VectorMath.FirstLanes(count), Vector512<float>.Zero);
+        private static Vector512<float> LoadFirst(float* values, int count) =>
+            count >= Lanes
+                ? Vector512.Load(values)
+                : Avx512F.MaskLoad(values, VectorMath.FirstLanes(count), Vector512<float>.Zero);
 
         private static float Largest(Vector512<float> vector)
         {
@@ -416,8 +600,19 @@ internal sealed unsafe class VectorKernel : IAttentionKernel
         /// <summary>How many of the keys a query sees; the first ones.</summary>
         public int VisibleTo(int query) => Causal ? (int)Math.Clamp(FirstQuery + query + 1 - FirstKey, 0, Keys) : Keys;
 
-        /// <summary>How many logits of a query some product reads: those of its strip of queries, and of whole strips of keys.</summary>
-        public int UsedBy(int query) => Math.Min(
-            KeyTile, (Math.Max(VisibleTo(Math.Min(query / Strip * Strip + Strip, Queries) - 1), VisibleTo(query)) + 2 * Strip - 1) / Strip * Strip);
+        /// <summary>
+        /// How many logits of a query some product reads: those of its strip of queries, and of whole strips of keys.
+        /// </summary>
+        public int UsedBy(int query) =>
+            Math.Min(
+                KeyTile,
+                (
+                    Math.Max(VisibleTo(Math.Min(query / Strip * Strip + Strip, Queries) - 1), VisibleTo(query))
+                    + 2 * Strip
+                    - 1
+                )
+                    / Strip
+                    * Strip
+            );
     }
 }

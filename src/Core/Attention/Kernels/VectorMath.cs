@@ -13,7 +13,9 @@ internal static unsafe class VectorMath
     private const float Underflow = -104;
 
     // ln 2 in two parts, the first with so few digits that its multiples are exact.
-    private const float Log2E = 1.44269504f, Ln2High = 0.693359375f, Ln2Low = -2.12194440e-4f;
+    private const float Log2E = 1.44269504f,
+        Ln2High = 0.693359375f,
+        Ln2Low = -2.12194440e-4f;
 
     /// <summary>eˣ for x ≤ 88, to two units in the last place; not a number stays so.</summary>
     /// <remarks>Cody and Waite's reduction to |r| ≤ ln 2 / 2 and the polynomial of the Cephes library's expf.</remarks>

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Memory that a worker of <see cref="VectorKernel"/> has to itself while it works, lent again to the next one: as many buffers exist
-/// as workers ever ran at once.
+/// Memory that a worker of <see cref="VectorKernel"/> has to itself while it works, lent again to the next one: as many
+/// buffers exist as workers ever ran at once.
 /// </summary>
 internal sealed unsafe class WorkBuffer : SafeHandle
 {
@@ -17,9 +17,7 @@ internal sealed unsafe class WorkBuffer : SafeHandle
     private long used;
 
     public WorkBuffer()
-        : base(0, ownsHandle: true)
-    {
-    }
+        : base(0, ownsHandle: true) { }
 
     public override bool IsInvalid => handle == 0;
 
@@ -43,7 +41,8 @@ internal sealed unsafe class WorkBuffer : SafeHandle
     }
 
     /// <summary>Size of a part as <see cref="Take"/> counts it.</summary>
-    public static long Rounded(long floats) => (floats + Alignment / sizeof(float) - 1) / (Alignment / sizeof(float)) * (Alignment / sizeof(float));
+    public static long Rounded(long floats) =>
+        (floats + Alignment / sizeof(float) - 1) / (Alignment / sizeof(float)) * (Alignment / sizeof(float));
 
     /// <summary>The next part, of undefined content.</summary>
     public float* Take(long floats)

@@ -8,23 +8,29 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Model.Memory;
 
 /// <summary>
-/// In a file without a name, which is gone when the process is, however it ends. Tensors are written while the next block computes, one
-/// at a time, and read back one ahead of the one that backward works on.
+/// In a file without a name, which is gone when the process is, however it ends. Tensors are written while the next
+/// block computes, one at a time, and read back one ahead of the one that backward works on.
 /// </summary>
 internal sealed partial class DiskActivationStore : IActivationStore
 {
     private const string Prefix = "longnet-activations";
 
     // errno of Linux: no space, no more of a quota; and the file's size stays as it is.
-    private const int NoSpace = 28, OverQuota = 122, KeepSize = 1;
+    private const int NoSpace = 28,
+        OverQuota = 122,
+        KeepSize = 1;
 
     // What fallocate answers when a signal came, and where there is no such thing.
-    private const int Interrupted = 4, NotSupported = 95, NotImplemented = 38, Invalid = 22;
+    private const int Interrupted = 4,
+        NotSupported = 95,
+        NotImplemented = 38,
+        Invalid = 22;
 
     private readonly string folder;
     private readonly SafeFileHandle file;
     private readonly Stack<Stored> waiting = [];
-    private long end, reserved;
+    private long end,
+        reserved;
     private Task writing = Task.CompletedTask;
 
     /// <param name="folder">On a disk with space for what all blocks keep.</param>
@@ -36,8 +42,17 @@ internal sealed partial class DiskActivationStore : IActivationStore
         {
             Directory.CreateDirectory(folder);
             RemoveLeftovers(folder);
-            string path = Path.Combine(folder, $"{Prefix}-{Environment.MachineName}-{Environment.ProcessId}-{Guid.NewGuid():N}");
-            file = File.OpenHandle(path, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.Read | FileShare.Delete, FileOptions.DeleteOnClose);
+            string path = Path.Combine(
+                folder,
+                $"{Prefix}-{Environment.MachineName}-{Environment.ProcessId}-{Guid.NewGuid():N}"
+            );
+            file = File.OpenHandle(
+                path,
+                FileMode.CreateNew,
+                FileAccess.ReadWrite,
+                FileShare.Read | FileShare.Delete,
+                FileOptions.DeleteOnClose
+            );
             // Else it stays where the process is killed; other systems remove no open file.
             if (OperatingSystem.IsLinux())
                 File.Delete(path);
@@ -54,8 +69,10 @@ internal sealed partial class DiskActivationStore : IActivationStore
         if (bytes == 0)
             return;
         int error;
-        do
-            error = !OperatingSystem.IsLinux() ? NotSupported : Allocate(file, KeepSize, 0, bytes) == 0 ? 0 : Marshal.GetLastPInvokeError();
+        do error =
+            !OperatingSystem.IsLinux() ? NotSupported
+            : Allocate(file, KeepSize, 0, bytes) == 0 ? 0
+            : Marshal.GetLastPInvokeError();
         while (error == Interrupted);
         // A file system that reserves nothing is asked what it has.
         if (error == 0 || (error is NotSupported or NotImplemented or Invalid && Free() >= bytes))
@@ -103,14 +120,25 @@ internal sealed partial class DiskActivationStore : IActivationStore
         }
     }
 
-    private UserException Failed(Exception error) => new(
-        error is IOException { HResult: NoSpace or OverQuota } ? NoRoom(Math.Max(reserved, end), Free()) : Told(error.Message.TrimEnd('.')), error);
+    private UserException Failed(Exception error) =>
+        new(
+            error is IOException { HResult: NoSpace or OverQuota }
+                ? NoRoom(Math.Max(reserved, end), Free())
+                : Told(error.Message.TrimEnd('.')),
+            error
+        );
 
     private string NoRoom(long needed, long free) =>
-        Told(string.Create(CultureInfo.InvariantCulture, $"those of this rank need {needed / 1e6:F1} MB, and the disk has {free / 1e6:F1} MB free"));
+        Told(
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"those of this rank need {needed / 1e6:F1} MB, and the disk has {free / 1e6:F1} MB free"
+            )
+        );
 
     private string Told(string problem) =>
-        $"Activations cannot be kept in {folder}: {problem}. Choose a folder on a disk with more space (memory.offload_directory), or keep them in memory (memory.offload: none).";
+        $"Activations cannot be kept in {folder}: {problem}. Choose a folder on a disk with more space "
+        + "(memory.offload_directory), or keep them in memory (memory.offload: none).";
 
     private long Free() => new DriveInfo(Path.GetFullPath(folder)).AvailableFreeSpace;
 
@@ -121,8 +149,11 @@ internal sealed partial class DiskActivationStore : IActivationStore
         foreach (string path in Directory.EnumerateFiles(folder, ofHost + "*"))
         {
             // Another host's name may begin with this one's.
-            if (Path.GetFileName(path)[ofHost.Length..].Split('-') is not [var number, _]
-                || !int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int process) || Runs(process))
+            if (
+                Path.GetFileName(path)[ofHost.Length..].Split('-') is not [var number, _]
+                || !int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int process)
+                || Runs(process)
+            )
                 continue;
             try
             {
@@ -161,7 +192,14 @@ internal sealed partial class DiskActivationStore : IActivationStore
         end = waiting.Count > 0 ? end : 0;
     }
 
-    private sealed class Stored(DiskActivationStore store, long[] shape, ScalarType type, TorchSharp.DeviceType device, int deviceIndex, long position) : IStoredActivation
+    private sealed class Stored(
+        DiskActivationStore store,
+        long[] shape,
+        ScalarType type,
+        TorchSharp.DeviceType device,
+        int deviceIndex,
+        long position
+    ) : IStoredActivation
     {
         private Task<Tensor>? reading;
 
@@ -169,17 +207,19 @@ internal sealed partial class DiskActivationStore : IActivationStore
 
         public bool IsGone { get; private set; }
 
-        public void Read() => reading ??= Written.ContinueWith(
-            written =>
-            {
-                written.GetAwaiter().GetResult();
-                Tensor tensor = empty(shape, dtype: type).DetachFromDisposeScope();
-                TensorMemory.Write(tensor, (bytes, start) => ReadExactly(bytes, position + start));
-                return tensor;
-            },
-            CancellationToken.None,
-            TaskContinuationOptions.None,
-            TaskScheduler.Default);
+        public void Read() =>
+            reading ??= Written.ContinueWith(
+                written =>
+                {
+                    written.GetAwaiter().GetResult();
+                    Tensor tensor = empty(shape, dtype: type).DetachFromDisposeScope();
+                    TensorMemory.Write(tensor, (bytes, start) => ReadExactly(bytes, position + start));
+                    return tensor;
+                },
+                CancellationToken.None,
+                TaskContinuationOptions.None,
+                TaskScheduler.Default
+            );
 
         public Tensor Take()
         {

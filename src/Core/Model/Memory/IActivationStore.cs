@@ -5,7 +5,9 @@ namespace LongNet.Core.Model.Memory;
 /// <summary>Where what forward leaves for backward waits. The last stored is taken first.</summary>
 internal interface IActivationStore : IDisposable
 {
-    /// <summary>Takes the space of all that will wait at once, so that it is known at the start whether there is enough.</summary>
+    /// <summary>
+    /// Takes the space of all that will wait at once, so that it is known at the start whether there is enough.
+    /// </summary>
     /// <exception cref="UserException">There is not; says how much is missing where.</exception>
     void Reserve(long bytes);
 
@@ -25,15 +27,11 @@ internal interface IStoredActivation : IDisposable
 /// <summary>In memory, where they are.</summary>
 internal sealed class MemoryActivationStore : IActivationStore
 {
-    public void Reserve(long bytes)
-    {
-    }
+    public void Reserve(long bytes) { }
 
     public IStoredActivation Store(Tensor tensor) => new Stored(tensor.detach().DetachFromDisposeScope());
 
-    public void Dispose()
-    {
-    }
+    public void Dispose() { }
 
     private sealed class Stored(Tensor tensor) : IStoredActivation
     {

@@ -4,12 +4,14 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Model.Memory;
 
 /// <summary>
-/// Final norm, output projection and cross-entropy, tile by tile: logits of all rows never exist. Gradients are computed in forward, while
-/// a tile's probabilities are there, and backward only scales them, so that no product is computed twice.
+/// Final norm, output projection and cross-entropy, tile by tile: logits of all rows never exist. Gradients are
+/// computed in forward, while a tile's probabilities are there, and backward only scales them, so that no product is
+/// computed twice.
 /// </summary>
 /// <remarks>
-/// Inputs: hidden rows [batch, length, dModel]; weight and bias of the norm; the projection's weight, [vocabulary, dModel]; and a
-/// <see cref="Call"/>. In 16 bits, logits are products in that type, and everything after them is float32.
+/// Inputs: hidden rows [batch, length, dModel]; weight and bias of the norm; the projection's weight, [vocabulary,
+/// dModel]; and a <see cref="Call"/>. In 16 bits, logits are products in that type, and everything after them is
+/// float32.
 /// </remarks>
 internal sealed class OutputLoss : autograd.SingleTensorFunction<OutputLoss>
 {
@@ -33,52 +35,92 @@ internal sealed class OutputLoss : autograd.SingleTensorFunction<OutputLoss>
     /// <param name="hidden">[batch, length, dModel]. Not disposed.</param>
     /// <param name="norm">The final norm. Not disposed.</param>
     /// <param name="projection">[vocabulary, dModel]. Not disposed.</param>
-    /// <param name="targets">[batch, length], int64; <see cref="LongNetLanguageModel.IgnoredTarget"/> where there is none. Not disposed.</param>
+    /// <param name="targets">[batch, length], int64; <see cref="LongNetLanguageModel.IgnoredTarget"/> where there is
+    /// none. Not disposed.</param>
     /// <param name="rows">Most rows of a tile; null: as many as take <see cref="DefaultBytes"/>.</param>
     /// <returns>Scalar, at least float32. Owned by the caller.</returns>
-    public static Tensor Sum(Tensor hidden, TorchSharp.Modules.LayerNorm norm, Tensor projection, Tensor targets, long? rows)
+    public static Tensor Sum(
+        Tensor hidden,
+        TorchSharp.Modules.LayerNorm norm,
+        Tensor projection,
+        Tensor targets,
+        long? rows
+    )
     {
         using var scope = NewDisposeScope();
         var call = new Call(targets, norm.eps, rows ?? DefaultRows(projection.shape[0]));
         if (is_grad_enabled() && (hidden.requires_grad || projection.requires_grad))
             return apply(hidden, norm.weight!, norm.bias!, projection, call).MoveToOuterDisposeScope();
-        return new Pass(hidden, norm.weight!, norm.bias!, projection, call, differentiates: false).Run().MoveToOuterDisposeScope();
+        return new Pass(hidden, norm.weight!, norm.bias!, projection, call, differentiates: false)
+            .Run()
+            .MoveToOuterDisposeScope();
     }
 
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
         using var scope = NewDisposeScope();
-        var pass = new Pass(((Tensor)vars[0]).detach(), ((Tensor)vars[1]).detach(), ((Tensor)vars[2]).detach(), ((Tensor)vars[3]).detach(), (Call)vars[4], differentiates: true);
+        var pass = new Pass(
+            ((Tensor)vars[0]).detach(),
+            ((Tensor)vars[1]).detach(),
+            ((Tensor)vars[2]).detach(),
+            ((Tensor)vars[3]).detach(),
+            (Call)vars[4],
+            differentiates: true
+        );
         Tensor loss = pass.Run();
         ctx.save_for_backward([.. pass.Gradients.Select(gradient => gradient.MoveToOuterDisposeScope())]);
         ctx.set_materialize_grads(false);
         return loss.MoveToOuterDisposeScope();
     }
 
-    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) => BackwardPass.Guard(Inputs, () =>
-    {
-        using var scope = NewDisposeScope();
-        using var noGradient = no_grad();
-        List<Tensor> gradients = ctx.get_saved_variables();
-        ctx.Dispose();
-        // In place: they are nobody else's, and the largest is as long as the sequence.
-        foreach (Tensor gradient in gradients)
-            gradient.mul_(grad_output.to(gradient.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32)).MoveToOuterDisposeScope();
-        return [.. gradients, null!];
-    });
+    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) =>
+        BackwardPass.Guard(Inputs, () =>
+        {
+            using var scope = NewDisposeScope();
+            using var noGradient = no_grad();
+            List<Tensor> gradients = ctx.get_saved_variables();
+            ctx.Dispose();
+            // In place: they are nobody else's, and the largest is as long as the sequence.
+            foreach (Tensor gradient in gradients)
+                gradient
+                    .mul_(
+                        grad_output.to(gradient.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32)
+                    )
+                    .MoveToOuterDisposeScope();
+            return [.. gradients, null!];
+        });
 
     private sealed class Pass
     {
-        private readonly Tensor hidden, normWeight, normBias, projection, rounded;
+        private readonly Tensor hidden,
+            normWeight,
+            normBias,
+            projection,
+            rounded;
         private readonly Call call;
         private readonly ScalarType precise;
         private readonly bool differentiates;
-        private readonly Tensor? hiddenGradient, projectionGradient;
+        private readonly Tensor? hiddenGradient,
+            projectionGradient;
 
-        public Pass(Tensor hidden, Tensor normWeight, Tensor normBias, Tensor projection, Call call, bool differentiates)
+        public Pass(
+            Tensor hidden,
+            Tensor normWeight,
+            Tensor normBias,
+            Tensor projection,
+            Call call,
+            bool differentiates
+        )
         {
             using var noGradient = no_grad();
-            (this.hidden, this.normWeight, this.normBias, this.projection, this.call, this.differentiates) = (hidden, normWeight, normBias, projection, call, differentiates);
+            (this.hidden, this.normWeight, this.normBias, this.projection, this.call, this.differentiates) = (
+                hidden,
+                normWeight,
+                normBias,
+                projection,
+                call,
+                differentiates
+            );
             precise = projection.dtype;
             rounded = projection.to(hidden.dtype);
             if (!differentiates)
@@ -91,7 +133,8 @@ internal sealed class OutputLoss : autograd.SingleTensorFunction<OutputLoss>
         }
 
         /// <summary>Of the hidden rows, the norm's weight and bias, and the projection.</summary>
-        public IEnumerable<Tensor> Gradients => [hiddenGradient!, normWeight.grad!, normBias.grad!, projectionGradient!];
+        public IEnumerable<Tensor> Gradients =>
+            [hiddenGradient!, normWeight.grad!, normBias.grad!, projectionGradient!];
 
         public Tensor Run()
         {
@@ -106,7 +149,8 @@ internal sealed class OutputLoss : autograd.SingleTensorFunction<OutputLoss>
         private void AddTile(RowTile tile, Tensor sum)
         {
             using var scope = NewDisposeScope();
-            Tensor own = tile.View(hidden).detach(), normalized;
+            Tensor own = tile.View(hidden).detach(),
+                normalized;
             if (differentiates)
                 own.requires_grad_(true);
             using (differentiates ? enable_grad() : no_grad())
@@ -146,7 +190,8 @@ internal sealed class OutputLoss : autograd.SingleTensorFunction<OutputLoss>
             return nn.functional.log_softmax(rows.mm(rounded.t()).to(precise), 1).MoveToOuterDisposeScope();
         }
 
-        private Tensor MinusOne(Tensor targets) => full(targets.shape, Scalars.MinusOne, dtype: precise, device: hidden.device);
+        private Tensor MinusOne(Tensor targets) =>
+            full(targets.shape, Scalars.MinusOne, dtype: precise, device: hidden.device);
 
         private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
     }

@@ -5,24 +5,31 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Model.Memory;
 
 /// <summary>
-/// A transformer block that keeps little for backward and computes the rest again (activation checkpointing, arXiv:1604.06174). Attention
-/// sees all rows at once; what comes before it (norm, projections, rotation) and after it (projection, residual, feed-forward network) is
-/// a function of single rows and goes tile by tile, forward and backward, so that nothing but the input, q, k, v, the attended rows and
-/// their gradients is ever as long as the sequence.
+/// A transformer block that keeps little for backward and computes the rest again (activation checkpointing,
+/// arXiv:1604.06174). Attention sees all rows at once; what comes before it (norm, projections, rotation) and after it
+/// (projection, residual, feed-forward network) is a function of single rows and goes tile by tile, forward and
+/// backward, so that nothing but the input, q, k, v, the attended rows and their gradients is ever as long as the
+/// sequence.
 /// </summary>
 /// <remarks>
-/// Whole-block recomputation, the usual way, keeps as little between forward and backward, but at its peak has one block's intermediate
-/// results all at once, which for a few layers is most of what no recomputation keeps.
+/// Whole-block recomputation, the usual way, keeps as little between forward and backward, but at its peak has one
+/// block's intermediate results all at once, which for a few layers is most of what no recomputation keeps.
 /// </remarks>
 /// <param name="block">Whose functions these are. Not owned.</param>
 /// <param name="recompute">Whether attention is computed again too.</param>
 /// <param name="tileRows">Most rows of a tile.</param>
 /// <param name="store">Where what is kept waits. Not owned.</param>
-internal sealed class RecomputedBlock(TransformerBlock block, Recompute recompute, long tileRows, IActivationStore store)
+internal sealed class RecomputedBlock(
+    TransformerBlock block,
+    Recompute recompute,
+    long tileRows,
+    IActivationStore store
+)
 {
     /// <summary>The block's result, differentiable. Collective as the block's own forward; so is backward.</summary>
     /// <param name="input">[batch, length, dModel]. Not disposed.</param>
-    /// <param name="context">Null draws a seed from TorchSharp's generator where there is dropout, so that backward sees the same.</param>
+    /// <param name="context">Null draws a seed from TorchSharp's generator where there is dropout, so that backward
+    /// sees the same.</param>
     /// <returns>Shaped alike. Owned by the caller.</returns>
     public Tensor Apply(Tensor input, DropoutContext? context)
     {
@@ -33,17 +40,27 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
             : Forward(input, context, keeps: false).Output.MoveToOuterDisposeScope();
     }
 
-    /// <summary>What waits in the store between forward and backward. Collective among the shards of the sequence.</summary>
+    /// <summary>
+    /// What waits in the store between forward and backward. Collective among the shards of the sequence.
+    /// </summary>
     /// <param name="batch">Sequences.</param>
     /// <param name="length">Rows held of each.</param>
     /// <param name="type">That is computed in.</param>
     public long KeptBytes(long batch, long length, ScalarType type)
     {
-        long elements = batch * length * block.Attention.DModel, statistics = batch * length * block.Attention.Heads;
-        long size = type switch { ScalarType.Float64 => sizeof(double), ScalarType.Float32 => sizeof(float), _ => sizeof(short) };
+        long elements = batch * length * block.Attention.DModel,
+            statistics = batch * length * block.Attention.Heads;
+        long size = type switch
+        {
+            ScalarType.Float64 => sizeof(double),
+            ScalarType.Float32 => sizeof(float),
+            _ => sizeof(short),
+        };
         if (recompute == Recompute.Full)
             return elements * size;
-        long gathered = block.Attention.Plan(batch, length).Branches.Sum(branch => branch.Shared.Sum(shared => shared.TotalElements));
+        long gathered = block
+            .Attention.Plan(batch, length)
+            .Branches.Sum(branch => branch.Shared.Sum(shared => shared.TotalElements));
         return (2 * elements + gathered) * size + statistics * Math.Max(sizeof(float), size);
     }
 
@@ -59,7 +76,8 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
         input = input.contiguous();
         DilatedAttentionPlan plan = block.Attention.Plan(input.shape[0], input.shape[1]);
         AttentionResult result = Attend(plan, input, out _, keepsProjected: false);
-        Tensor attended = result.Output.view(input.shape), output = empty_like(input);
+        Tensor attended = result.Output.view(input.shape),
+            output = empty_like(input);
         foreach (RowTile tile in Tiles(input))
         {
             using var tileScope = NewDisposeScope();
@@ -70,7 +88,10 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
         if (keeps)
         {
             // Taken in the opposite order.
-            IStoredActivation[] ofAttention = recompute == Recompute.Full ? [] : [.. result.Gathered.Prepend(result.LogSumExp).Prepend(result.Output).Select(store.Store)];
+            IStoredActivation[] ofAttention =
+                recompute == Recompute.Full
+                    ? []
+                    : [.. result.Gathered.Prepend(result.LogSumExp).Prepend(result.Output).Select(store.Store)];
             kept = new Kept(this, plan, context, ofAttention, store.Store(input));
         }
 
@@ -99,13 +120,27 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
             result = new AttentionResult(ofAttention[0], ofAttention[1], ofAttention[2..]);
         }
 
-        Tensor attended = result.Output.view(input.shape), inputGradient = empty_like(input), attendedGradient = empty_like(input);
+        Tensor attended = result.Output.view(input.shape),
+            inputGradient = empty_like(input),
+            attendedGradient = empty_like(input);
         foreach (RowTile tile in Tiles(input))
             FinishBackward(tile, kept.Context, input, attended, outputGradient, inputGradient, attendedGradient);
 
         var (q, k, v) = projected ?? Project(input);
-        AttentionGradients gradients = DilatedAttentionPass.Backward(kept.Plan, block.Attention.Table, q, k, v, result, attendedGradient.view(q.shape));
-        foreach (Tensor done in new[] { q, k, v, attended, attendedGradient, result.Output, result.LogSumExp }.Concat(result.Gathered))
+        AttentionGradients gradients = DilatedAttentionPass.Backward(
+            kept.Plan,
+            block.Attention.Table,
+            q,
+            k,
+            v,
+            result,
+            attendedGradient.view(q.shape)
+        );
+        foreach (
+            Tensor done in new[] { q, k, v, attended, attendedGradient, result.Output, result.LogSumExp }.Concat(
+                result.Gathered
+            )
+        )
             done.Dispose();
         if (gradients.Table is not null)
             block.Attention.Bias!.Table.backward([gradients.Table.to(block.Attention.Bias.Table.dtype)]);
@@ -116,7 +151,12 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
 
     private IEnumerable<RowTile> Tiles(Tensor tensor) => RowTile.Cut(tensor.shape[0], tensor.shape[1], tileRows);
 
-    private AttentionResult Attend(DilatedAttentionPlan plan, Tensor input, out (Tensor Q, Tensor K, Tensor V)? projected, bool keepsProjected)
+    private AttentionResult Attend(
+        DilatedAttentionPlan plan,
+        Tensor input,
+        out (Tensor Q, Tensor K, Tensor V)? projected,
+        bool keepsProjected
+    )
     {
         var (q, k, v) = Project(input);
         AttentionResult result = DilatedAttentionPass.Forward(plan, block.Attention.Table, q, k, v);
@@ -131,7 +171,9 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
     {
         SequenceShard shard = block.Attention.Place(input.shape[1]);
         long[] shape = [input.shape[0], input.shape[1], block.Attention.Heads, input.shape[2] / block.Attention.Heads];
-        Tensor q = empty(shape, dtype: input.dtype, device: input.device), k = empty_like(q), v = empty_like(q);
+        Tensor q = empty(shape, dtype: input.dtype, device: input.device),
+            k = empty_like(q),
+            v = empty_like(q);
         foreach (RowTile tile in Tiles(input))
         {
             using var scope = NewDisposeScope();
@@ -145,10 +187,18 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
     }
 
     private void FinishBackward(
-        RowTile tile, DropoutContext? context, Tensor input, Tensor attended, Tensor outputGradient, Tensor inputGradient, Tensor attendedGradient)
+        RowTile tile,
+        DropoutContext? context,
+        Tensor input,
+        Tensor attended,
+        Tensor outputGradient,
+        Tensor inputGradient,
+        Tensor attendedGradient
+    )
     {
         using var scope = NewDisposeScope();
-        Tensor ownInput = Leaf(tile.View(input)), ownAttended = Leaf(tile.View(attended));
+        Tensor ownInput = Leaf(tile.View(input)),
+            ownAttended = Leaf(tile.View(attended));
         Tensor output;
         using (enable_grad())
             output = block.Finish(ownInput, ownAttended, tile.Of(context));
@@ -157,17 +207,26 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
         tile.View(attendedGradient).copy_(ownAttended.grad!);
     }
 
-    private void ProjectBackward(RowTile tile, SequenceShard shard, Tensor input, AttentionGradients gradients, Tensor inputGradient)
+    private void ProjectBackward(
+        RowTile tile,
+        SequenceShard shard,
+        Tensor input,
+        AttentionGradients gradients,
+        Tensor inputGradient
+    )
     {
         using var scope = NewDisposeScope();
-        Tensor own = Leaf(tile.View(input)), projected;
+        Tensor own = Leaf(tile.View(input)),
+            projected;
         using (enable_grad())
         {
             var (q, k, v) = block.Project(own, shard, tile.FirstRow);
             projected = stack([q, k, v]);
         }
 
-        projected.backward([stack([tile.View(gradients.Q), tile.View(gradients.K), tile.View(gradients.V)]).to(projected.dtype)]);
+        projected.backward([
+            stack([tile.View(gradients.Q), tile.View(gradients.K), tile.View(gradients.V)]).to(projected.dtype),
+        ]);
         tile.View(inputGradient).add_(own.grad!, Scalars.One);
     }
 
@@ -177,9 +236,16 @@ internal sealed class RecomputedBlock(TransformerBlock block, Recompute recomput
     /// <param name="Of">Whose it is.</param>
     /// <param name="Plan">What attention consists of.</param>
     /// <param name="Context">Of the random choices.</param>
-    /// <param name="OfAttention">Output, log-sum-exp and gathered keys and values, where attention is not computed again.</param>
+    /// <param name="OfAttention">Output, log-sum-exp and gathered keys and values, where attention is not computed
+    /// again.</param>
     /// <param name="Input">The block's input.</param>
-    internal sealed record Kept(RecomputedBlock Of, DilatedAttentionPlan Plan, DropoutContext? Context, IReadOnlyList<IStoredActivation> OfAttention, IStoredActivation Input);
+    internal sealed record Kept(
+        RecomputedBlock Of,
+        DilatedAttentionPlan Plan,
+        DropoutContext? Context,
+        IReadOnlyList<IStoredActivation> OfAttention,
+        IStoredActivation Input
+    );
 }
 
 /// <summary>A recomputed block as one differentiable operation.</summary>
@@ -194,17 +260,22 @@ internal sealed class RecomputedBlockFunction : autograd.SingleTensorFunction<Re
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
         using var scope = NewDisposeScope();
-        var (output, kept) = ((RecomputedBlock)vars[1]).Forward(((Tensor)vars[0]).detach(), (DropoutContext?)vars[2], keeps: true);
+        var (output, kept) = ((RecomputedBlock)vars[1]).Forward(
+            ((Tensor)vars[0]).detach(),
+            (DropoutContext?)vars[2],
+            keeps: true
+        );
         ctx.save_data(KeptKey, kept!);
         // Else a tensor of the output's size would wait for backward.
         ctx.set_materialize_grads(false);
         return output.MoveToOuterDisposeScope();
     }
 
-    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) => BackwardPass.Guard(Inputs, () =>
-    {
-        using var scope = NewDisposeScope();
-        var kept = (RecomputedBlock.Kept)ctx.get_data(KeptKey);
-        return [kept.Of.Backward(kept, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
-    });
+    public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) =>
+        BackwardPass.Guard(Inputs, () =>
+        {
+            using var scope = NewDisposeScope();
+            var kept = (RecomputedBlock.Kept)ctx.get_data(KeptKey);
+            return [kept.Of.Backward(kept, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
+        });
 }

@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Model.Memory;
 
-/// <summary>Some rows of some sequences: what a function of rows works on at once. Contiguous in a contiguous tensor.</summary>
+/// <summary>
+/// Some rows of some sequences: what a function of rows works on at once. Contiguous in a contiguous tensor.
+/// </summary>
 /// <param name="FirstSequence">Place in the batch.</param>
 /// <param name="Sequences">How many; one, unless the rows are all.</param>
 /// <param name="FirstRow">Place among the rows held.</param>
@@ -15,7 +17,9 @@ internal readonly record struct RowTile(long FirstSequence, long Sequences, long
 
     private const long FewestRows = 256;
 
-    /// <summary>Rows of a tile where nobody chooses: enough for fast matrix products, few enough for the caches.</summary>
+    /// <summary>
+    /// Rows of a tile where nobody chooses: enough for fast matrix products, few enough for the caches.
+    /// </summary>
     /// <param name="channels">Of the widest tensor in a tile.</param>
     public static long DefaultRows(long channels) => Math.Max(FewestRows, DefaultElements / Math.Max(1, channels));
 
@@ -25,11 +29,17 @@ internal readonly record struct RowTile(long FirstSequence, long Sequences, long
     /// <param name="rows">Most rows of a tile, over all its sequences.</param>
     public static IEnumerable<RowTile> Cut(long batch, long length, long rows)
     {
-        long sequences = Math.Clamp(rows / Math.Max(1, length), 1, Math.Max(1, batch)), ofEach = Math.Clamp(rows, 1, Math.Max(1, length));
+        long sequences = Math.Clamp(rows / Math.Max(1, length), 1, Math.Max(1, batch)),
+            ofEach = Math.Clamp(rows, 1, Math.Max(1, length));
         for (long sequence = 0; sequence < batch; sequence += sequences)
         {
             for (long row = 0; row < length; row += ofEach)
-                yield return new RowTile(sequence, Math.Min(sequences, batch - sequence), row, Math.Min(ofEach, length - row));
+                yield return new RowTile(
+                    sequence,
+                    Math.Min(sequences, batch - sequence),
+                    row,
+                    Math.Min(ofEach, length - row)
+                );
         }
     }
 
@@ -37,7 +47,12 @@ internal readonly record struct RowTile(long FirstSequence, long Sequences, long
     public Tensor View(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(1, FirstRow, Rows);
 
     /// <summary>The random choices of the tile's rows, which are those that the whole gives them.</summary>
-    public DropoutContext? Of(DropoutContext? whole) => whole is null
-        ? null
-        : whole with { Sequences = [.. whole.Sequences.Skip((int)FirstSequence).Take((int)Sequences)], FirstRow = whole.FirstRow + FirstRow };
+    public DropoutContext? Of(DropoutContext? whole) =>
+        whole is null
+            ? null
+            : whole with
+            {
+                Sequences = [.. whole.Sequences.Skip((int)FirstSequence).Take((int)Sequences)],
+                FirstRow = whole.FirstRow + FirstRow,
+            };
 }

@@ -3,14 +3,17 @@ using LongNet.Core.Serialization;
 namespace LongNet.Core.Model.Torchscale;
 
 /// <summary>
-/// What the tensors of a file are called here. The authors' Python code (microsoft/torchscale) has this project's names inside
-/// optional wrappers, and some tensors that are not learned.
+/// What the tensors of a file are called here. The authors' Python code (microsoft/torchscale) has this project's names
+/// inside optional wrappers, and some tensors that are not learned.
 /// </summary>
 /// <param name="sources">Name in the file of every tensor that stands for a parameter, by its name here.</param>
 /// <param name="secondBranch">Names in the file of what the second branch of Multiway networks holds.</param>
 /// <param name="decayShape">Name in the file and shape of an xPos buffer, where there is one.</param>
 internal sealed class TorchscaleNames(
-    IReadOnlyDictionary<string, string> sources, IReadOnlyList<string> secondBranch, (string Name, IReadOnlyList<long> Shape)? decayShape)
+    IReadOnlyDictionary<string, string> sources,
+    IReadOnlyList<string> secondBranch,
+    (string Name, IReadOnlyList<long> Shape)? decayShape
+)
 {
     // Data parallelism, a model that holds the decoder, and the decoder.
     private static readonly string[] Wrappers = ["module.", "model.", "decoder."];
@@ -35,7 +38,8 @@ internal sealed class TorchscaleNames(
 
     /// <param name="reader">The file. Only its header is read.</param>
     /// <param name="prefix">Only names that begin so count, without it.</param>
-    /// <exception cref="UserException">The file is that of a model that this library does not have, or names one tensor twice.</exception>
+    /// <exception cref="UserException">The file is that of a model that this library does not have, or names one tensor
+    /// twice.</exception>
     public static TorchscaleNames Of(SafetensorsReader reader, string prefix)
     {
         var sources = new Dictionary<string, string>(StringComparer.Ordinal);
@@ -49,7 +53,9 @@ internal sealed class TorchscaleNames(
                 if (parts.Contains(part))
                 {
                     throw new UserException(
-                        $"{reader.Path} holds {source}, which belongs to {what}, and the models here have none: give the weights of a decoder without.");
+                        $"{reader.Path} holds {source}, which belongs to {what}, and the models here have "
+                            + "none: give the weights of a decoder without."
+                    );
                 }
             }
 
@@ -70,7 +76,10 @@ internal sealed class TorchscaleNames(
             parts.RemoveAll(part => part == "A");
             string name = string.Join('.', parts);
             if (!sources.TryAdd(name, source))
-                throw new UserException($"{reader.Path} holds both {sources[name]} and {source}, which are one parameter here: remove one of them.");
+                throw new UserException(
+                    $"{reader.Path} holds both {sources[name]} and {source}, which are one parameter here: "
+                        + "remove one of them."
+                );
         }
 
         return new TorchscaleNames(sources, secondBranch, decay);

@@ -5,8 +5,8 @@ using LongNet.Trainer.Checkpoints;
 namespace LongNet.Trainer.Data.Prepared;
 
 /// <summary>
-/// The tokens of a part, as they wait in a file until all parts are there: counts, tokens, where documents begin within the part, and a
-/// digest. Every document has the end-of-text token, if there is one, before its first token.
+/// The tokens of a part, as they wait in a file until all parts are there: counts, tokens, where documents begin within
+/// the part, and a digest. Every document has the end-of-text token, if there is one, before its first token.
 /// </summary>
 /// <param name="Tokens">How many tokens it has.</param>
 /// <param name="Documents">How many documents begin in it.</param>
@@ -14,12 +14,19 @@ namespace LongNet.Trainer.Data.Prepared;
 /// <param name="UnreadableFile">A file with text that is no UTF-8; −1 for none.</param>
 internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, long UnreadableFile)
 {
-    private const int HeaderBytes = 32, DigestBytes = 32;
+    private const int HeaderBytes = 32,
+        DigestBytes = 32;
 
     private byte[] file = [];
 
     /// <summary>Makes a part.</summary>
-    public static EncodedPart Make(ReadOnlySpan<int> tokens, int tokenBytes, List<DocumentStart> documents, long textBytes, long unreadableFile)
+    public static EncodedPart Make(
+        ReadOnlySpan<int> tokens,
+        int tokenBytes,
+        List<DocumentStart> documents,
+        long textBytes,
+        long unreadableFile
+    )
     {
         var part = new EncodedPart(tokens.Length, documents.Count, textBytes, unreadableFile);
         var file = new byte[part.FileBytes(tokenBytes)];
@@ -55,7 +62,13 @@ internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, 
         if (!File.Exists(path))
             return null;
         byte[] file = File.ReadAllBytes(path);
-        if (file.Length < HeaderBytes + DigestBytes || !SHA256.HashData(file.AsSpan(0, file.Length - DigestBytes)).AsSpan().SequenceEqual(file.AsSpan(file.Length - DigestBytes)))
+        if (
+            file.Length < HeaderBytes + DigestBytes
+            || !SHA256
+                .HashData(file.AsSpan(0, file.Length - DigestBytes))
+                .AsSpan()
+                .SequenceEqual(file.AsSpan(file.Length - DigestBytes))
+        )
             return null;
         var part = new EncodedPart(Count(0), Count(1), Count(2), Count(3));
         return part.FileBytes(tokenBytes) == file.Length ? part : null;
@@ -80,7 +93,7 @@ internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, 
         using FileStream stream = File.OpenRead(path);
         stream.Position = HeaderBytes + skip * tokenBytes;
         var block = new byte[1 << 20];
-        for (long left = (Tokens - skip) * tokenBytes; left > 0;)
+        for (long left = (Tokens - skip) * tokenBytes; left > 0; )
         {
             int count = (int)Math.Min(left, block.Length);
             stream.ReadExactly(block, 0, count);
@@ -98,9 +111,13 @@ internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, 
         for (long document = 0; document < Documents; document++)
         {
             stream.ReadExactly(entry);
-            yield return new DocumentStart(BinaryPrimitives.ReadInt64LittleEndian(entry), BinaryPrimitives.ReadInt64LittleEndian(entry.AsSpan(sizeof(long))));
+            yield return new DocumentStart(
+                BinaryPrimitives.ReadInt64LittleEndian(entry),
+                BinaryPrimitives.ReadInt64LittleEndian(entry.AsSpan(sizeof(long)))
+            );
         }
     }
 
-    private long FileBytes(int tokenBytes) => HeaderBytes + Tokens * tokenBytes + Documents * TokenFile.IndexEntryBytes + DigestBytes;
+    private long FileBytes(int tokenBytes) =>
+        HeaderBytes + Tokens * tokenBytes + Documents * TokenFile.IndexEntryBytes + DigestBytes;
 }

@@ -43,7 +43,10 @@ internal sealed class MappedTokenSource : ITokenSource
         // A model has no row for another.
         int wrong = destination.IndexOfAnyExceptInRange(0, file.VocabularySize - 1);
         if (wrong >= 0)
-            throw TokenFile.Damaged(file.Path, $"token {start + wrong} is {(uint)destination[wrong]}, and the vocabulary is {file.VocabularySize}");
+            throw TokenFile.Damaged(
+                file.Path,
+                $"token {start + wrong} is {(uint)destination[wrong]}, and the vocabulary is {file.VocabularySize}"
+            );
     }
 
     public void Dispose()
@@ -59,8 +62,12 @@ internal sealed class MappedTokenSource : ITokenSource
         if (!now.Exists || now.Length != file.Header.FileBytes)
         {
             throw new UserException(
-                $"{now.FullName} {(now.Exists ? $"has {now.Length} bytes now, and had {file.Header.FileBytes}" : "is gone, and was there")} when the run started: " +
-                "leave the file alone while a run reads it, and go on from the last checkpoint with --resume auto.");
+                $"{now.FullName} "
+                    + $"{(now.Exists ? $"has {now.Length} bytes now, and had {file.Header.FileBytes}" : "is gone, and was there")} "
+                    + "when the run started: "
+                    + "leave the file alone while a run reads it, and go on from the last checkpoint with "
+                    + "--resume auto."
+            );
         }
     }
 }

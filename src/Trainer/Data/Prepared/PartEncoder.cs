@@ -36,7 +36,13 @@ internal sealed class PartEncoder(PreparationPlan plan)
             }
         }
 
-        return EncodedPart.Make(CollectionsMarshal.AsSpan(tokens), plan.TokenBytes, documents, textBytes, unreadableFile);
+        return EncodedPart.Make(
+            CollectionsMarshal.AsSpan(tokens),
+            plan.TokenBytes,
+            documents,
+            textBytes,
+            unreadableFile
+        );
     }
 
     private void EncodeFile(int number, TextPart part)
@@ -44,9 +50,13 @@ internal sealed class PartEncoder(PreparationPlan plan)
         CorpusFile described = plan.Files[number];
         using FileStream file = File.OpenRead(described.Path);
         if (file.Length != described.Bytes || File.GetLastWriteTimeUtc(described.Path) != plan.Times[number])
-            throw new UserException($"{described.Path} has changed while it was prepared: leave the text alone, and run the same command again.");
+            throw new UserException(
+                $"{described.Path} has changed while it was prepared: leave the text alone, and run the "
+                    + "same command again."
+            );
         bool isLines = PreparationPlan.IsLines(described);
-        long from = 0, to = described.Bytes;
+        long from = 0,
+            to = described.Bytes;
         if (part.Files == 1)
         {
             from = TextCutter.Next(file, part.From, isLines, plan.Tokenizer.Cuts);
@@ -56,8 +66,15 @@ internal sealed class PartEncoder(PreparationPlan plan)
         if (to - from > MostBytes)
         {
             throw new UserException(
-                $"{described.Path} has {to - from} bytes from byte {from} on that must be encoded at once, and this program takes {MostBytes}: " +
-                (isLines ? "shorten the line." : $"split the file (text is cut between a letter and white space, and {(plan.Tokenizer.Cuts == TextCuts.Nowhere ? "not at all with this tokenizer's rules" : "there is none there")})."));
+                $"{described.Path} has {to - from} bytes from byte {from} on that must be encoded at once, "
+                    + $"and this program takes {MostBytes}: "
+                    + (
+                        isLines
+                            ? "shorten the line."
+                            : "split the file (text is cut between a letter and white space, and "
+                                + $"{(plan.Tokenizer.Cuts == TextCuts.Nowhere ? "not at all with this tokenizer's rules" : "there is none there")})."
+                    )
+            );
         }
 
         if (to == from)
@@ -85,8 +102,11 @@ internal sealed class PartEncoder(PreparationPlan plan)
             if (length < 0)
             {
                 throw new UserException(
-                    $"{plan.Files[number].Path}: the line at byte {from + range.GetOffsetAndLength(text.Length).Offset} is no JSON object with its text in \"text\": " +
-                    "mend the line, or leave the file out with --exclude.");
+                    $"{plan.Files[number].Path}: the line at byte "
+                        + $"{from + range.GetOffsetAndLength(text.Length).Offset} is no JSON object with its text "
+                        + "in \"text\": "
+                        + "mend the line, or leave the file out with --exclude."
+                );
             }
 
             if (length > 0)

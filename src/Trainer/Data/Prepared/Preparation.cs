@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Globalization;
 using System.Runtime.ExceptionServices;
 using System.Security.Cryptography;
 using LongNet.Core;
@@ -9,8 +8,9 @@ using LongNet.Trainer.Data.Tokenization;
 namespace LongNet.Trainer.Data.Prepared;
 
 /// <summary>
-/// Makes a prepared file. Parts of the text are encoded side by side, each into a file of its own in a folder beside the output; when all
-/// are there they are joined to one file, which takes its name at the end. Whatever stops it, the parts that are whole are not made again.
+/// Makes a prepared file. Parts of the text are encoded side by side, each into a file of its own in a folder beside
+/// the output; when all are there they are joined to one file, which takes its name at the end. Whatever stops it, the
+/// parts that are whole are not made again.
 /// </summary>
 /// <param name="plan">What to encode.</param>
 /// <param name="output">The file to make.</param>
@@ -36,7 +36,10 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
         if (File.Exists(output))
         {
             if (!IsDone())
-                throw new UserException($"--output {output} is already there, and is not this text with this tokenizer: remove it, or name another file.");
+                throw new UserException(
+                    $"--output {output} is already there, and is not this text with this tokenizer: remove "
+                        + "it, or name another file."
+                );
             say($"{output} is already there, of this text and tokenizer: nothing to do.");
             RemoveFolder();
             return false;
@@ -58,17 +61,26 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
 
     // The plan is the same, and no file of the text is newer.
     private bool IsDone() =>
-        TokenFile.HasMagic(output) && TokenFile.Open(output).Header.SourceFingerprint == plan.SourceFingerprint && File.GetLastWriteTimeUtc(output) >= plan.Times.Max();
+        TokenFile.HasMagic(output)
+        && TokenFile.Open(output).Header.SourceFingerprint == plan.SourceFingerprint
+        && File.GetLastWriteTimeUtc(output) >= plan.Times.Max();
 
     private FileStream Hold()
     {
         try
         {
-            return new FileStream(Path.Combine(folder, "lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+            return new FileStream(
+                Path.Combine(folder, "lock"),
+                FileMode.OpenOrCreate,
+                FileAccess.ReadWrite,
+                FileShare.None
+            );
         }
         catch (IOException)
         {
-            throw new UserException($"Another longnet data prepare is writing {output}: wait for it, or name another --output.");
+            throw new UserException(
+                $"Another longnet data prepare is writing {output}: wait for it, or name another --output."
+            );
         }
     }
 
@@ -90,7 +102,7 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
         DurableFile.Write(PlanFile, plan.Fingerprint);
     }
 
-    private string PathOf(int part) => Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"part-{part:D8}"));
+    private string PathOf(int part) => Path.Combine(folder, $"part-{part:D8}");
 
     private EncodedPart[] Encode(int threads, PreparationProgress progress)
     {
@@ -99,7 +111,12 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
         var workers = new Task[Math.Min(threads, plan.Parts.Count)];
         Exception? failure = null;
         for (int worker = 0; worker < workers.Length; worker++)
-            workers[worker] = Task.Factory.StartNew(Work, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+            workers[worker] = Task.Factory.StartNew(
+                Work,
+                CancellationToken.None,
+                TaskCreationOptions.LongRunning,
+                TaskScheduler.Default
+            );
         Task.WaitAll(workers);
         if (failure is not null)
             ExceptionDispatchInfo.Throw(failure);
@@ -111,7 +128,11 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
             var encoder = new PartEncoder(plan);
             try
             {
-                for (int part = Interlocked.Increment(ref next); part < encoded.Length && Volatile.Read(ref failure) is null; part = Interlocked.Increment(ref next))
+                for (
+                    int part = Interlocked.Increment(ref next);
+                    part < encoded.Length && Volatile.Read(ref failure) is null;
+                    part = Interlocked.Increment(ref next)
+                )
                 {
                     EncodedPart? before = EncodedPart.Find(PathOf(part), plan.TokenBytes);
                     encoded[part] = before ?? encoder.Encode(plan.Parts[part]);
@@ -131,9 +152,16 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
     {
         long[] unreadable = [.. parts.Select(part => part.UnreadableFile).Where(file => file >= 0).Distinct()];
         if (unreadable.Length > 0)
-            say($"note: {plan.Files[(int)unreadable[0]].Path} {(unreadable.Length > 1 ? $"and at least {unreadable.Length - 1} more have" : "has")} bytes that are no UTF-8; each became U+FFFD.");
+            say(
+                $"note: {plan.Files[(int)unreadable[0]].Path} "
+                    + $"{(unreadable.Length > 1 ? $"and at least {unreadable.Length - 1} more have" : "has")} "
+                    + "bytes that are no UTF-8; each became U+FFFD."
+            );
         if (parts.Sum(part => part.Documents) == 0)
-            throw new UserException($"--input holds no text: every \"text\" of {plan.Files[0].Path}{(plan.Files.Count > 1 ? " and the other files" : "")} is empty.");
+            throw new UserException(
+                "--input holds no text: every \"text\" of "
+                    + $"{plan.Files[0].Path}{(plan.Files.Count > 1 ? " and the other files" : "")} is empty."
+            );
     }
 
     private void Join(EncodedPart[] parts)
@@ -142,8 +170,17 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
         // The token between documents is before each but the first of all.
         int skip = tokenizer.EndOfText is null ? 0 : 1;
         var header = new TokenFileHeader(
-            plan.TokenBytes, tokenizer.VocabularySize, parts.Sum(part => part.Tokens) - skip, parts.Sum(part => part.Documents), parts.Sum(part => part.TextBytes),
-            tokenizer.EndOfText, tokenizer.Fingerprint, plan.SourceFingerprint, ContentDigest: new string('0', 64), tokenizer.Name);
+            plan.TokenBytes,
+            tokenizer.VocabularySize,
+            parts.Sum(part => part.Tokens) - skip,
+            parts.Sum(part => part.Documents),
+            parts.Sum(part => part.TextBytes),
+            tokenizer.EndOfText,
+            tokenizer.Fingerprint,
+            plan.SourceFingerprint,
+            ContentDigest: new string('0', 64),
+            tokenizer.Name
+        );
         string joined = Path.Combine(folder, "joined");
         using (var file = new FileStream(joined, FileMode.Create, FileAccess.ReadWrite, FileShare.None, 1 << 20))
         {
@@ -176,7 +213,8 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
 
         write(new byte[header.IndexStart - TokenFileHeader.Bytes - header.Tokens * plan.TokenBytes]);
         var entry = new byte[TokenFile.IndexEntryBytes];
-        long tokens = -skip, bytes = 0;
+        long tokens = -skip,
+            bytes = 0;
         for (int part = 0; part < parts.Length; part++)
         {
             foreach (DocumentStart document in parts[part].ReadDocuments(PathOf(part), plan.TokenBytes))
@@ -192,7 +230,10 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
 
         var lengths = new byte[plan.Tokenizer.VocabularySize * sizeof(ushort)];
         for (int token = 0; token < plan.Tokenizer.VocabularySize; token++)
-            BinaryPrimitives.WriteUInt16LittleEndian(lengths.AsSpan(token * sizeof(ushort)), checked((ushort)plan.Tokenizer.BytesOf(token).Length));
+            BinaryPrimitives.WriteUInt16LittleEndian(
+                lengths.AsSpan(token * sizeof(ushort)),
+                checked((ushort)plan.Tokenizer.BytesOf(token).Length)
+            );
         write(lengths);
     }
 

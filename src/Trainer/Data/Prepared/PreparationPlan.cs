@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
 using LongNet.Trainer.Data.Tokenization;
@@ -9,7 +8,8 @@ namespace LongNet.Trainer.Data.Prepared;
 /// <param name="FirstFile">Its first file.</param>
 /// <param name="Files">How many files it has.</param>
 /// <param name="From">Where it begins in its only file; the next place from here on where text may be cut.</param>
-/// <param name="To">Where it ends in its only file, found in the same way; the file's size or beyond for its end.</param>
+/// <param name="To">Where it ends in its only file, found in the same way; the file's size or beyond for its
+/// end.</param>
 internal sealed record TextPart(int FirstFile, int Files, long From, long To);
 
 /// <summary>The parts of a text in order, which depend on neither threads nor machine.</summary>
@@ -27,12 +27,12 @@ internal sealed class PreparationPlan
         Parts = [.. MakeParts()];
         var text = new StringBuilder("longnet data 1\n").Append(tokenizer.Fingerprint).Append('\n');
         foreach (CorpusFile file in Files)
-            text.Append(CultureInfo.InvariantCulture, $"{file.Name}\t{file.Bytes}\t{file.StartDigest}\n");
+            text.Append($"{file.Name}\t{file.Bytes}\t{file.StartDigest}\n");
         SourceFingerprint = Digest(text);
         Times = [.. Files.Select(file => File.GetLastWriteTimeUtc(file.Path))];
-        text.Append(CultureInfo.InvariantCulture, $"{PartBytes}\n");
+        text.Append($"{PartBytes}\n");
         for (int file = 0; file < Files.Count; file++)
-            text.Append(CultureInfo.InvariantCulture, $"{Files[file].Path}\t{Times[file].Ticks}\n");
+            text.Append($"{Files[file].Path}\t{Times[file].Ticks}\n");
         Fingerprint = Digest(text);
     }
 
@@ -52,18 +52,21 @@ internal sealed class PreparationPlan
     public string Fingerprint { get; }
 
     /// <summary>Bytes per token.</summary>
-    public int TokenBytes => Tokenizer.VocabularySize <= TokenFileHeader.LargestOfTwoBytes ? sizeof(ushort) : sizeof(int);
+    public int TokenBytes =>
+        Tokenizer.VocabularySize <= TokenFileHeader.LargestOfTwoBytes ? sizeof(ushort) : sizeof(int);
 
     /// <summary>Whether each line of a file is a document.</summary>
     public static bool IsLines(CorpusFile file) => file.Name.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase);
 
     /// <summary>Bytes of files that a part stands for, but for where its ends are moved to.</summary>
     public long BytesOf(TextPart part) =>
-        part.Files == 1 ? Math.Min(part.To, Files[part.FirstFile].Bytes) - part.From : Files.Skip(part.FirstFile).Take(part.Files).Sum(file => file.Bytes);
+        part.Files == 1
+            ? Math.Min(part.To, Files[part.FirstFile].Bytes) - part.From
+            : Files.Skip(part.FirstFile).Take(part.Files).Sum(file => file.Bytes);
 
     private IEnumerable<TextPart> MakeParts()
     {
-        for (int file = 0; file < Files.Count;)
+        for (int file = 0; file < Files.Count; )
         {
             if (Files[file].Bytes > PartBytes)
             {
@@ -82,5 +85,6 @@ internal sealed class PreparationPlan
         }
     }
 
-    private static string Digest(StringBuilder text) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text.ToString())));
+    private static string Digest(StringBuilder text) =>
+        Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text.ToString())));
 }

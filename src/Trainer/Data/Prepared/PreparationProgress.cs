@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 
 namespace LongNet.Trainer.Data.Prepared;
 
@@ -10,11 +9,13 @@ namespace LongNet.Trainer.Data.Prepared;
 internal sealed class PreparationProgress(TextWriter output, bool isTerminal, long totalBytes)
 {
     private const int BarWidth = 30;
-    private const double SecondsOnTerminal = 0.2, SecondsElsewhere = 5;
+    private const double SecondsOnTerminal = 0.2,
+        SecondsElsewhere = 5;
 
     private readonly Lock gate = new();
     private readonly Stopwatch clock = Stopwatch.StartNew();
-    private long done, doneBefore;
+    private long done,
+        doneBefore;
     private double toldAt;
 
     public double Seconds => clock.Elapsed.TotalSeconds;
@@ -49,9 +50,11 @@ internal sealed class PreparationProgress(TextWriter output, bool isTerminal, lo
 
     private void Tell()
     {
-        double share = totalBytes == 0 ? 1 : (double)done / totalBytes, rate = (done - doneBefore) / Seconds;
-        string left = rate > 0 ? string.Create(CultureInfo.InvariantCulture, $", {TimeSpan.FromSeconds(Math.Min(1e6, (totalBytes - done) / rate)):hh\\:mm\\:ss} left") : "";
-        string text = string.Create(CultureInfo.InvariantCulture, $"{share,4:P0}  {done / 1e6:F0} of {totalBytes / 1e6:F0} MB, {rate / 1e6:F1} MB/s{left}");
+        double share = totalBytes == 0 ? 1 : (double)done / totalBytes,
+            rate = (done - doneBefore) / Seconds;
+        string left =
+            rate > 0 ? $", {TimeSpan.FromSeconds(Math.Min(1e6, (totalBytes - done) / rate)):hh\\:mm\\:ss} left" : "";
+        string text = $"{share, 4:P0}  {done / 1e6:F0} of {totalBytes / 1e6:F0} MB, {rate / 1e6:F1} MB/s{left}";
         if (!isTerminal)
         {
             output.WriteLine(text.TrimStart());

@@ -7,7 +7,8 @@ namespace LongNet.Trainer.Data.Prepared;
 /// <summary>Finds where a file may be cut, so that its parts, encoded one by one, are the file encoded whole.</summary>
 internal static class TextCutter
 {
-    private const int BlockBytes = 1 << 16, LongestCharacter = 4;
+    private const int BlockBytes = 1 << 16,
+        LongestCharacter = 4;
 
     /// <summary>The first place from <paramref name="from"/> on; the file's end where there is none.</summary>
     /// <param name="file">Read from wherever it stands.</param>
@@ -26,7 +27,9 @@ internal static class TextCutter
             int before = (int)Math.Min(LongestCharacter, start);
             file.Position = start - before;
             int read = file.ReadAtLeast(block, before + BlockBytes, throwOnEndOfStream: false);
-            int found = isLines ? NextLine(block.AsSpan(0, read), before) : NextAfterLetter(block.AsSpan(0, read), before);
+            int found = isLines
+                ? NextLine(block.AsSpan(0, read), before)
+                : NextAfterLetter(block.AsSpan(0, read), before);
             if (found >= 0)
                 return start - before + found;
         }
@@ -44,8 +47,11 @@ internal static class TextCutter
     {
         for (int at = from; at < block.Length; at++)
         {
-            if (block[at] is (byte)' ' or (byte)'\t' or (byte)'\n' or (byte)'\r'
-                && Rune.DecodeLastFromUtf8(block[..at], out Rune last, out _) == OperationStatus.Done && Rune.IsLetter(last))
+            if (
+                block[at] is (byte)' ' or (byte)'\t' or (byte)'\n' or (byte)'\r'
+                && Rune.DecodeLastFromUtf8(block[..at], out Rune last, out _) == OperationStatus.Done
+                && Rune.IsLetter(last)
+            )
             {
                 return at;
             }

@@ -32,9 +32,12 @@ public sealed class TokenFile : ITokenCorpus
 
     public TokenFileHeader Header { get; }
 
-    public string Fingerprint => $"{Header.Documents} documents, {Header.Tokens} tokens of {Header.TokenizerFingerprint[..16]}, {Header.ContentDigest[..16]}";
+    public string Fingerprint =>
+        $"{Header.Documents} documents, {Header.Tokens} tokens of {Header.TokenizerFingerprint[..16]}, "
+        + $"{Header.ContentDigest[..16]}";
 
-    public string Summary => $"{System.IO.Path.GetFileName(Path)} ({Header.Documents} documents, tokenizer {Header.Tokenizer})";
+    public string Summary =>
+        $"{System.IO.Path.GetFileName(Path)} ({Header.Documents} documents, tokenizer {Header.Tokenizer})";
 
     public string TokensAre => "tokens";
 
@@ -53,7 +56,8 @@ public sealed class TokenFile : ITokenCorpus
         {
             using FileStream file = File.OpenRead(path);
             var start = new byte[TokenFileHeader.Magic.Length];
-            return file.ReadAtLeast(start, start.Length, throwOnEndOfStream: false) == start.Length && start.AsSpan().SequenceEqual(TokenFileHeader.Magic);
+            return file.ReadAtLeast(start, start.Length, throwOnEndOfStream: false) == start.Length
+                && start.AsSpan().SequenceEqual(TokenFileHeader.Magic);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
@@ -72,13 +76,18 @@ public sealed class TokenFile : ITokenCorpus
             var bytes = new byte[TokenFileHeader.Bytes];
             int read = file.ReadAtLeast(bytes, bytes.Length, throwOnEndOfStream: false);
             if (read < TokenFileHeader.Magic.Length || !bytes.AsSpan().StartsWith(TokenFileHeader.Magic))
-                throw new UserException($"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare.");
+                throw new UserException(
+                    $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare."
+                );
             if (read < bytes.Length)
                 throw Damaged(path, $"it ends after {read} bytes, within its header");
             int version = BinaryPrimitives.ReadInt32LittleEndian(bytes.AsSpan(8));
             TokenFileHeader? header = version is < 1 or > TokenFileHeader.Version ? null : TokenFileHeader.Read(bytes);
             if (version > TokenFileHeader.Version)
-                throw new UserException($"{path} has format version {version}, and this program reads {TokenFileHeader.Version}: use a newer longnet, or prepare the text again.");
+                throw new UserException(
+                    $"{path} has format version {version}, and this program reads "
+                        + $"{TokenFileHeader.Version}: use a newer longnet, or prepare the text again."
+                );
             if (header is null)
                 throw Damaged(path, "its header is not what was written");
             if (file.Length != header.FileBytes)
@@ -107,9 +116,21 @@ public sealed class TokenFile : ITokenCorpus
         for (long document = 0; document < Header.Documents; document++)
         {
             file.ReadExactly(entry);
-            var start = new DocumentStart(BinaryPrimitives.ReadInt64LittleEndian(entry), BinaryPrimitives.ReadInt64LittleEndian(entry.AsSpan(8)));
-            if (start.FirstToken <= last.FirstToken || start.FirstByte <= last.FirstByte || start.FirstToken >= Header.Tokens || start.FirstByte >= Header.TextBytes)
-                throw Damaged(Path, $"document {document} begins at token {start.FirstToken} and byte {start.FirstByte}, which is not after the one before it and within the text");
+            var start = new DocumentStart(
+                BinaryPrimitives.ReadInt64LittleEndian(entry),
+                BinaryPrimitives.ReadInt64LittleEndian(entry.AsSpan(8))
+            );
+            if (
+                start.FirstToken <= last.FirstToken
+                || start.FirstByte <= last.FirstByte
+                || start.FirstToken >= Header.Tokens
+                || start.FirstByte >= Header.TextBytes
+            )
+                throw Damaged(
+                    Path,
+                    $"document {document} begins at token {start.FirstToken} and byte {start.FirstByte}, "
+                        + "which is not after the one before it and within the text"
+                );
             yield return last = start;
         }
     }
@@ -122,10 +143,9 @@ public sealed class TokenFile : ITokenCorpus
         file.Position = TokenFileHeader.Bytes;
         if (Convert.ToHexStringLower(SHA256.HashData(file)) != Header.ContentDigest)
             throw Damaged(Path, "its SHA-256 is not that of what was written");
-        foreach (DocumentStart _ in ReadIndex())
-        {
-        }
+        foreach (DocumentStart _ in ReadIndex()) { }
     }
 
-    internal static UserException Damaged(string path, string how) => new($"{path} is damaged: {how}. Copy it again, or prepare the text again with longnet data prepare.");
+    internal static UserException Damaged(string path, string how) =>
+        new($"{path} is damaged: {how}. Copy it again, or prepare the text again with longnet data prepare.");
 }

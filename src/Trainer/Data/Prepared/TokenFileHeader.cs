@@ -16,8 +16,17 @@ namespace LongNet.Trainer.Data.Prepared;
 /// <param name="ContentDigest">SHA-256 of everything after the header.</param>
 /// <param name="Tokenizer">Its name.</param>
 public sealed record TokenFileHeader(
-    int TokenBytes, int VocabularySize, long Tokens, long Documents, long TextBytes, int? EndOfText, string TokenizerFingerprint, string SourceFingerprint,
-    string ContentDigest, string Tokenizer)
+    int TokenBytes,
+    int VocabularySize,
+    long Tokens,
+    long Documents,
+    long TextBytes,
+    int? EndOfText,
+    string TokenizerFingerprint,
+    string SourceFingerprint,
+    string ContentDigest,
+    string Tokenizer
+)
 {
     /// <summary>Bytes of the header. Tokens follow at once.</summary>
     public const int Bytes = 4096;
@@ -25,7 +34,10 @@ public sealed record TokenFileHeader(
     /// <summary>The format's version.</summary>
     public const int Version = 1;
 
-    private const int DigestBytes = 32, TokenizerPlace = 160, MostTokenizerBytes = 512, DigestPlace = Bytes - DigestBytes;
+    private const int DigestBytes = 32,
+        TokenizerPlace = 160,
+        MostTokenizerBytes = 512,
+        DigestPlace = Bytes - DigestBytes;
 
     /// <summary>Where every prepared file begins.</summary>
     public static ReadOnlySpan<byte> Magic => "LONGTOK\0"u8;
@@ -59,7 +71,10 @@ public sealed record TokenFileHeader(
         ReadOnlySpan<char> name = Tokenizer;
         while (Encoding.UTF8.GetByteCount(name) > MostTokenizerBytes)
             name = name[..^1];
-        BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(152), Encoding.UTF8.GetBytes(name, bytes.AsSpan(TokenizerPlace)));
+        BinaryPrimitives.WriteInt64LittleEndian(
+            bytes.AsSpan(152),
+            Encoding.UTF8.GetBytes(name, bytes.AsSpan(TokenizerPlace))
+        );
         SHA256.HashData(bytes.AsSpan(0, DigestPlace), bytes.AsSpan(DigestPlace));
         return bytes;
     }
@@ -72,19 +87,30 @@ public sealed record TokenFileHeader(
         SHA256.HashData(bytes[..DigestPlace], digest);
         if (!digest.SequenceEqual(bytes[DigestPlace..]))
             return null;
-        long end = BinaryPrimitives.ReadInt64LittleEndian(bytes[48..]), name = BinaryPrimitives.ReadInt64LittleEndian(bytes[152..]);
+        long end = BinaryPrimitives.ReadInt64LittleEndian(bytes[48..]),
+            name = BinaryPrimitives.ReadInt64LittleEndian(bytes[152..]);
         long vocabulary = BinaryPrimitives.ReadInt64LittleEndian(bytes[16..]);
         if (name is < 0 or > MostTokenizerBytes || vocabulary is < 1 or > int.MaxValue || end < -1 || end >= vocabulary)
             return null;
         var header = new TokenFileHeader(
-            BinaryPrimitives.ReadInt32LittleEndian(bytes[12..]), (int)vocabulary, BinaryPrimitives.ReadInt64LittleEndian(bytes[24..]),
-            BinaryPrimitives.ReadInt64LittleEndian(bytes[32..]), BinaryPrimitives.ReadInt64LittleEndian(bytes[40..]), end < 0 ? null : (int)end,
-            Hexadecimal(bytes, 56), Hexadecimal(bytes, 88), Hexadecimal(bytes, 120), Encoding.UTF8.GetString(bytes.Slice(TokenizerPlace, (int)name)));
+            BinaryPrimitives.ReadInt32LittleEndian(bytes[12..]),
+            (int)vocabulary,
+            BinaryPrimitives.ReadInt64LittleEndian(bytes[24..]),
+            BinaryPrimitives.ReadInt64LittleEndian(bytes[32..]),
+            BinaryPrimitives.ReadInt64LittleEndian(bytes[40..]),
+            end < 0 ? null : (int)end,
+            Hexadecimal(bytes, 56),
+            Hexadecimal(bytes, 88),
+            Hexadecimal(bytes, 120),
+            Encoding.UTF8.GetString(bytes.Slice(TokenizerPlace, (int)name))
+        );
         return header.IsPossible ? header : null;
 
-        static string Hexadecimal(ReadOnlySpan<byte> bytes, int at) => Convert.ToHexStringLower(bytes.Slice(at, DigestBytes));
+        static string Hexadecimal(ReadOnlySpan<byte> bytes, int at) =>
+            Convert.ToHexStringLower(bytes.Slice(at, DigestBytes));
     }
 
     // So that no place within the file overflows. No disk is as large.
-    private bool IsPossible => TokenBytes is 2 or 4 && Tokens is >= 0 and < 1L << 56 && Documents is >= 0 and < 1L << 56 && TextBytes >= 0;
+    private bool IsPossible =>
+        TokenBytes is 2 or 4 && Tokens is >= 0 and < 1L << 56 && Documents is >= 0 and < 1L << 56 && TextBytes >= 0;
 }

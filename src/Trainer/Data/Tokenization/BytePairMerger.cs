@@ -3,8 +3,9 @@ using System.Text;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
-/// Merges long pieces: always the two neighbours whose bytes together are the token of lowest rank, the leftmost first. In time n log n, where
-/// the library that merges shorter ones takes n²: a piece is as long as a run of letters, and some texts are one.
+/// Merges long pieces: always the two neighbours whose bytes together are the token of lowest rank, the leftmost first.
+/// In time n log n, where the library that merges shorter ones takes n²: a piece is as long as a run of letters, and
+/// some texts are one.
 /// </summary>
 /// <param name="ranks">Tokens by their bytes, each byte as the character of its number.</param>
 internal sealed class BytePairMerger(Dictionary<string, int> ranks)

@@ -17,13 +17,24 @@ internal delegate void PieceEncoder(ReadOnlySpan<char> piece, List<int> tokens);
 /// <param name="Encode">Merges the bytes of a piece.</param>
 /// <param name="Rules">Whatever else decides the tokens, as text.</param>
 internal sealed record BytePairVocabulary(
-    string Name, string FileDigest, byte[][] Bytes, int? EndOfText, TextSplitter Splitter, IReadOnlyDictionary<string, int> Literals, PieceEncoder Encode, string Rules);
+    string Name,
+    string FileDigest,
+    byte[][] Bytes,
+    int? EndOfText,
+    TextSplitter Splitter,
+    IReadOnlyDictionary<string, int> Literals,
+    PieceEncoder Encode,
+    string Rules
+);
 
-/// <summary>Byte-level byte pairs: text is split into pieces by rules, and within a piece bytes are merged to tokens.</summary>
+/// <summary>
+/// Byte-level byte pairs: text is split into pieces by rules, and within a piece bytes are merged to tokens.
+/// </summary>
 internal sealed class BytePairTokenizer : ITextTokenizer
 {
     // Most pieces of a language are few words.
-    private const int LongestKept = 32, MostKept = 1 << 16;
+    private const int LongestKept = 32,
+        MostKept = 1 << 16;
 
     // Of each thread alone, as the library's own is behind a lock; of the tokenizer that the thread used last.
     [ThreadStatic]
@@ -37,12 +48,19 @@ internal sealed class BytePairTokenizer : ITextTokenizer
         this.vocabulary = vocabulary;
         if (vocabulary.Literals.Count > 0)
         {
-            IEnumerable<string> longestFirst = vocabulary.Literals.Keys.OrderByDescending(literal => literal.Length).ThenBy(literal => literal, StringComparer.Ordinal);
+            IEnumerable<string> longestFirst = vocabulary
+                .Literals.Keys.OrderByDescending(literal => literal.Length)
+                .ThenBy(literal => literal, StringComparer.Ordinal);
             literals = new Regex(string.Join('|', longestFirst.Select(Regex.Escape)), RegexOptions.CultureInvariant);
         }
 
-        Cuts = vocabulary.Splitter.SeparatesLettersFromSpace && !vocabulary.Literals.Keys.Any(JoinsLetterAndSpace) ? TextCuts.AfterLetters : TextCuts.Nowhere;
-        string rules = $"longnet byte pairs 1\n{vocabulary.FileDigest}\n{vocabulary.Rules}\n{vocabulary.Splitter.Rules}\n{vocabulary.EndOfText}";
+        Cuts =
+            vocabulary.Splitter.SeparatesLettersFromSpace && !vocabulary.Literals.Keys.Any(JoinsLetterAndSpace)
+                ? TextCuts.AfterLetters
+                : TextCuts.Nowhere;
+        string rules =
+            $"longnet byte pairs 1\n{vocabulary.FileDigest}\n{vocabulary.Rules}\n{vocabulary.Splitter.Rules}\n"
+            + $"{vocabulary.EndOfText}";
         Fingerprint = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(rules)));
     }
 
@@ -106,5 +124,9 @@ internal sealed class BytePairTokenizer : ITextTokenizer
     }
 
     private static bool JoinsLetterAndSpace(string literal) =>
-        Enumerable.Range(1, literal.Length - 1).Any(at => char.IsWhiteSpace(literal[at]) && (char.IsLetter(literal[at - 1]) || char.IsSurrogate(literal[at - 1])));
+        Enumerable
+            .Range(1, literal.Length - 1)
+            .Any(at =>
+                char.IsWhiteSpace(literal[at]) && (char.IsLetter(literal[at - 1]) || char.IsSurrogate(literal[at - 1]))
+            );
 }

@@ -7,9 +7,7 @@ public sealed class ByteTokenizer : ITextTokenizer
 {
     private static readonly byte[] Values = [.. Enumerable.Range(0, 256).Select(value => (byte)value)];
 
-    private ByteTokenizer()
-    {
-    }
+    private ByteTokenizer() { }
 
     public static ByteTokenizer Instance { get; } = new();
 

@@ -5,7 +5,10 @@ using Microsoft.ML.Tokenizers;
 
 namespace LongNet.Trainer.Data.Tokenization;
 
-/// <summary>Hugging Face's tokenizer.json, of byte-level byte pairs. What it says and this cannot do is an error, never left out.</summary>
+/// <summary>
+/// Hugging Face's tokenizer.json, of byte-level byte pairs. What it says and this cannot do is an error, never left
+/// out.
+/// </summary>
 internal static class HuggingFaceFile
 {
     private const int MostTokens = 1 << 24;
@@ -27,19 +30,28 @@ internal static class HuggingFaceFile
         }
         catch (InvalidOperationException)
         {
-            throw TextTokenizers.Unusable(path, "a value in it is not of the kind that it must be, or text in it is no Unicode");
+            throw TextTokenizers.Unusable(
+                path,
+                "a value in it is not of the kind that it must be, or text in it is no Unicode"
+            );
         }
     }
 
     private static BytePairTokenizer Read(string path, byte[] file, JsonElement root)
     {
-        if (root.ValueKind != JsonValueKind.Object || Given(root, "model") is not { ValueKind: JsonValueKind.Object } model)
+        if (
+            root.ValueKind != JsonValueKind.Object
+            || Given(root, "model") is not { ValueKind: JsonValueKind.Object } model
+        )
             throw TextTokenizers.Unusable(path, "it has no \"model\"");
         CheckModel(path, model);
         if (Given(root, "normalizer") is { } normalizer && !IsEmptySequence(normalizer, "normalizers"))
         {
             throw TextTokenizers.Unusable(
-                path, $"its normalizer {TypeOf(normalizer)} is none that this program has: normalize the text beforehand, and set \"normalizer\" to null in a copy of the file");
+                path,
+                $"its normalizer {TypeOf(normalizer)} is none that this program has: normalize the text "
+                    + "beforehand, and set \"normalizer\" to null in a copy of the file"
+            );
         }
 
         TextSplitter splitter = Splitter(path, root);
@@ -52,15 +64,30 @@ internal static class HuggingFaceFile
         BpeTokenizer library = BpeTokenizer.Create(new BpeOptions(vocabulary) { Merges = merges, ByteLevel = true });
         bool takesWholePieces = Given(model, "ignore_merges") is { ValueKind: JsonValueKind.True };
         string? end = EndsOfText.FirstOrDefault(specials.ContainsKey);
-        return new BytePairTokenizer(new BytePairVocabulary(
-            Path.GetFileName(path), Convert.ToHexStringLower(SHA256.HashData(file)), bytes, end is null ? null : specials[end], splitter, literals, Encode, "tokenizer.json"));
+        return new BytePairTokenizer(
+            new BytePairVocabulary(
+                Path.GetFileName(path),
+                Convert.ToHexStringLower(SHA256.HashData(file)),
+                bytes,
+                end is null ? null : specials[end],
+                splitter,
+                literals,
+                Encode,
+                "tokenizer.json"
+            )
+        );
 
         void Encode(ReadOnlySpan<char> piece, List<int> tokens)
         {
-            if (takesWholePieces && vocabulary.TryGetValue(ByteCharacters.Of(Encoding.UTF8.GetBytes(piece.ToString())), out int whole))
+            if (
+                takesWholePieces
+                && vocabulary.TryGetValue(ByteCharacters.Of(Encoding.UTF8.GetBytes(piece.ToString())), out int whole)
+            )
                 tokens.Add(whole);
             else
-                tokens.AddRange(library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false));
+                tokens.AddRange(
+                    library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false)
+                );
         }
     }
 
@@ -98,9 +125,20 @@ internal static class HuggingFaceFile
         int number = 0;
         foreach (JsonElement merge in merges.EnumerateArray())
         {
-            string[] parts = merge.ValueKind == JsonValueKind.Array ? [.. merge.EnumerateArray().Select(part => part.GetString()!)] : merge.GetString()!.Split(' ');
-            if (parts.Length != 2 || !vocabulary.ContainsKey(parts[0]) || !vocabulary.ContainsKey(parts[1]) || !vocabulary.ContainsKey(parts[0] + parts[1]))
-                throw TextTokenizers.Unusable(path, $"merge {number + 1} is not a pair of tokens that together are a token");
+            string[] parts =
+                merge.ValueKind == JsonValueKind.Array
+                    ? [.. merge.EnumerateArray().Select(part => part.GetString()!)]
+                    : merge.GetString()!.Split(' ');
+            if (
+                parts.Length != 2
+                || !vocabulary.ContainsKey(parts[0])
+                || !vocabulary.ContainsKey(parts[1])
+                || !vocabulary.ContainsKey(parts[0] + parts[1])
+            )
+                throw TextTokenizers.Unusable(
+                    path,
+                    $"merge {number + 1} is not a pair of tokens that together are a token"
+                );
             pairs[number++] = $"{parts[0]} {parts[1]}";
         }
 
@@ -108,41 +146,70 @@ internal static class HuggingFaceFile
     }
 
     // Those that are found in text, and special ones, which are not: no text may say where it ends.
-    private static (Dictionary<string, int> Literals, Dictionary<string, int> Specials) Added(string path, JsonElement root)
+    private static (Dictionary<string, int> Literals, Dictionary<string, int> Specials) Added(
+        string path,
+        JsonElement root
+    )
     {
-        Dictionary<string, int> literals = [], specials = [];
+        Dictionary<string, int> literals = [],
+            specials = [];
         if (Given(root, "added_tokens") is not { ValueKind: JsonValueKind.Array } added)
             return (literals, specials);
         foreach (JsonElement token in added.EnumerateArray())
         {
-            if (token.ValueKind != JsonValueKind.Object || Given(token, "content")?.GetString() is not { Length: > 0 } content || Given(token, "id") is not { } id)
+            if (
+                token.ValueKind != JsonValueKind.Object
+                || Given(token, "content")?.GetString() is not { Length: > 0 } content
+                || Given(token, "id") is not { } id
+            )
                 throw TextTokenizers.Unusable(path, "an added token has no \"content\" or no \"id\"");
             bool special = Given(token, "special") is { ValueKind: JsonValueKind.True };
             (special ? specials : literals)[content] = Id(path, content, id);
-            string? condition = new[] { "single_word", "lstrip", "rstrip" }.FirstOrDefault(key => Given(token, key) is { ValueKind: JsonValueKind.True });
+            string? condition = new[] { "single_word", "lstrip", "rstrip" }.FirstOrDefault(key =>
+                Given(token, key) is { ValueKind: JsonValueKind.True }
+            );
             if (!special && condition is not null)
-                throw TextTokenizers.Unusable(path, $"its added token \"{content}\" has {condition}, which this program has not");
+                throw TextTokenizers.Unusable(
+                    path,
+                    $"its added token \"{content}\" has {condition}, which this program has not"
+                );
         }
 
         return (literals, specials);
     }
 
-    private static byte[][] Bytes(string path, Dictionary<string, int> vocabulary, Dictionary<string, int> literals, Dictionary<string, int> specials)
+    private static byte[][] Bytes(
+        string path,
+        Dictionary<string, int> vocabulary,
+        Dictionary<string, int> literals,
+        Dictionary<string, int> specials
+    )
     {
         var names = new Dictionary<int, string>();
         foreach (var (content, id) in vocabulary.Concat(literals).Concat(specials))
         {
             if (!names.TryAdd(id, content))
-                throw TextTokenizers.Unusable(path, $"its tokens \"{names[id]}\" and \"{content}\" have the same number {id}");
+                throw TextTokenizers.Unusable(
+                    path,
+                    $"its tokens \"{names[id]}\" and \"{content}\" have the same number {id}"
+                );
         }
 
         byte[][] bytes = [.. Enumerable.Repeat(Array.Empty<byte>(), names.Keys.DefaultIfEmpty(-1).Max() + 1)];
         foreach (var (content, id) in vocabulary)
-            bytes[id] = ByteCharacters.Bytes(content) ?? throw TextTokenizers.Unusable(path, $"its token {id}, \"{content}\", is not written in bytes, as byte-level pairs are");
+            bytes[id] = ByteCharacters.Bytes(content)
+                ?? throw TextTokenizers.Unusable(
+                    path,
+                    $"its token {id}, \"{content}\", is not written in bytes, as byte-level pairs are"
+                );
         foreach (var (content, id) in literals)
             bytes[id] = Encoding.UTF8.GetBytes(content);
-        int missing = Enumerable.Range(0, 256).FirstOrDefault(value => !vocabulary.ContainsKey(ByteCharacters.Of((byte)value).ToString()), -1);
-        return missing < 0 ? bytes : throw TextTokenizers.Unusable(path, $"byte {missing} is no token, so not every text has tokens");
+        int missing = Enumerable
+            .Range(0, 256)
+            .FirstOrDefault(value => !vocabulary.ContainsKey(ByteCharacters.Of((byte)value).ToString()), -1);
+        return missing < 0
+            ? bytes
+            : throw TextTokenizers.Unusable(path, $"byte {missing} is no token, so not every text has tokens");
     }
 
     private static TextSplitter Splitter(string path, JsonElement root)
@@ -151,30 +218,50 @@ internal static class HuggingFaceFile
             throw TextTokenizers.Unusable(path, "it has no \"pre_tokenizer\", so its pairs are not of bytes");
         var patterns = new List<string>();
         bool bytes = false;
-        IEnumerable<JsonElement> steps = TypeOf(pre) == "Sequence" ? Given(pre, "pretokenizers")?.EnumerateArray() ?? default(JsonElement.ArrayEnumerator) : new[] { pre };
+        IEnumerable<JsonElement> steps =
+            TypeOf(pre) == "Sequence"
+                ? Given(pre, "pretokenizers")?.EnumerateArray() ?? default(JsonElement.ArrayEnumerator)
+                : new[] { pre };
         foreach (JsonElement step in steps)
         {
             if (bytes)
-                throw TextTokenizers.Unusable(path, $"its pre-tokenizer {TypeOf(step)} comes after ByteLevel, which must be the last");
+                throw TextTokenizers.Unusable(
+                    path,
+                    $"its pre-tokenizer {TypeOf(step)} comes after ByteLevel, which must be the last"
+                );
             switch (TypeOf(step))
             {
                 case "ByteLevel":
                     bytes = true;
                     if (Given(step, "add_prefix_space") is not { ValueKind: JsonValueKind.False })
-                        throw TextTokenizers.Unusable(path, "its pre-tokenizer ByteLevel adds a space before every text (add_prefix_space), which this program has not");
+                        throw TextTokenizers.Unusable(
+                            path,
+                            "its pre-tokenizer ByteLevel adds a space before every text "
+                                + "(add_prefix_space), which this program has not"
+                        );
                     if (Given(step, "use_regex") is not { ValueKind: JsonValueKind.False })
                         patterns.Add(TextSplitter.Gpt2);
                     break;
                 case "Digits":
-                    patterns.Add(Given(step, "individual_digits") is { ValueKind: JsonValueKind.True } ? TextSplitter.SingleDigits : TextSplitter.Digits);
+                    patterns.Add(
+                        Given(step, "individual_digits") is { ValueKind: JsonValueKind.True }
+                            ? TextSplitter.SingleDigits
+                            : TextSplitter.Digits
+                    );
                     break;
-                case "Split" when Given(step, "behavior")?.GetString() == "Isolated" && Given(step, "invert") is null or { ValueKind: JsonValueKind.False }
-                    && Given(step, "pattern") is { ValueKind: JsonValueKind.Object } pattern && Given(pattern, "Regex") is { } regex:
+                case "Split"
+                    when Given(step, "behavior")?.GetString() == "Isolated"
+                        && Given(step, "invert") is null or { ValueKind: JsonValueKind.False }
+                        && Given(step, "pattern") is { ValueKind: JsonValueKind.Object } pattern
+                        && Given(pattern, "Regex") is { } regex:
                     patterns.Add(regex.GetString()!);
                     break;
                 default:
                     throw TextTokenizers.Unusable(
-                        path, $"its pre-tokenizer {TypeOf(step)} is none that this program has, which are ByteLevel, Digits, and Split by a regular expression with behavior Isolated");
+                        path,
+                        $"its pre-tokenizer {TypeOf(step)} is none that this program has, which are "
+                            + "ByteLevel, Digits, and Split by a regular expression with behavior Isolated"
+                    );
             }
         }
 
@@ -186,16 +273,25 @@ internal static class HuggingFaceFile
         }
         catch (ArgumentException error)
         {
-            throw TextTokenizers.Unusable(path, $"its pre-tokenizer's regular expression is none of .NET: {error.Message.TrimEnd('.')}");
+            throw TextTokenizers.Unusable(
+                path,
+                $"its pre-tokenizer's regular expression is none of .NET: {error.Message.TrimEnd('.')}"
+            );
         }
     }
 
-    private static int Id(string path, string token, JsonElement value) => value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int id) && id is >= 0 and < MostTokens
-        ? id
-        : throw TextTokenizers.Unusable(path, $"its token \"{token}\" has the number {value}, but must have one from 0 to {MostTokens - 1}");
+    private static int Id(string path, string token, JsonElement value) =>
+        value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int id) && id is >= 0 and < MostTokens
+            ? id
+            : throw TextTokenizers.Unusable(
+                path,
+                $"its token \"{token}\" has the number {value}, but must have one from 0 to {MostTokens - 1}"
+            );
 
     private static bool IsEmptySequence(JsonElement element, string members) =>
-        TypeOf(element) == "Sequence" && Given(element, members) is { ValueKind: JsonValueKind.Array } list && list.GetArrayLength() == 0;
+        TypeOf(element) == "Sequence"
+        && Given(element, members) is { ValueKind: JsonValueKind.Array } list
+        && list.GetArrayLength() == 0;
 
     private static string TypeOf(JsonElement element) =>
         (element.ValueKind == JsonValueKind.Object ? Given(element, "type")?.GetString() : null) ?? "without a type";

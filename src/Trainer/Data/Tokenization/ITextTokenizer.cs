@@ -12,7 +12,9 @@ public interface ITextTokenizer
     /// <summary>The token between documents; null where there is none. No text gives it, whatever it says.</summary>
     int? EndOfText { get; }
 
-    /// <summary>SHA-256 over the file and the rules that text is split by, lower-case hexadecimal: equal ones give equal tokens.</summary>
+    /// <summary>
+    /// SHA-256 over the file and the rules that text is split by, lower-case hexadecimal: equal ones give equal tokens.
+    /// </summary>
     string Fingerprint { get; }
 
     /// <summary>Where the parts of a text can be encoded one by one, with the same result.</summary>
@@ -26,7 +28,9 @@ public interface ITextTokenizer
     /// <param name="tokens">Appended to.</param>
     void Encode(ReadOnlySpan<byte> text, List<int> tokens);
 
-    /// <summary>The bytes of a text that a token stands for; none for special tokens and for numbers not in use.</summary>
+    /// <summary>
+    /// The bytes of a text that a token stands for; none for special tokens and for numbers not in use.
+    /// </summary>
     ReadOnlySpan<byte> BytesOf(int token);
 }
 

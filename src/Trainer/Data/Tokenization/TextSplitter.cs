@@ -5,8 +5,8 @@ using System.Text.RegularExpressions;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
-/// Splits text into the pieces that are merged each for itself. Every rule is a regular expression that splits what the rules before it
-/// have left: its matches are pieces, and so is what lies between them.
+/// Splits text into the pieces that are merged each for itself. Every rule is a regular expression that splits what the
+/// rules before it have left: its matches are pieces, and so is what lies between them.
 /// </summary>
 internal sealed class TextSplitter
 {
@@ -17,9 +17,9 @@ internal sealed class TextSplitter
         @"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
     public const string O200k =
-        @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|" +
-        @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|" +
-        @"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+        + @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+        + @"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
     /// <summary>Every digit for itself.</summary>
     public const string SingleDigits = @"\p{N}";
@@ -40,15 +40,23 @@ internal sealed class TextSplitter
     /// <exception cref="ArgumentException">One is no regular expression of .NET.</exception>
     public TextSplitter(params IReadOnlyList<string> patterns)
     {
-        rules = [.. patterns.Select(pattern => new Regex(pattern, RegexOptions.CultureInvariant | RegexOptions.Compiled))];
+        rules =
+        [
+            .. patterns.Select(pattern => new Regex(pattern, RegexOptions.CultureInvariant | RegexOptions.Compiled)),
+        ];
         Rules = string.Join('\n', patterns);
-        SeparatesLettersFromSpace = patterns.All(pattern => SeparatingLettersFromSpace.Contains(pattern)) && patterns.Any(pattern => pattern is not (SingleDigits or Digits));
+        SeparatesLettersFromSpace =
+            patterns.All(pattern => SeparatingLettersFromSpace.Contains(pattern))
+            && patterns.Any(pattern => pattern is not (SingleDigits or Digits));
     }
 
     /// <summary>The patterns, as text.</summary>
     public string Rules { get; }
 
-    /// <summary>Whether a letter and white space after it never share a piece, and neither side's pieces depend on the other side.</summary>
+    /// <summary>
+    /// Whether a letter and white space after it never share a piece, and neither side's pieces depend on the other
+    /// side.
+    /// </summary>
     public bool SeparatesLettersFromSpace { get; }
 
     /// <summary>The pieces in order; together they are the text.</summary>
@@ -96,8 +104,8 @@ internal sealed class TextSplitter
         }
     }
 
-    // .NET matches halves of characters beyond U+FFFF, which belong to no category, where the authors' programs match characters: the rules
-    // see in their place one of the same category.
+    // .NET matches halves of characters beyond U+FFFF, which belong to no category, where the authors' programs match
+    // characters: the rules see in their place one of the same category.
     private static char[] WithStandIns(ReadOnlySpan<char> text, out int[] places)
     {
         var seen = new char[text.Length];
@@ -115,25 +123,26 @@ internal sealed class TextSplitter
         return seen[..count];
     }
 
-    private static char StandIn(UnicodeCategory category) => category switch
-    {
-        UnicodeCategory.UppercaseLetter => '\u00c0',
-        UnicodeCategory.LowercaseLetter => '\u00e0',
-        UnicodeCategory.TitlecaseLetter => '\u01c5',
-        UnicodeCategory.ModifierLetter => '\u02b0',
-        UnicodeCategory.OtherLetter => '\u05d0',
-        UnicodeCategory.NonSpacingMark => '\u0300',
-        UnicodeCategory.SpacingCombiningMark => '\u0903',
-        UnicodeCategory.EnclosingMark => '\u20dd',
-        UnicodeCategory.DecimalDigitNumber => '\u0660',
-        UnicodeCategory.LetterNumber => '\u2160',
-        UnicodeCategory.OtherNumber => '\u00b2',
-        UnicodeCategory.OtherPunctuation or UnicodeCategory.DashPunctuation => '\u00a7',
-        UnicodeCategory.MathSymbol => '\u00b1',
-        UnicodeCategory.CurrencySymbol => '\u00a2',
-        UnicodeCategory.Format => '\u00ad',
-        UnicodeCategory.PrivateUse => '\ue000',
-        UnicodeCategory.OtherNotAssigned => '\u0378',
-        _ => '\u00a9',
-    };
+    private static char StandIn(UnicodeCategory category) =>
+        category switch
+        {
+            UnicodeCategory.UppercaseLetter => '\u00c0',
+            UnicodeCategory.LowercaseLetter => '\u00e0',
+            UnicodeCategory.TitlecaseLetter => '\u01c5',
+            UnicodeCategory.ModifierLetter => '\u02b0',
+            UnicodeCategory.OtherLetter => '\u05d0',
+            UnicodeCategory.NonSpacingMark => '\u0300',
+            UnicodeCategory.SpacingCombiningMark => '\u0903',
+            UnicodeCategory.EnclosingMark => '\u20dd',
+            UnicodeCategory.DecimalDigitNumber => '\u0660',
+            UnicodeCategory.LetterNumber => '\u2160',
+            UnicodeCategory.OtherNumber => '\u00b2',
+            UnicodeCategory.OtherPunctuation or UnicodeCategory.DashPunctuation => '\u00a7',
+            UnicodeCategory.MathSymbol => '\u00b1',
+            UnicodeCategory.CurrencySymbol => '\u00a2',
+            UnicodeCategory.Format => '\u00ad',
+            UnicodeCategory.PrivateUse => '\ue000',
+            UnicodeCategory.OtherNotAssigned => '\u0378',
+            _ => '\u00a9',
+        };
 }

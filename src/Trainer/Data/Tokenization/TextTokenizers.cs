@@ -37,7 +37,8 @@ public static class TextTokenizers
     }
 
     /// <summary>What a tokenizer may be, for messages.</summary>
-    public const string Choices = "byte, or a file whose name ends in .json (Hugging Face's tokenizer.json) or .tiktoken";
+    public const string Choices =
+        "byte, or a file whose name ends in .json (Hugging Face's tokenizer.json) or .tiktoken";
 
     /// <summary>The text of tokens; what is no UTF-8 becomes U+FFFD.</summary>
     public static string Decode(this ITextTokenizer tokenizer, IEnumerable<int> tokens)
@@ -51,7 +52,8 @@ public static class TextTokenizers
     }
 
     /// <summary>The error of a file that cannot be used.</summary>
-    internal static UserException Unusable(string path, string why) => new($"The tokenizer {path} cannot be used: {why}.");
+    internal static UserException Unusable(string path, string why) =>
+        new($"The tokenizer {path} cannot be used: {why}.");
 
     private static bool IsHuggingFace(string path) => path.EndsWith(".json", StringComparison.OrdinalIgnoreCase);
 

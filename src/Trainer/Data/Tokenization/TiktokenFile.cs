@@ -7,8 +7,8 @@ using Microsoft.ML.Tokenizers;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
-/// Files of tiktoken: a line per token, its bytes in base 64 and its rank. The rules that go with them are in no file, so the file's name
-/// says which they are.
+/// Files of tiktoken: a line per token, its bytes in base 64 and its rank. The rules that go with them are in no file,
+/// so the file's name says which they are.
 /// </summary>
 internal static class TiktokenFile
 {
@@ -27,38 +27,58 @@ internal static class TiktokenFile
     public static ITextTokenizer Load(string path)
     {
         string name = Path.GetFileName(path);
-        Encoding encoding = Known.FirstOrDefault(known => name.StartsWith(known.Name, StringComparison.Ordinal)) ?? throw TextTokenizers.Unusable(
-            path, $"its name must say by which rules text is split, so it must begin with one of {string.Join(", ", Known.Select(known => known.Name))}");
+        Encoding encoding = Known.FirstOrDefault(known => name.StartsWith(known.Name, StringComparison.Ordinal))
+            ?? throw TextTokenizers.Unusable(
+                path,
+                "its name must say by which rules text is split, so it must begin with one of "
+                    + $"{string.Join(", ", Known.Select(known => known.Name))}"
+            );
         byte[] file = File.ReadAllBytes(path);
         byte[][] bytes = Tokens(path, file);
         if (bytes.Length > encoding.EndOfText && bytes[encoding.EndOfText].Length > 0)
-            throw TextTokenizers.Unusable(path, $"its token {encoding.EndOfText} is the end of text in {encoding.Name}");
+            throw TextTokenizers.Unusable(
+                path,
+                $"its token {encoding.EndOfText} is the end of text in {encoding.Name}"
+            );
         Dictionary<string, int> ranks = [];
         for (int rank = 0; rank < bytes.Length; rank++)
         {
             if (bytes[rank].Length > 0 && !ranks.TryAdd(BytePairMerger.KeyOf(bytes[rank]), rank))
-                throw TextTokenizers.Unusable(path, $"its tokens {ranks[BytePairMerger.KeyOf(bytes[rank])]} and {rank} are the same bytes");
+                throw TextTokenizers.Unusable(
+                    path,
+                    $"its tokens {ranks[BytePairMerger.KeyOf(bytes[rank])]} and {rank} are the same bytes"
+                );
         }
 
-        int missing = Enumerable.Range(0, 256).FirstOrDefault(value => !ranks.ContainsKey(((char)value).ToString()), -1);
+        int missing = Enumerable
+            .Range(0, 256)
+            .FirstOrDefault(value => !ranks.ContainsKey(((char)value).ToString()), -1);
         if (missing >= 0)
             throw TextTokenizers.Unusable(path, $"byte {missing} is no token, so not every text has tokens");
         var merger = new BytePairMerger(ranks);
         TiktokenTokenizer library = Library(bytes);
-        return new BytePairTokenizer(new BytePairVocabulary(
-            name,
-            Convert.ToHexStringLower(SHA256.HashData(file)),
-            [.. bytes, .. Enumerable.Repeat(Array.Empty<byte>(), Math.Max(0, encoding.VocabularySize - bytes.Length))],
-            encoding.EndOfText,
-            new TextSplitter(encoding.Pattern),
-            new Dictionary<string, int>(),
-            Encode,
-            encoding.Name));
+        return new BytePairTokenizer(
+            new BytePairVocabulary(
+                name,
+                Convert.ToHexStringLower(SHA256.HashData(file)),
+                [
+                    .. bytes,
+                    .. Enumerable.Repeat(Array.Empty<byte>(), Math.Max(0, encoding.VocabularySize - bytes.Length)),
+                ],
+                encoding.EndOfText,
+                new TextSplitter(encoding.Pattern),
+                new Dictionary<string, int>(),
+                Encode,
+                encoding.Name
+            )
+        );
 
         void Encode(ReadOnlySpan<char> piece, List<int> tokens)
         {
             if (piece.Length < LongPiece)
-                tokens.AddRange(library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false));
+                tokens.AddRange(
+                    library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false)
+                );
             else
                 merger.Encode(System.Text.Encoding.UTF8.GetBytes(piece.ToString()), tokens);
         }
@@ -76,8 +96,14 @@ internal static class TiktokenFile
                 continue;
             int space = line.IndexOf((byte)' ');
             var bytes = new byte[Math.Max(0, space)];
-            if (space <= 0 || !int.TryParse(line[(space + 1)..], NumberStyles.None, CultureInfo.InvariantCulture, out int rank) || rank >= MostTokens
-                || Base64.DecodeFromUtf8(line[..space], bytes, out _, out int written) != System.Buffers.OperationStatus.Done || written == 0)
+            if (
+                space <= 0
+                || !int.TryParse(line[(space + 1)..], NumberStyles.None, CultureInfo.InvariantCulture, out int rank)
+                || rank >= MostTokens
+                || Base64.DecodeFromUtf8(line[..space], bytes, out _, out int written)
+                    != System.Buffers.OperationStatus.Done
+                || written == 0
+            )
             {
                 throw TextTokenizers.Unusable(path, $"line {number} is not a token in base 64, a space and its rank");
             }
@@ -99,7 +125,7 @@ internal static class TiktokenFile
         for (int rank = 0; rank < bytes.Length; rank++)
         {
             if (bytes[rank].Length > 0)
-                text.Append(Convert.ToBase64String(bytes[rank])).Append(' ').Append(rank.ToString(CultureInfo.InvariantCulture)).Append('\n');
+                text.Append(Convert.ToBase64String(bytes[rank])).Append(' ').Append(rank).Append('\n');
         }
 
         using var lines = new MemoryStream(System.Text.Encoding.ASCII.GetBytes(text.ToString()));

@@ -1,8 +1,8 @@
 namespace LongNet.Trainer.Planning.Machines;
 
 /// <summary>
-/// What a rank can do on a machine: rates that training reaches, not those of a data sheet. Keys of the JSON files are the properties' names in
-/// snake_case.
+/// What a rank can do on a machine: rates that training reaches, not those of a data sheet. Keys of the JSON files are
+/// the properties' names in snake_case.
 /// </summary>
 public sealed record Machine
 {
@@ -11,7 +11,9 @@ public sealed record Machine
     /// <summary>Where the numbers are from.</summary>
     public required string Source { get; init; }
 
-    /// <summary>Ranks of one machine for which the rates hold; on machines whose processors are shared out, they change with it.</summary>
+    /// <summary>
+    /// Ranks of one machine for which the rates hold; on machines whose processors are shared out, they change with it.
+    /// </summary>
     public required int RanksPerHost { get; init; }
 
     /// <summary>Processors that the ranks of a machine share; null where every rank has a device of its own.</summary>
@@ -26,7 +28,9 @@ public sealed record Machine
     /// <summary>Matrix products in 16 bits.</summary>
     public required double MatrixBfloat16 { get; init; }
 
-    /// <summary>Attention in float32, forward and backward, operations per second of the pairs that the causal mask leaves.</summary>
+    /// <summary>
+    /// Attention in float32, forward and backward, operations per second of the pairs that the causal mask leaves.
+    /// </summary>
     public required double AttentionFloat32 { get; init; }
 
     /// <summary>Attention in 16 bits.</summary>
@@ -35,7 +39,9 @@ public sealed record Machine
     /// <summary>Bytes per second of work by element.</summary>
     public required double MemoryBandwidth { get; init; }
 
-    /// <summary>Bytes per second at which the system hands out memory that a process did not have; null: as if it cost nothing.</summary>
+    /// <summary>
+    /// Bytes per second at which the system hands out memory that a process did not have; null: as if it cost nothing.
+    /// </summary>
     public double? FirstTouch { get; init; }
 
     /// <summary>Seconds of an operation on next to nothing.</summary>
@@ -56,7 +62,9 @@ public sealed record Machine
     /// <summary>Seconds that a collective of two ranks takes for next to nothing.</summary>
     public double CollectiveLatency { get; init; }
 
-    /// <summary>Bytes per second over a rank's link between machines; null: as within one, where nothing is known.</summary>
+    /// <summary>
+    /// Bytes per second over a rank's link between machines; null: as within one, where nothing is known.
+    /// </summary>
     public double? NetworkBandwidth { get; init; }
 
     /// <summary>Bytes per second that a rank writes to a disk for what is offloaded.</summary>
@@ -71,8 +79,11 @@ public sealed record Machine
     /// <summary>Whether devices compute while messages travel; processors do both.</summary>
     internal bool HidesTransfers => Processors is null;
 
-    /// <summary>Ranks of a machine when so many are started: as many as there are, up to the machine's devices or processors.</summary>
-    internal int RanksOnHost(int ranks) => Math.Min(ranks, Processors is int processors ? Math.Max(RanksPerHost, processors) : RanksPerHost);
+    /// <summary>
+    /// Ranks of a machine when so many are started: as many as there are, up to the machine's devices or processors.
+    /// </summary>
+    internal int RanksOnHost(int ranks) =>
+        Math.Min(ranks, Processors is int processors ? Math.Max(RanksPerHost, processors) : RanksPerHost);
 
     /// <summary>The machine as each of so many ranks has it.</summary>
     /// <param name="ranks">Ranks that are started.</param>
@@ -84,7 +95,8 @@ public sealed record Machine
         int onHost = RanksOnHost(ranks);
         double own = threads ?? Math.Max(1, processors / onHost);
         // More threads than processors take turns.
-        double rate = own / ThreadsPerRank * Math.Min(1, processors / (own * onHost)), share = (double)RanksPerHost / onHost;
+        double rate = own / ThreadsPerRank * Math.Min(1, processors / (own * onHost)),
+            share = (double)RanksPerHost / onHost;
         return this with
         {
             ThreadsPerRank = (int)own,
@@ -103,5 +115,6 @@ public sealed record Machine
 
     internal double MatrixRate(int elementBytes) => elementBytes == sizeof(float) ? MatrixFloat32 : MatrixBfloat16;
 
-    internal double AttentionRate(int elementBytes) => elementBytes == sizeof(float) ? AttentionFloat32 : AttentionBfloat16;
+    internal double AttentionRate(int elementBytes) =>
+        elementBytes == sizeof(float) ? AttentionFloat32 : AttentionBfloat16;
 }

@@ -14,21 +14,28 @@ internal static class MachineMeasurement
     // How long each rate is measured: a step takes what the machine gives in the middle, and not at its best.
     private const double SecondsPerRate = 0.5;
 
-    private const int Rounds = 3, SmallCalls = 1000, CollectiveRounds = 5;
+    private const int Rounds = 3,
+        SmallCalls = 1000,
+        CollectiveRounds = 5;
 
-    // Rows and hidden channels of products, rows of a segment, elements of a tensor that no cache holds, bytes of a file.
-    private const long ProductRows = 8192, SegmentRows = 1024, StreamElements = 32 << 20;
+    // Rows and hidden channels of products, rows of a segment, elements of a tensor that no cache holds, bytes of a
+    // file.
+    private const long ProductRows = 8192,
+        SegmentRows = 1024,
+        StreamElements = 32 << 20;
     private const int FileBytes = 64 << 20;
 
     // What a rank that trains the smallest of models takes: .NET 10 with libtorch and MPI on Linux.
     private const double RuntimeBytes = 290 << 20;
 
-    // One rank cannot measure what several exchange: within a machine a message is read and written by its sender, and by its receiver. The
-    // latency is that of a message between two cores.
-    private const double PassesOfMessage = 4, AssumedLatency = 10e-6;
+    // One rank cannot measure what several exchange: within a machine a message is read and written by its sender, and
+    // by its receiver. The latency is that of a message between two cores.
+    private const double PassesOfMessage = 4,
+        AssumedLatency = 10e-6;
 
     // A collective that bandwidth decides, and one that it does not.
-    private const long LargeCollective = 16 << 20, SmallCollective = 1 << 10;
+    private const long LargeCollective = 16 << 20,
+        SmallCollective = 1 << 10;
 
     /// <summary>Measures. Collective: the slowest rank's numbers count.</summary>
     /// <param name="world">All ranks, which share this machine's processors.</param>
@@ -36,15 +43,23 @@ internal static class MachineMeasurement
     /// <param name="model">Whose channels and heads are measured.</param>
     /// <param name="diskFolder">Where offloaded activations would lie; null: the disk is not measured.</param>
     /// <returns>The same on all ranks.</returns>
-    public static Machine Run(ProcessGroup world, int ranksOnHost, (long Channels, long Hidden, long Heads) model, string? diskFolder)
+    public static Machine Run(
+        ProcessGroup world,
+        int ranksOnHost,
+        (long Channels, long Hidden, long Heads) model,
+        string? diskFolder
+    )
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         double[] own =
         [
-            Products(ScalarType.Float32, model.Channels, model.Hidden), Products(ScalarType.BFloat16, model.Channels, model.Hidden),
-            Attention(ScalarType.Float32, model.Channels / model.Heads), Attention(ScalarType.BFloat16, model.Channels / model.Heads),
-            Stream(), 1 / CallSeconds(),
+            Products(ScalarType.Float32, model.Channels, model.Hidden),
+            Products(ScalarType.BFloat16, model.Channels, model.Hidden),
+            Attention(ScalarType.Float32, model.Channels / model.Heads),
+            Attention(ScalarType.BFloat16, model.Channels / model.Heads),
+            Stream(),
+            1 / CallSeconds(),
         ];
         var (write, read) = diskFolder is null ? (0, 0) : Disk(diskFolder);
         Tensor slowest = tensor([.. own, write, read, FirstTouch()]);
@@ -53,15 +68,20 @@ internal static class MachineMeasurement
         MemoryFacts memory = MemoryFacts.Collect();
         long limit = Math.Min(memory.Group ?? long.MaxValue, memory.Available ?? memory.Total ?? long.MaxValue);
         bool disk = rates[6] > 0;
-        double gather = rates[4] / PassesOfMessage, scatter = gather, latency = AssumedLatency;
+        double gather = rates[4] / PassesOfMessage,
+            scatter = gather,
+            latency = AssumedLatency;
         if (world.Size > 1)
         {
             var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, CollectiveRounds);
-            CollectiveOperation Operation(string name) => CollectiveOperation.All.First(operation => operation.Name == name);
+            CollectiveOperation Operation(string name) =>
+                CollectiveOperation.All.First(operation => operation.Name == name);
             gather = benchmark.Run(Operation("all-gather"), LargeCollective).MedianBusBandwidth;
             scatter = benchmark.Run(Operation("reduce-scatter"), LargeCollective).MedianBusBandwidth;
             // Of two ranks: more take as many rounds as their number has binary digits.
-            latency = benchmark.Run(Operation("all-gather"), SmallCollective).MedianSeconds / Math.Max(1, Math.Ceiling(Math.Log2(world.Size)));
+            latency =
+                benchmark.Run(Operation("all-gather"), SmallCollective).MedianSeconds
+                / Math.Max(1, Math.Ceiling(Math.Log2(world.Size)));
         }
 
         int threads = get_num_threads();
@@ -69,7 +89,10 @@ internal static class MachineMeasurement
         return new Machine
         {
             Name = Environment.MachineName,
-            Source = $"measured on {BenchDevice.Cpu.Name} with {ranks} of {threads} thread{(threads == 1 ? "" : "s")}, {model.Channels} channels in heads of {model.Channels / model.Heads}{(world.Size == 1 ? "; what ranks exchange is assumed" : "")}",
+            Source =
+                $"measured on {BenchDevice.Cpu.Name} with {ranks} of {threads} "
+                + $"thread{(threads == 1 ? "" : "s")}, {model.Channels} channels in heads of "
+                + $"{model.Channels / model.Heads}{(world.Size == 1 ? "; what ranks exchange is assumed" : "")}",
             RanksPerHost = ranksOnHost,
             Processors = CpuThreads.Processors().Machine,
             ThreadsPerRank = threads,
@@ -94,7 +117,9 @@ internal static class MachineMeasurement
     private static double Products(ScalarType type, long channels, long hidden)
     {
         using var scope = NewDisposeScope();
-        Tensor rows = randn([ProductRows, channels]).to(type), expand = randn([channels, hidden]).to(type), contract = randn([hidden, channels]).to(type);
+        Tensor rows = randn([ProductRows, channels]).to(type),
+            expand = randn([channels, hidden]).to(type),
+            contract = randn([hidden, channels]).to(type);
         double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             using Tensor expanded = rows.matmul(expand);
@@ -122,7 +147,9 @@ internal static class MachineMeasurement
     private static double Stream()
     {
         using var scope = NewDisposeScope();
-        Tensor left = ones(StreamElements), right = ones(StreamElements), sum = zeros(StreamElements);
+        Tensor left = ones(StreamElements),
+            right = ones(StreamElements),
+            sum = zeros(StreamElements);
         double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             sum.copy_(left);
@@ -139,7 +166,8 @@ internal static class MachineMeasurement
         {
             MemoryAllocator.GiveBack();
             using Tensor fresh = empty(StreamElements);
-            double first = Measurement.Seconds(() => fresh.fill_(Scalars.One)), again = Measurement.Seconds(() => fresh.fill_(Scalars.One));
+            double first = Measurement.Seconds(() => fresh.fill_(Scalars.One)),
+                again = Measurement.Seconds(() => fresh.fill_(Scalars.One));
             rates[round] = StreamElements * sizeof(float) / Math.Max(first - again, first / 100);
         }
 
@@ -149,12 +177,13 @@ internal static class MachineMeasurement
     private static double CallSeconds()
     {
         using var scope = NewDisposeScope();
-        Tensor left = ones(1), right = ones(1);
+        Tensor left = ones(1),
+            right = ones(1);
         return Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
-        {
-            for (int call = 0; call < SmallCalls; call++)
-                left.add(right, Scalars.One).Dispose();
-        })[0] / SmallCalls;
+            {
+                for (int call = 0; call < SmallCalls; call++)
+                    left.add(right, Scalars.One).Dispose();
+            })[0] / SmallCalls;
     }
 
     // By way of the system's cache, as activations are, but to the disk: more than the cache's share is offloaded.
@@ -165,7 +194,14 @@ internal static class MachineMeasurement
         {
             byte[] bytes = new byte[FileBytes];
             Random.Shared.NextBytes(bytes);
-            using var file = new FileStream(path, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.None, bufferSize: 0, FileOptions.DeleteOnClose);
+            using var file = new FileStream(
+                path,
+                FileMode.CreateNew,
+                FileAccess.ReadWrite,
+                FileShare.None,
+                bufferSize: 0,
+                FileOptions.DeleteOnClose
+            );
             double write = Measurement.Seconds(() =>
             {
                 file.Write(bytes);

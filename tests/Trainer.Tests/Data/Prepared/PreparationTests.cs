@@ -20,10 +20,16 @@ public sealed class PreparationTests : IDisposable
         string text = LongText(PreparationPlan.PartBytes * 5 / 2);
         string input = folder.Write("text.txt", text);
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
-        AssertSame([.. tokenizer.Encode(text)], Preparing.Tokens(Preparing.Run(input, tokenizer, folder["tiny.tokens"])));
+        AssertSame(
+            [.. tokenizer.Encode(text)],
+            Preparing.Tokens(Preparing.Run(input, tokenizer, folder["tiny.tokens"]))
+        );
         DocumentStart start = Assert.Single(TokenFile.Open(folder["tiny.tokens"]).ReadIndex());
         Assert.Equal(new DocumentStart(0, 0), start);
-        AssertSame([.. Encoding.UTF8.GetBytes(text)], Preparing.Tokens(Preparing.Run(input, ByteTokenizer.Instance, folder["byte.tokens"])));
+        AssertSame(
+            [.. Encoding.UTF8.GetBytes(text)],
+            Preparing.Tokens(Preparing.Run(input, ByteTokenizer.Instance, folder["byte.tokens"]))
+        );
     }
 
     [Fact]
@@ -34,7 +40,10 @@ public sealed class PreparationTests : IDisposable
         string input = folder.Write("text.txt", text);
         Assert.True(text.Length > PreparationPlan.PartBytes, "one part would be no test");
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
-        AssertSame([.. tokenizer.Encode(text)], Preparing.Tokens(Preparing.Run(input, tokenizer, folder["tiny.tokens"])));
+        AssertSame(
+            [.. tokenizer.Encode(text)],
+            Preparing.Tokens(Preparing.Run(input, tokenizer, folder["tiny.tokens"]))
+        );
     }
 
     [Fact]
@@ -44,18 +53,42 @@ public sealed class PreparationTests : IDisposable
             folder.Write($"text/{file}.txt", LongText(PreparationPlan.PartBytes * (file + 1) / 2));
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
         byte[] one = File.ReadAllBytes(Preparing.Run(folder["text"], tokenizer, folder["one.tokens"], threads: 1));
-        Assert.Equal(one, File.ReadAllBytes(Preparing.Run(folder["text"], tokenizer, folder["four.tokens"], threads: 4)));
+        Assert.Equal(
+            one,
+            File.ReadAllBytes(Preparing.Run(folder["text"], tokenizer, folder["four.tokens"], threads: 4))
+        );
         Assert.False(Directory.Exists(folder["one.tokens.partial"]));
     }
 
     [Fact]
     public void Run_LinesOfJson_AreDocuments()
     {
-        string[] texts = [.. Enumerable.Range(0, 3000).Select(document => $"document {document}:\n\"é😀\" {LongText(document % 100 * 40)}")];
+        string[] texts =
+        [
+            .. Enumerable
+                .Range(0, 3000)
+                .Select(document => $"document {document}:\n\"é😀\" {LongText(document % 100 * 40)}"),
+        ];
         // Other keys, an object with a text of its own, blank and empty ones between.
-        string lines = "\n" + string.Concat(texts.Select((text, document) =>
-            JsonSerializer.Serialize(document % 2 == 0 ? (object)new { text } : new { id = document, meta = new { text = "not this" }, text }) + (document % 3 == 0 ? "\r\n\n" : "\n") +
-            (document % 5 == 0 ? "{\"text\":\"\"}\n" : "")));
+        string lines =
+            "\n"
+            + string.Concat(
+                texts.Select(
+                    (text, document) =>
+                        JsonSerializer.Serialize(
+                            document % 2 == 0
+                                ? (object)new { text }
+                                : new
+                                {
+                                    id = document,
+                                    meta = new { text = "not this" },
+                                    text,
+                                }
+                        )
+                        + (document % 3 == 0 ? "\r\n\n" : "\n")
+                        + (document % 5 == 0 ? "{\"text\":\"\"}\n" : "")
+                )
+            );
         Assert.True(lines.Length > PreparationPlan.PartBytes, "one part would be no test");
         string input = folder.Write("text.jsonl", lines);
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
@@ -83,8 +116,10 @@ public sealed class PreparationTests : IDisposable
     {
         string input = folder.Write("text.jsonl", lines);
         Assert.Equal(
-            $"{input}: the line at byte {place} is no JSON object with its text in \"text\": mend the line, or leave the file out with --exclude.",
-            Assert.Throws<UserException>(() => Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"])).Message);
+            $"{input}: the line at byte {place} is no JSON object with its text in \"text\": mend the line, "
+                + "or leave the file out with --exclude.",
+            Assert.Throws<UserException>(() => Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"])).Message
+        );
         Assert.False(File.Exists(folder["x.tokens"]));
     }
 
@@ -94,7 +129,8 @@ public sealed class PreparationTests : IDisposable
         string input = folder.Write("text.jsonl", "{\"text\":\"\"}\n");
         Assert.Equal(
             $"--input holds no text: every \"text\" of {input} is empty.",
-            Assert.Throws<UserException>(() => Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"])).Message);
+            Assert.Throws<UserException>(() => Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"])).Message
+        );
     }
 
     [Fact]
@@ -106,7 +142,10 @@ public sealed class PreparationTests : IDisposable
         Preparing.Run(folder["text.txt"], tokenizer, folder["tiny.tokens"], say: told.Add);
         Assert.Equal([$"note: {folder["text.txt"]} has bytes that are no UTF-8; each became U+FFFD."], told);
         Assert.Equal("a\ufffdb", tokenizer.Decode(Preparing.Tokens(folder["tiny.tokens"])));
-        Assert.Equal([0x61, 0xff, 0x62], Preparing.Tokens(Preparing.Run(folder["text.txt"], ByteTokenizer.Instance, folder["byte.tokens"])));
+        Assert.Equal(
+            [0x61, 0xff, 0x62],
+            Preparing.Tokens(Preparing.Run(folder["text.txt"], ByteTokenizer.Instance, folder["byte.tokens"]))
+        );
     }
 
     [Fact]
@@ -120,7 +159,13 @@ public sealed class PreparationTests : IDisposable
         folder.Write("x.tokens.partial/part-00000000", "damaged");
         var told = new List<string>();
         Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"], say: told.Add);
-        Assert.Equal([$"note: {folder["x.tokens.partial"]} was of other text, another tokenizer or older files, so nothing of it is used."], told);
+        Assert.Equal(
+            [
+                $"note: {folder["x.tokens.partial"]} was of other text, another tokenizer or older files, so "
+                    + "nothing of it is used.",
+            ],
+            told
+        );
         Assert.Equal(File.ReadAllBytes(expected), File.ReadAllBytes(folder["x.tokens"]));
     }
 
@@ -129,7 +174,10 @@ public sealed class PreparationTests : IDisposable
     {
         string input = folder.Write("text.txt", LongText(PreparationPlan.PartBytes * 3 / 2));
         byte[] expected = File.ReadAllBytes(Preparing.Run(input, ByteTokenizer.Instance, folder["expected.tokens"]));
-        var plan = new PreparationPlan(LongNet.Trainer.Data.Corpus.Open([input], [], "--input", "--exclude"), ByteTokenizer.Instance);
+        var plan = new PreparationPlan(
+            LongNet.Trainer.Data.Corpus.Open([input], [], "--input", "--exclude"),
+            ByteTokenizer.Instance
+        );
         folder.Write("x.tokens.partial/plan", plan.Fingerprint);
         EncodedPart part = new PartEncoder(plan).Encode(plan.Parts[1]);
         part.Save(folder["x.tokens.partial/part-00000001"]);
@@ -144,15 +192,37 @@ public sealed class PreparationTests : IDisposable
 
     // Millions of tokens, which Assert.Equal compares one by one.
     private static void AssertSame(int[] expected, int[] actual) =>
-        Assert.True(expected.AsSpan().SequenceEqual(actual), $"{actual.Length} tokens, and {expected.Length} expected; the same are {expected.AsSpan().CommonPrefixLength(actual)}");
+        Assert.True(
+            expected.AsSpan().SequenceEqual(actual),
+            $"{actual.Length} tokens, and {expected.Length} expected; the same are "
+                + $"{expected.AsSpan().CommonPrefixLength(actual)}"
+        );
 
-    /// <summary>Text with words, numbers, accents and characters of every length in UTF-8; the same for the same length.</summary>
+    /// <summary>
+    /// Text with words, numbers, accents and characters of every length in UTF-8; the same for the same length.
+    /// </summary>
     internal static string LongText(long bytes)
     {
-        string[] words = ["hello", " world", " the", "\n    public", " 12345", ", ", "é", " 漢字かな", "😀", "\r\n", "  ", " string", "'s", "!"];
+        string[] words =
+        [
+            "hello",
+            " world",
+            " the",
+            "\n    public",
+            " 12345",
+            ", ",
+            "é",
+            " 漢字かな",
+            "😀",
+            "\r\n",
+            "  ",
+            " string",
+            "'s",
+            "!",
+        ];
         var random = new Random((int)bytes);
         var text = new StringBuilder();
-        for (long written = 0; written < bytes;)
+        for (long written = 0; written < bytes; )
         {
             string word = words[random.Next(words.Length)];
             text.Append(word);

@@ -9,10 +9,21 @@ internal static class Preparing
 {
     /// <summary>Prepares text.</summary>
     /// <returns>The file.</returns>
-    public static string Run(string input, ITextTokenizer tokenizer, string output, int threads = 2, Action<string>? say = null)
+    public static string Run(
+        string input,
+        ITextTokenizer tokenizer,
+        string output,
+        int threads = 2,
+        Action<string>? say = null
+    )
     {
         var plan = new PreparationPlan(Corpus.Open([input], [], "--input", "--exclude"), tokenizer);
-        Assert.True(new Preparation(plan, output, say ?? (_ => { })).Run(threads, new PreparationProgress(TextWriter.Null, isTerminal: false, 1)));
+        Assert.True(
+            new Preparation(plan, output, say ?? (_ => { })).Run(
+                threads,
+                new PreparationProgress(TextWriter.Null, isTerminal: false, 1)
+            )
+        );
         return output;
     }
 

@@ -28,7 +28,11 @@ public sealed class TokenFileTests : IDisposable
         Assert.Equal((width, 3, 12 + 6 + 12), (file.Header.TokenBytes, file.Header.Documents, file.Header.TextBytes));
         List<int> expected =
         [
-            .. tokenizer.Encode("hello world\n"), TinyTokenizer.EndOfText, .. tokenizer.Encode("public"), TinyTokenizer.EndOfText, .. tokenizer.Encode("the world é"),
+            .. tokenizer.Encode("hello world\n"),
+            TinyTokenizer.EndOfText,
+            .. tokenizer.Encode("public"),
+            TinyTokenizer.EndOfText,
+            .. tokenizer.Encode("the world é"),
         ];
         var tokens = new int[file.Tokens];
         using ITokenSource source = file.OpenTokens();
@@ -40,9 +44,18 @@ public sealed class TokenFileTests : IDisposable
         Assert.Throws<ArgumentOutOfRangeException>(() => source.Read(-1, new int[2]));
 
         int second = expected.IndexOf(TinyTokenizer.EndOfText) + 1;
-        Assert.Equal([new(0, 0), new(second, 12), new(expected.LastIndexOf(TinyTokenizer.EndOfText) + 1, 18)], file.ReadIndex());
-        Assert.Equal(Enumerable.Range(0, tokenizer.VocabularySize).Select(token => (ushort)tokenizer.BytesOf(token).Length), file.BytesOfTokens!.Value.ToArray());
-        Assert.Equal(file.Header.TextBytes, tokens.Length == 0 ? 0 : expected.Sum(token => file.BytesOfTokens!.Value.Span[token]));
+        Assert.Equal(
+            [new(0, 0), new(second, 12), new(expected.LastIndexOf(TinyTokenizer.EndOfText) + 1, 18)],
+            file.ReadIndex()
+        );
+        Assert.Equal(
+            Enumerable.Range(0, tokenizer.VocabularySize).Select(token => (ushort)tokenizer.BytesOf(token).Length),
+            file.BytesOfTokens!.Value.ToArray()
+        );
+        Assert.Equal(
+            file.Header.TextBytes,
+            tokens.Length == 0 ? 0 : expected.Sum(token => file.BytesOfTokens!.Value.Span[token])
+        );
         file.Verify();
     }
 
@@ -53,25 +66,46 @@ public sealed class TokenFileTests : IDisposable
         byte[] whole = File.ReadAllBytes(path);
         const string WhatToDo = "Copy it again, or prepare the text again with longnet data prepare.";
 
-        Check(whole[..^1], $"{path} is damaged: it has {whole.Length - 1} bytes, and {whole.Length} were written. {WhatToDo}");
-        Check([.. whole, 0], $"{path} is damaged: it has {whole.Length + 1} bytes, and {whole.Length} were written. {WhatToDo}");
+        Check(
+            whole[..^1],
+            $"{path} is damaged: it has {whole.Length - 1} bytes, and {whole.Length} were written. {WhatToDo}"
+        );
+        Check(
+            [.. whole, 0],
+            $"{path} is damaged: it has {whole.Length + 1} bytes, and {whole.Length} were written. {WhatToDo}"
+        );
         Check(whole[..100], $"{path} is damaged: it ends after 100 bytes, within its header. {WhatToDo}");
-        Check(whole[..3], $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare.");
+        Check(
+            whole[..3],
+            $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare."
+        );
         Check([], $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare.");
-        Check(With(0, (byte)'l'), $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare.");
-        Check(With(8, 2), $"{path} has format version 2, and this program reads 1: use a newer longnet, or prepare the text again.");
+        Check(
+            With(0, (byte)'l'),
+            $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare."
+        );
+        Check(
+            With(8, 2),
+            $"{path} has format version 2, and this program reads 1: use a newer longnet, or prepare the text again."
+        );
         // The number of tokens.
         Check(With(24, 1), $"{path} is damaged: its header is not what was written. {WhatToDo}");
         Check(With(3000, 1), $"{path} is damaged: its header is not what was written. {WhatToDo}");
 
         File.WriteAllBytes(path, With(TokenFileHeader.Bytes + 3, 0x7f));
         TokenFile file = TokenFile.Open(path);
-        int wrong = BinaryPrimitives.ReadUInt16LittleEndian(With(TokenFileHeader.Bytes + 3, 0x7f).AsSpan(TokenFileHeader.Bytes + 2));
+        int wrong = BinaryPrimitives.ReadUInt16LittleEndian(
+            With(TokenFileHeader.Bytes + 3, 0x7f).AsSpan(TokenFileHeader.Bytes + 2)
+        );
         using ITokenSource source = file.OpenTokens();
         Assert.Equal(
             $"{path} is damaged: token 1 is {wrong}, and the vocabulary is {TinyTokenizer.VocabularySize}. {WhatToDo}",
-            Assert.Throws<UserException>(() => source.Read(0, new int[3])).Message);
-        Assert.Equal($"{path} is damaged: its SHA-256 is not that of what was written. {WhatToDo}", Assert.Throws<UserException>(file.Verify).Message);
+            Assert.Throws<UserException>(() => source.Read(0, new int[3])).Message
+        );
+        Assert.Equal(
+            $"{path} is damaged: its SHA-256 is not that of what was written. {WhatToDo}",
+            Assert.Throws<UserException>(file.Verify).Message
+        );
 
         byte[] With(int place, byte value)
         {
@@ -99,7 +133,10 @@ public sealed class TokenFileTests : IDisposable
             byte[] damaged = mutations.Bytes(whole);
             // Of a header that has its digest, whatever else it says.
             if (mutations.OneOf(2) && damaged.Length >= TokenFileHeader.Bytes)
-                System.Security.Cryptography.SHA256.HashData(damaged.AsSpan(0, TokenFileHeader.Bytes - 32), damaged.AsSpan(TokenFileHeader.Bytes - 32));
+                System.Security.Cryptography.SHA256.HashData(
+                    damaged.AsSpan(0, TokenFileHeader.Bytes - 32),
+                    damaged.AsSpan(TokenFileHeader.Bytes - 32)
+                );
             File.WriteAllBytes(path, damaged);
             try
             {
@@ -111,9 +148,7 @@ public sealed class TokenFileTests : IDisposable
                 _ = file.ReadIndex().Count();
                 read++;
             }
-            catch (UserException)
-            {
-            }
+            catch (UserException) { }
             catch (Exception error)
             {
                 Assert.Fail($"{mutations}: {error}");
@@ -137,7 +172,11 @@ public sealed class TokenFileTests : IDisposable
             File.WriteAllBytes(path, new byte[10]);
         string message = Assert.Throws<UserException>(() => source.Read(0, new int[2])).Message;
         Assert.StartsWith($"{path} {problem}", message, StringComparison.Ordinal);
-        Assert.EndsWith("leave the file alone while a run reads it, and go on from the last checkpoint with --resume auto.", message, StringComparison.Ordinal);
+        Assert.EndsWith(
+            "leave the file alone while a run reads it, and go on from the last checkpoint with --resume auto.",
+            message,
+            StringComparison.Ordinal
+        );
     }
 
     private string Make(ITextTokenizer tokenizer)

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.IO.Compression;
 using System.Reflection;
 using System.Text;
@@ -21,7 +20,7 @@ public sealed class Cl100k : IDisposable
         var lines = new StringBuilder();
         for (int rank = 0; unpacked.ReadLine() is { } token; rank++)
         {
-            lines.Append(CultureInfo.InvariantCulture, $"{token} {rank}\n");
+            lines.Append($"{token} {rank}\n");
             Tokens.Add(Convert.FromBase64String(token));
         }
 

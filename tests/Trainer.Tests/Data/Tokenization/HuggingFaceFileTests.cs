@@ -23,7 +23,10 @@ public sealed class HuggingFaceFileTests : IDisposable
     {
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
         List<int> encoded = tokenizer.Encode(text);
-        Assert.Equal(tokens, string.Join('|', encoded.Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token)))));
+        Assert.Equal(
+            tokens,
+            string.Join('|', encoded.Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token))))
+        );
         Assert.Equal(text, tokenizer.Decode(encoded));
     }
 
@@ -33,9 +36,13 @@ public sealed class HuggingFaceFileTests : IDisposable
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
         Assert.Equal(
             ("tokenizer.json", TinyTokenizer.VocabularySize, TinyTokenizer.EndOfText, TextCuts.AfterLetters),
-            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.Cuts));
+            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.Cuts)
+        );
         Assert.Equal(0, tokenizer.BytesOf(TinyTokenizer.EndOfText).Length);
-        Assert.Equal(tokenizer.Fingerprint, TextTokenizers.Load(TinyTokenizer.Write(folder, name: "copy.json")).Fingerprint);
+        Assert.Equal(
+            tokenizer.Fingerprint,
+            TextTokenizers.Load(TinyTokenizer.Write(folder, name: "copy.json")).Fingerprint
+        );
         JsonObject other = TinyTokenizer.Json();
         other["pre_tokenizer"]!["use_regex"] = false;
         Assert.NotEqual(tokenizer.Fingerprint, TextTokenizers.Load(TinyTokenizer.Write(folder, other)).Fingerprint);
@@ -45,7 +52,18 @@ public sealed class HuggingFaceFileTests : IDisposable
     public void Encode_TextOfManyLanguages_ComesBack()
     {
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
-        foreach (string text in new[] { "", "zażółć gęślą jaźń", "漢字かな交じり文。", "مرحبا", "👩‍🚀 😀hello 𝐀𝟘", "\r\n\t \u00a0\ufeff", "a\0b" })
+        foreach (
+            string text in new[]
+            {
+                "",
+                "zażółć gęślą jaźń",
+                "漢字かな交じり文。",
+                "مرحبا",
+                "👩‍🚀 😀hello 𝐀𝟘",
+                "\r\n\t \u00a0\ufeff",
+                "a\0b",
+            }
+        )
             Assert.Equal(text, tokenizer.Decode(tokenizer.Encode(text)));
         // What is no UTF-8 does not.
         var tokens = new List<int>();
@@ -63,9 +81,13 @@ public sealed class HuggingFaceFileTests : IDisposable
               {"type":"Split","pattern":{"Regex":"l+"},"behavior":"Isolated","invert":false},
               {"type":"Digits","individual_digits":true},
               {"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]}
-            """);
+            """
+        );
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder, json));
-        Assert.Equal(["he", "ll", "o", "1", "2", " the"], tokenizer.Encode("hello12 the").Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token))));
+        Assert.Equal(
+            ["he", "ll", "o", "1", "2", " the"],
+            tokenizer.Encode("hello12 the").Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token)))
+        );
         // Nothing is known of such rules.
         Assert.Equal(TextCuts.Nowhere, tokenizer.Cuts);
     }
@@ -74,10 +96,33 @@ public sealed class HuggingFaceFileTests : IDisposable
     public void Encode_TokensOfTheTextItself_AreFoundBeforeItIsSplit()
     {
         JsonObject json = TinyTokenizer.Json();
-        json["added_tokens"]!.AsArray().Add((JsonNode)new JsonObject { ["id"] = 300, ["content"] = "o w", ["special"] = false });
-        json["added_tokens"]!.AsArray().Add((JsonNode)new JsonObject { ["id"] = 301, ["content"] = "o wo", ["special"] = false });
+        json["added_tokens"]!
+            .AsArray()
+            .Add(
+                (JsonNode)
+                    new JsonObject
+                    {
+                        ["id"] = 300,
+                        ["content"] = "o w",
+                        ["special"] = false,
+                    }
+            );
+        json["added_tokens"]!
+            .AsArray()
+            .Add(
+                (JsonNode)
+                    new JsonObject
+                    {
+                        ["id"] = 301,
+                        ["content"] = "o wo",
+                        ["special"] = false,
+                    }
+            );
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder, json));
-        Assert.Equal(["hell", "o wo", "r", "ld", "o w"], tokenizer.Encode("hello worldo w").Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token))));
+        Assert.Equal(
+            ["hell", "o wo", "r", "ld", "o w"],
+            tokenizer.Encode("hello worldo w").Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token)))
+        );
         Assert.Equal((302, TextCuts.Nowhere), (tokenizer.VocabularySize, tokenizer.Cuts));
     }
 
@@ -99,18 +144,44 @@ public sealed class HuggingFaceFileTests : IDisposable
     [InlineData("model.merges", "[\"h e\", \"h q\"]", "merge 2 is not a pair of tokens that together are a token")]
     [InlineData("model.merges", "[7]", "a value in it is not of the kind that it must be, or text in it is no Unicode")]
     [InlineData("model.byte_fallback", "true", "its pairs are of characters (byte_fallback), but must be of bytes")]
-    [InlineData("model.end_of_word_suffix", "\"</w>\"", "its pairs are of characters (end_of_word_suffix), but must be of bytes")]
+    [InlineData(
+        "model.end_of_word_suffix",
+        "\"</w>\"",
+        "its pairs are of characters (end_of_word_suffix), but must be of bytes"
+    )]
     [InlineData("model.dropout", "0.1", "it has dropout, so the same text would not always be the same tokens")]
     [InlineData("model.vocab.A", "-1", "its token \"A\" has the number -1, but must have one from 0 to 16777215")]
     [InlineData("model.vocab.A", "66", "its tokens \"A\" and \"B\" have the same number 66")]
     [InlineData("model.vocab.A", null, "byte 65 is no token, so not every text has tokens")]
     [InlineData("model.vocab.a b", "500", "its token 500, \"a b\", is not written in bytes, as byte-level pairs are")]
-    [InlineData("normalizer", "{\"type\":\"NFC\"}", "its normalizer NFC is none that this program has: normalize the text beforehand, and set \"normalizer\" to null in a copy of the file")]
+    [InlineData(
+        "normalizer",
+        "{\"type\":\"NFC\"}",
+        "its normalizer NFC is none that this program has: normalize the text beforehand, and set "
+            + "\"normalizer\" to null in a copy of the file"
+    )]
     [InlineData("pre_tokenizer", null, "it has no \"pre_tokenizer\", so its pairs are not of bytes")]
-    [InlineData("pre_tokenizer.add_prefix_space", "true", "its pre-tokenizer ByteLevel adds a space before every text (add_prefix_space), which this program has not")]
-    [InlineData("pre_tokenizer.type", "\"Metaspace\"", "its pre-tokenizer Metaspace is none that this program has, which are ByteLevel, Digits, and Split by a regular expression with behavior Isolated")]
-    [InlineData("pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":[]}", "its pre-tokenizer has no ByteLevel, so its pairs are not of bytes")]
-    [InlineData("added_tokens", "[{\"id\":290,\"content\":\"x\",\"lstrip\":true}]", "its added token \"x\" has lstrip, which this program has not")]
+    [InlineData(
+        "pre_tokenizer.add_prefix_space",
+        "true",
+        "its pre-tokenizer ByteLevel adds a space before every text (add_prefix_space), which this program has not"
+    )]
+    [InlineData(
+        "pre_tokenizer.type",
+        "\"Metaspace\"",
+        "its pre-tokenizer Metaspace is none that this program has, which are ByteLevel, Digits, and Split "
+            + "by a regular expression with behavior Isolated"
+    )]
+    [InlineData(
+        "pre_tokenizer",
+        "{\"type\":\"Sequence\",\"pretokenizers\":[]}",
+        "its pre-tokenizer has no ByteLevel, so its pairs are not of bytes"
+    )]
+    [InlineData(
+        "added_tokens",
+        "[{\"id\":290,\"content\":\"x\",\"lstrip\":true}]",
+        "its added token \"x\" has lstrip, which this program has not"
+    )]
     [InlineData("added_tokens", "[{\"id\":290}]", "an added token has no \"content\" or no \"id\"")]
     public void Load_OneMistake_IsNamed(string key, string? value, string problem)
     {
@@ -122,20 +193,35 @@ public sealed class HuggingFaceFileTests : IDisposable
         else
             group[keys[^1]] = JsonNode.Parse(value);
         string path = TinyTokenizer.Write(folder, json);
-        Assert.Equal($"The tokenizer {path} cannot be used: {problem}.", Assert.Throws<UserException>(() => TextTokenizers.Load(path)).Message);
+        Assert.Equal(
+            $"The tokenizer {path} cannot be used: {problem}.",
+            Assert.Throws<UserException>(() => TextTokenizers.Load(path)).Message
+        );
     }
 
     [Fact]
     public void Load_NoTokenizer_IsNamed()
     {
         string noJson = folder.Write("no.json", "{\n\"model\": {");
-        Assert.Equal($"The tokenizer {noJson} cannot be used: it is no JSON (line 2).", Assert.Throws<UserException>(() => TextTokenizers.Load(noJson)).Message);
-        string list = folder.Write("list.json", "[]");
-        Assert.Equal($"The tokenizer {list} cannot be used: it has no \"model\".", Assert.Throws<UserException>(() => TextTokenizers.Load(list)).Message);
-        Assert.StartsWith($"The tokenizer {folder["none.json"]} cannot be read: ", Assert.Throws<UserException>(() => TextTokenizers.Load(folder["none.json"])).Message, StringComparison.Ordinal);
         Assert.Equal(
-            "The tokenizer is bpe, but must be byte, or a file whose name ends in .json (Hugging Face's tokenizer.json) or .tiktoken.",
-            Assert.Throws<UserException>(() => TextTokenizers.Load("bpe")).Message);
+            $"The tokenizer {noJson} cannot be used: it is no JSON (line 2).",
+            Assert.Throws<UserException>(() => TextTokenizers.Load(noJson)).Message
+        );
+        string list = folder.Write("list.json", "[]");
+        Assert.Equal(
+            $"The tokenizer {list} cannot be used: it has no \"model\".",
+            Assert.Throws<UserException>(() => TextTokenizers.Load(list)).Message
+        );
+        Assert.StartsWith(
+            $"The tokenizer {folder["none.json"]} cannot be read: ",
+            Assert.Throws<UserException>(() => TextTokenizers.Load(folder["none.json"])).Message,
+            StringComparison.Ordinal
+        );
+        Assert.Equal(
+            "The tokenizer is bpe, but must be byte, or a file whose name ends in .json (Hugging Face's "
+                + "tokenizer.json) or .tiktoken.",
+            Assert.Throws<UserException>(() => TextTokenizers.Load("bpe")).Message
+        );
     }
 
     [Fact]
@@ -154,9 +240,7 @@ public sealed class HuggingFaceFileTests : IDisposable
             {
                 TextTokenizers.Load(path).Encode("hello world é");
             }
-            catch (UserException)
-            {
-            }
+            catch (UserException) { }
             catch (Exception error)
             {
                 Assert.Fail($"{mutations}: {error}");

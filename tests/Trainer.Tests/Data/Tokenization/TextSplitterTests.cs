@@ -30,31 +30,60 @@ public class TextSplitterTests
     {
         var splitter = new TextSplitter(Patterns[rules]);
         Assert.True(splitter.SeparatesLettersFromSpace);
-        string[] characters = ["a", "B", "s", "t", "'", " ", " ", "\n", "\r", "\t", "1", "/", ".", "é", "漢", "\u0301", "😀", "𝐀", "\u00a0", "\0"];
-        Gen.Int[0, characters.Length - 1].Array[0, 40].Sample(
-            choices =>
-            {
-                string text = string.Concat(choices.Select(choice => characters[choice]));
-                var parts = new List<string>();
-                int from = 0;
-                for (int at = 1; at < text.Length; at++)
+        string[] characters =
+        [
+            "a",
+            "B",
+            "s",
+            "t",
+            "'",
+            " ",
+            " ",
+            "\n",
+            "\r",
+            "\t",
+            "1",
+            "/",
+            ".",
+            "é",
+            "漢",
+            "\u0301",
+            "😀",
+            "𝐀",
+            "\u00a0",
+            "\0",
+        ];
+        Gen.Int[0, characters.Length - 1]
+            .Array[0, 40]
+            .Sample(
+                choices =>
                 {
-                    // As TextCutter cuts it: letters beyond U+FFFF too.
-                    bool letter = System.Text.Rune.DecodeLastFromUtf16(text.AsSpan(0, at), out var last, out _) == System.Buffers.OperationStatus.Done && System.Text.Rune.IsLetter(last);
-                    if (letter && text[at] is ' ' or '\t' or '\n' or '\r')
+                    string text = string.Concat(choices.Select(choice => characters[choice]));
+                    var parts = new List<string>();
+                    int from = 0;
+                    for (int at = 1; at < text.Length; at++)
                     {
-                        parts.Add(text[from..at]);
-                        from = at;
+                        // As TextCutter cuts it: letters beyond U+FFFF too.
+                        bool letter =
+                            System.Text.Rune.DecodeLastFromUtf16(text.AsSpan(0, at), out var last, out _)
+                                == System.Buffers.OperationStatus.Done
+                            && System.Text.Rune.IsLetter(last);
+                        if (letter && text[at] is ' ' or '\t' or '\n' or '\r')
+                        {
+                            parts.Add(text[from..at]);
+                            from = at;
+                        }
                     }
-                }
 
-                parts.Add(text[from..]);
-                Assert.Equal(Pieces(splitter, text), parts.SelectMany(part => Pieces(splitter, part)));
-                Assert.Equal(text, string.Concat(Pieces(splitter, text)));
-            },
-            iter: 20000,
-            threads: 1);
+                    parts.Add(text[from..]);
+                    Assert.Equal(Pieces(splitter, text), parts.SelectMany(part => Pieces(splitter, part)));
+                    Assert.Equal(text, string.Concat(Pieces(splitter, text)));
+                },
+                iter: 20000,
+                threads: 1
+            );
     }
 
-    private static IEnumerable<string> Pieces(TextSplitter splitter, string text) => splitter.Split(text).Select(piece => text.Substring(piece.Start, piece.Length));
+    private static IEnumerable<string> Pieces(TextSplitter splitter, string text) =>
+        splitter.Split(text).Select(piece => text.Substring(piece.Start, piece.Length));
 }

@@ -32,7 +32,10 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
     public void Load_Cl100k_HasItsSpecialTokens()
     {
         ITextTokenizer tokenizer = TextTokenizers.Load(cl100k.Path);
-        Assert.Equal(("cl100k_base.tiktoken", 100277, 100257, TextCuts.AfterLetters), (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.Cuts));
+        Assert.Equal(
+            ("cl100k_base.tiktoken", 100277, 100257, TextCuts.AfterLetters),
+            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.Cuts)
+        );
         Assert.DoesNotContain(100257, tokenizer.Encode("<|endoftext|>"));
         Assert.Equal(0, tokenizer.BytesOf(100276).Length);
     }
@@ -70,19 +73,40 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
 
         JsonObject json = TinyTokenizer.Json();
         json["added_tokens"]![0]!["id"] = 100257;
-        json["model"]!["vocab"] = new JsonObject(ranks.Select(entry => KeyValuePair.Create(entry.Key, (JsonNode?)entry.Value)));
+        json["model"]!["vocab"] = new JsonObject(
+            ranks.Select(entry => KeyValuePair.Create(entry.Key, (JsonNode?)entry.Value))
+        );
         json["model"]!["merges"] = merges;
         json["model"]!["ignore_merges"] = true;
         json["pre_tokenizer"] = new JsonObject
         {
             ["type"] = "Sequence",
             ["pretokenizers"] = new JsonArray(
-                new JsonObject { ["type"] = "Split", ["pattern"] = new JsonObject { ["Regex"] = TextSplitter.Cl100k }, ["behavior"] = "Isolated", ["invert"] = false },
-                new JsonObject { ["type"] = "ByteLevel", ["add_prefix_space"] = false, ["use_regex"] = false }),
+                new JsonObject
+                {
+                    ["type"] = "Split",
+                    ["pattern"] = new JsonObject { ["Regex"] = TextSplitter.Cl100k },
+                    ["behavior"] = "Isolated",
+                    ["invert"] = false,
+                },
+                new JsonObject
+                {
+                    ["type"] = "ByteLevel",
+                    ["add_prefix_space"] = false,
+                    ["use_regex"] = false,
+                }
+            ),
         };
-        ITextTokenizer expected = TextTokenizers.Load(cl100k.Path), actual = TextTokenizers.Load(TinyTokenizer.Write(folder, json));
+        ITextTokenizer expected = TextTokenizers.Load(cl100k.Path),
+            actual = TextTokenizers.Load(TinyTokenizer.Write(folder, json));
         Assert.Equal(TextCuts.AfterLetters, actual.Cuts);
-        string[] texts = [.. Directory.GetFiles(Repository.PathOf("docs"), "*.md", SearchOption.AllDirectories).Select(File.ReadAllText), "zażółć 漢字仮名 😀hello 𝐀𝐁c\r\n\r\n  x مرحبا"];
+        string[] texts =
+        [
+            .. Directory
+                .GetFiles(Repository.PathOf("docs"), "*.md", SearchOption.AllDirectories)
+                .Select(File.ReadAllText),
+            "zażółć 漢字仮名 😀hello 𝐀𝐁c\r\n\r\n  x مرحبا",
+        ];
         foreach (string text in texts)
             Assert.Equal(expected.Encode(text), actual.Encode(text));
     }
@@ -100,10 +124,15 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
         {
             for (int length = 1; length < 600; length += 1 + length / 3)
             {
-                string piece = string.Concat(Enumerable.Range(0, length).Select(_ => alphabet[random.Next(alphabet.Length)]));
+                string piece = string.Concat(
+                    Enumerable.Range(0, length).Select(_ => alphabet[random.Next(alphabet.Length)])
+                );
                 var tokens = new List<int>();
                 merger.Encode(Encoding.UTF8.GetBytes(piece), tokens);
-                Assert.Equal(library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false), tokens);
+                Assert.Equal(
+                    library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false),
+                    tokens
+                );
             }
         }
     }
@@ -121,7 +150,12 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
     }
 
     [Theory]
-    [InlineData("other.tiktoken", "IQ== 0", "its name must say by which rules text is split, so it must begin with one of cl100k_base, o200k_base, p50k_base, r50k_base")]
+    [InlineData(
+        "other.tiktoken",
+        "IQ== 0",
+        "its name must say by which rules text is split, so it must begin with one of cl100k_base, "
+            + "o200k_base, p50k_base, r50k_base"
+    )]
     [InlineData("cl100k_base.tiktoken", "IQ==", "line 1 is not a token in base 64, a space and its rank")]
     [InlineData("cl100k_base.tiktoken", "IQ== 0\n\nIg== x", "line 3 is not a token in base 64, a space and its rank")]
     [InlineData("cl100k_base.tiktoken", "IQ== 0\nIg== 0", "line 2 gives rank 0 again")]
@@ -132,6 +166,9 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
     public void Load_OneMistake_IsNamed(string name, string text, string problem)
     {
         string path = folder.Write(name, text);
-        Assert.Equal($"The tokenizer {path} cannot be used: {problem}.", Assert.Throws<UserException>(() => TextTokenizers.Load(path)).Message);
+        Assert.Equal(
+            $"The tokenizer {path} cannot be used: {problem}.",
+            Assert.Throws<UserException>(() => TextTokenizers.Load(path)).Message
+        );
     }
 }
