@@ -80,7 +80,7 @@ public sealed class DistributedRuntime : IDisposable
     /// <param name="finishLimit">How long <see cref="Dispose"/> waits for MPI to end, once all ranks are there; 30 s
     /// where null.</param>
     /// <exception cref="UserException">MPI's library is missing, or not the launcher's.</exception>
-    /// <exception cref="UnanimousException">Ranks run different programs.</exception>
+    /// <exception cref="AgreedUserException">Ranks run different programs.</exception>
     public static DistributedRuntime Start(RankEnvironment? environment = null, TimeSpan? finishLimit = null) =>
         Start(
             environment ?? RankEnvironment.FromProcess(),

@@ -77,7 +77,7 @@ public sealed class ProcessGroup : IDisposable
     public static ProcessGroup Solo(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        return new ProcessGroup("0", name, SoloCommunicator.Instance, new CollectiveMonitor());
+        return new ProcessGroup("0", name, SingleRankCommunicator.Instance, new CollectiveMonitor());
     }
 
     /// <summary>Concatenates every rank's equally sized tensor. Collective.</summary>
@@ -99,12 +99,12 @@ public sealed class ProcessGroup : IDisposable
     )
     {
         Check(nameof(AllGather), input);
-        Tensor output = empty([Size, .. CollectiveDescription.Shape(input)], dtype: input.dtype, device: input.device);
-        return StartGather(
+        Tensor output = empty([Size, .. CollectiveSignature.Shape(input)], dtype: input.dtype, device: input.device);
+        return StartAllGather(
             input,
             output,
             Repeated(input.NumberOfElements),
-            CollectiveDescription.Of(input),
+            CollectiveSignature.Of(input),
             file,
             line
         );
@@ -114,7 +114,7 @@ public sealed class ProcessGroup : IDisposable
     /// <param name="input">This rank's part, [counts[Rank]], contiguous. Not disposed.</param>
     /// <param name="counts">Every rank's element count, the same list on all ranks; zeros allowed.</param>
     /// <returns>[Σ counts], parts in rank order. Owned by the caller.</returns>
-    public Tensor AllGatherUnequal(
+    public Tensor AllGatherUneven(
         Tensor input,
         IReadOnlyList<long> counts,
         [CallerFilePath] string file = "",
@@ -122,22 +122,22 @@ public sealed class ProcessGroup : IDisposable
     )
     {
         using Blocking waits = new(this);
-        return StartAllGatherUnequal(input, counts, file, line).Result();
+        return StartAllGatherUneven(input, counts, file, line).Result();
     }
 
-    /// <inheritdoc cref="AllGatherUnequal"/>
-    /// <returns>The work whose result <see cref="AllGatherUnequal"/> returns.</returns>
-    public CollectiveWork StartAllGatherUnequal(
+    /// <inheritdoc cref="AllGatherUneven"/>
+    /// <returns>The work whose result <see cref="AllGatherUneven"/> returns.</returns>
+    public CollectiveWork StartAllGatherUneven(
         Tensor input,
         IReadOnlyList<long> counts,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
     )
     {
-        Check(nameof(AllGatherUnequal), input);
-        CollectiveArguments.CheckCounts(this, nameof(AllGatherUnequal), input.NumberOfElements, counts, whole: false);
+        Check(nameof(AllGatherUneven), input);
+        CollectiveArguments.CheckCounts(this, nameof(AllGatherUneven), input.NumberOfElements, counts, whole: false);
         Tensor output = empty([counts.Sum()], dtype: input.dtype, device: input.device);
-        return StartGather(input, output, counts, CollectiveDescription.Of(counts, input.dtype), file, line);
+        return StartAllGather(input, output, counts, CollectiveSignature.Of(counts, input.dtype), file, line);
     }
 
     /// <summary>Completes a tensor of which every rank holds its own part, in place. Collective.</summary>
@@ -154,7 +154,7 @@ public sealed class ProcessGroup : IDisposable
     {
         Check(nameof(StartAllGatherInPlace), all);
         CollectiveArguments.CheckCounts(this, nameof(StartAllGatherInPlace), all.NumberOfElements, counts, whole: true);
-        return StartGather(null, all, counts, CollectiveDescription.Of(counts, all.dtype), file, line);
+        return StartAllGather(null, all, counts, CollectiveSignature.Of(counts, all.dtype), file, line);
     }
 
     /// <summary>
@@ -186,13 +186,13 @@ public sealed class ProcessGroup : IDisposable
         Check(nameof(ReduceScatter), input);
         CollectiveArguments.CheckSlices(this, nameof(ReduceScatter), input);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatter), input.dtype, operation);
-        Tensor output = empty(CollectiveDescription.Shape(input)[1..], dtype: input.dtype, device: input.device);
+        Tensor output = empty(CollectiveSignature.Shape(input)[1..], dtype: input.dtype, device: input.device);
         return StartReduceScatter(
             input,
             output,
             Repeated(input.NumberOfElements / Size),
             operation,
-            CollectiveDescription.Of(input, $", {CollectiveDescription.Term(operation)}"),
+            CollectiveSignature.Of(input, $", {CollectiveSignature.Term(operation)}"),
             file,
             line
         );
@@ -205,7 +205,7 @@ public sealed class ProcessGroup : IDisposable
     /// <param name="input">[Σ counts], contiguous; the same counts on all ranks. Not disposed.</param>
     /// <param name="counts">Every rank's part's element count; zeros allowed.</param>
     /// <returns>[counts[Rank]]: this rank's part of the sum. Owned by the caller.</returns>
-    public Tensor ReduceScatterUnequal(
+    public Tensor ReduceScatterUneven(
         Tensor input,
         IReadOnlyList<long> counts,
         ReduceOperation operation = ReduceOperation.Sum,
@@ -214,12 +214,12 @@ public sealed class ProcessGroup : IDisposable
     )
     {
         using Blocking waits = new(this);
-        return StartReduceScatterUnequal(input, counts, operation, file, line).Result();
+        return StartReduceScatterUneven(input, counts, operation, file, line).Result();
     }
 
-    /// <inheritdoc cref="ReduceScatterUnequal"/>
-    /// <returns>The work whose result <see cref="ReduceScatterUnequal"/> returns.</returns>
-    public CollectiveWork StartReduceScatterUnequal(
+    /// <inheritdoc cref="ReduceScatterUneven"/>
+    /// <returns>The work whose result <see cref="ReduceScatterUneven"/> returns.</returns>
+    public CollectiveWork StartReduceScatterUneven(
         Tensor input,
         IReadOnlyList<long> counts,
         ReduceOperation operation = ReduceOperation.Sum,
@@ -227,29 +227,29 @@ public sealed class ProcessGroup : IDisposable
         [CallerLineNumber] int line = 0
     )
     {
-        Check(nameof(ReduceScatterUnequal), input);
+        Check(nameof(ReduceScatterUneven), input);
         CollectiveArguments.CheckCounts(
             this,
-            nameof(ReduceScatterUnequal),
+            nameof(ReduceScatterUneven),
             input.NumberOfElements,
             counts,
             whole: true
         );
-        CollectiveArguments.CheckReduction(this, nameof(ReduceScatterUnequal), input.dtype, operation);
+        CollectiveArguments.CheckReduction(this, nameof(ReduceScatterUneven), input.dtype, operation);
         Tensor output = empty([counts[Rank]], dtype: input.dtype, device: input.device);
         return StartReduceScatter(
             input,
             output,
             counts,
             operation,
-            CollectiveDescription.Of(counts, input.dtype, $", {CollectiveDescription.Term(operation)}"),
+            CollectiveSignature.Of(counts, input.dtype, $", {CollectiveSignature.Term(operation)}"),
             file,
             line
         );
     }
 
     /// <summary>
-    /// <see cref="StartReduceScatterUnequal"/> in place: this rank's part of the sum takes its place in the tensor,
+    /// <see cref="StartReduceScatterUneven"/> in place: this rank's part of the sum takes its place in the tensor,
     /// whose other parts are left undefined. Collective.
     /// </summary>
     /// <param name="all">[Σ counts], contiguous, without history; the same counts on all ranks.</param>
@@ -277,7 +277,7 @@ public sealed class ProcessGroup : IDisposable
         Count(Bytes(all) - own, (Size - 1) * own);
         return Launch(
             CollectiveKind.ReduceScatter,
-            CollectiveDescription.Of(counts, all.dtype, $", {CollectiveDescription.Term(operation)}"),
+            CollectiveSignature.Of(counts, all.dtype, $", {CollectiveSignature.Term(operation)}"),
             all,
             all,
             file,
@@ -324,12 +324,12 @@ public sealed class ProcessGroup : IDisposable
         CollectiveArguments.CheckReduction(this, nameof(AllReduce), tensor.dtype, operation);
         long elements = tensor.NumberOfElements,
             size = tensor.ElementSize;
-        long own = EvenParts(elements, Size)[Rank];
+        long own = EvenSplit(elements, Size)[Rank];
         // As the reduce-scatter and all-gather that it stands for, whatever carries it.
         Count(elements * size, (Size - 1) * own * size + (elements - own) * size);
         return Launch(
             CollectiveKind.AllReduce,
-            CollectiveDescription.Of(tensor, $", {CollectiveDescription.Term(operation)}"),
+            CollectiveSignature.Of(tensor, $", {CollectiveSignature.Term(operation)}"),
             tensor,
             tensor,
             file,
@@ -362,7 +362,7 @@ public sealed class ProcessGroup : IDisposable
         Count(Rank == root ? bytes : 0, Rank == root ? 0 : bytes);
         return Launch(
             CollectiveKind.Broadcast,
-            CollectiveDescription.Of(tensor, $", from rank {root}"),
+            CollectiveSignature.Of(tensor, $", from rank {root}"),
             tensor,
             tensor,
             file,
@@ -394,9 +394,9 @@ public sealed class ProcessGroup : IDisposable
         return StartAllToAll(
             input,
             counts,
-            empty(CollectiveDescription.Shape(input), dtype: input.dtype, device: input.device),
+            empty(CollectiveSignature.Shape(input), dtype: input.dtype, device: input.device),
             counts,
-            CollectiveDescription.Of(input),
+            CollectiveSignature.Of(input),
             file,
             line
         );
@@ -407,7 +407,7 @@ public sealed class ProcessGroup : IDisposable
     /// <param name="sendCounts">Elements for every rank; zeros allowed.</param>
     /// <param name="receiveCounts">Elements from every rank: what those ranks' sendCounts say of this one.</param>
     /// <returns>[Σ receiveCounts], in rank order. Owned by the caller.</returns>
-    public Tensor AllToAllUnequal(
+    public Tensor AllToAllUneven(
         Tensor input,
         IReadOnlyList<long> sendCounts,
         IReadOnlyList<long> receiveCounts,
@@ -416,12 +416,12 @@ public sealed class ProcessGroup : IDisposable
     )
     {
         using Blocking waits = new(this);
-        return StartAllToAllUnequal(input, sendCounts, receiveCounts, file, line).Result();
+        return StartAllToAllUneven(input, sendCounts, receiveCounts, file, line).Result();
     }
 
-    /// <inheritdoc cref="AllToAllUnequal"/>
-    /// <returns>The work whose result <see cref="AllToAllUnequal"/> returns.</returns>
-    public CollectiveWork StartAllToAllUnequal(
+    /// <inheritdoc cref="AllToAllUneven"/>
+    /// <returns>The work whose result <see cref="AllToAllUneven"/> returns.</returns>
+    public CollectiveWork StartAllToAllUneven(
         Tensor input,
         IReadOnlyList<long> sendCounts,
         IReadOnlyList<long> receiveCounts,
@@ -429,9 +429,9 @@ public sealed class ProcessGroup : IDisposable
         [CallerLineNumber] int line = 0
     )
     {
-        Check(nameof(AllToAllUnequal), input);
-        CollectiveArguments.CheckCounts(this, nameof(AllToAllUnequal), input.NumberOfElements, sendCounts, whole: true);
-        CollectiveArguments.CheckCounts(this, nameof(AllToAllUnequal), sendCounts[Rank], receiveCounts, whole: false);
+        Check(nameof(AllToAllUneven), input);
+        CollectiveArguments.CheckCounts(this, nameof(AllToAllUneven), input.NumberOfElements, sendCounts, whole: true);
+        CollectiveArguments.CheckCounts(this, nameof(AllToAllUneven), sendCounts[Rank], receiveCounts, whole: false);
         Tensor output = empty([receiveCounts.Sum()], dtype: input.dtype, device: input.device);
         // Counts differ from rank to rank, so ranks agree about the type only.
         return StartAllToAll(
@@ -439,7 +439,7 @@ public sealed class ProcessGroup : IDisposable
             sendCounts,
             output,
             receiveCounts,
-            CollectiveDescription.Of(input.dtype),
+            CollectiveSignature.Of(input.dtype),
             file,
             line
         );
@@ -470,7 +470,7 @@ public sealed class ProcessGroup : IDisposable
         Count(Bytes(tensor), 0);
         return Launch(
             CollectiveKind.Send,
-            CollectiveDescription.Of(tensor, $", to rank {peer}"),
+            CollectiveSignature.Of(tensor, $", to rank {peer}"),
             tensor,
             null,
             file,
@@ -503,7 +503,7 @@ public sealed class ProcessGroup : IDisposable
         Count(0, Bytes(tensor));
         return Launch(
             CollectiveKind.Receive,
-            CollectiveDescription.Of(tensor, $", from rank {peer}"),
+            CollectiveSignature.Of(tensor, $", from rank {peer}"),
             tensor,
             tensor,
             file,
@@ -527,7 +527,7 @@ public sealed class ProcessGroup : IDisposable
         ObjectDisposedException.ThrowIf(disposed, this);
         return Launch(
             CollectiveKind.Barrier,
-            CollectiveDescription.Nothing,
+            CollectiveSignature.Nothing,
             null,
             null,
             file,
@@ -554,7 +554,7 @@ public sealed class ProcessGroup : IDisposable
         ArgumentOutOfRangeException.ThrowIfNegative(color);
         ObjectDisposedException.ThrowIf(disposed, this);
         ICommunicator? made = null;
-        Launch(CollectiveKind.Split, CollectiveDescription.Nothing, null, null, file, line, call =>
+        Launch(CollectiveKind.Split, CollectiveSignature.Nothing, null, null, file, line, call =>
             {
                 made = communicator.Split(call, color, key, name);
                 return CompletedTransfer.Instance;
@@ -575,10 +575,10 @@ public sealed class ProcessGroup : IDisposable
     /// <summary>
     /// How many elements each of a number of ranks has of a whole that is shared out evenly: lower ranks have one more.
     /// </summary>
-    public static long[] EvenParts(long elements, int ranks) =>
+    public static long[] EvenSplit(long elements, int ranks) =>
         [.. Enumerable.Range(0, ranks).Select(rank => elements / ranks + (rank < elements % ranks ? 1 : 0))];
 
-    private CollectiveWork StartGather(
+    private CollectiveWork StartAllGather(
         Tensor? own,
         Tensor all,
         IReadOnlyList<long> counts,

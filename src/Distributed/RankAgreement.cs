@@ -14,7 +14,7 @@ public static class RankAgreement
     /// Runs the action on every rank; returns only if no rank threw a <see cref="UserException"/>. Collective. The
     /// action itself must not communicate, because a rank that throws would leave the others waiting.
     /// </summary>
-    /// <exception cref="UnanimousException">
+    /// <exception cref="AgreedUserException">
     /// On every rank, with the message of the lowest rank that failed, and its number where not all did.
     /// </exception>
     public static void Run(ProcessGroup group, Action action)
@@ -35,7 +35,7 @@ public static class RankAgreement
     /// Runs the function on rank 0 alone, for what one process does on behalf of all, such as files. Collective.
     /// </summary>
     /// <returns>What the function returned on rank 0; the default on other ranks.</returns>
-    /// <exception cref="UnanimousException">On every rank, with the message of rank 0's
+    /// <exception cref="AgreedUserException">On every rank, with the message of rank 0's
     /// <see cref="UserException"/>.</exception>
     public static T? RunOnRoot<T>(ProcessGroup group, Func<T> function)
     {
@@ -103,7 +103,7 @@ public static class RankAgreement
         string message = BroadcastText(group, group.Rank == first ? own!.Message : null, first);
         bool onAll = Array.TrueForAll(failed, status => status == 1);
         string told = onAll || !namesRank ? message : $"Rank {first}: {message}";
-        throw new UnanimousException(told, own);
+        throw new AgreedUserException(told, own);
     }
 
     /// <summary>Gives every rank the root's bytes. Collective.</summary>
@@ -137,7 +137,7 @@ public static class RankAgreement
         using var scope = NewDisposeScope();
         byte[] bytes = Encoding.UTF8.GetBytes(own);
         long[] lengths = group.AllGather(tensor(new[] { bytes.LongLength })).data<long>().ToArray();
-        byte[] all = Bytes(group.AllGatherUnequal(tensor(bytes, dtype: uint8), lengths));
+        byte[] all = Bytes(group.AllGatherUneven(tensor(bytes, dtype: uint8), lengths));
         var texts = new string[group.Size];
         int start = 0;
         for (int rank = 0; rank < texts.Length; rank++)

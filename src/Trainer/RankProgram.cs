@@ -40,7 +40,7 @@ internal static class RankProgram
         {
             return notStarted(environment, mistake);
         }
-        catch (UnanimousException mistake)
+        catch (AgreedUserException mistake)
         {
             if (environment!.IsRoot)
                 Tell(mistake.Message);
@@ -60,7 +60,7 @@ internal static class RankProgram
             runtime.Dispose();
             return 0;
         }
-        catch (UnanimousException mistake)
+        catch (AgreedUserException mistake)
         {
             if (runtime.Environment.IsRoot)
                 Tell(mistake.Message);

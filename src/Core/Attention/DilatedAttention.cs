@@ -20,7 +20,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         valueProjection,
         outputProjection;
     private readonly DilatedAttentionOptions options;
-    private readonly IKeyValueExchange exchange;
+    private readonly ISequenceSharding exchange;
     private readonly RotaryPositions? positions;
     private readonly Unregistered<RelativePositionBias>? bias;
     private readonly LayerNorm? mixedHeadsNorm;
@@ -63,7 +63,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         bool useRelPosBias = false,
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
         MixingGradient mixingGradient = MixingGradient.Exact,
-        IKeyValueExchange? exchange = null,
+        ISequenceSharding? exchange = null,
         bool useRope = false,
         bool subLayerNorm = false
     )
@@ -99,7 +99,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     /// <summary>One branch, as in the original documentation.</summary>
     /// <inheritdoc cref="DilatedAttention(long, long, IReadOnlyList{long}, IReadOnlyList{long}, double, bool, bool, bool,
-    /// HeadOffsets, MixingGradient, IKeyValueExchange?, bool, bool)"/>
+    /// HeadOffsets, MixingGradient, ISequenceSharding?, bool, bool)"/>
     /// <param name="dModel">Channels of input and output.</param>
     /// <param name="numHeads">Number of heads.</param>
     /// <param name="dilationRate">r, the distance between kept rows.</param>
@@ -114,7 +114,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         bool useXpos = false,
         bool useRelPosBias = false,
         HeadOffsets headOffsets = HeadOffsets.Interleaved,
-        IKeyValueExchange? exchange = null,
+        ISequenceSharding? exchange = null,
         bool useRope = false,
         bool subLayerNorm = false
     )
@@ -149,7 +149,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         DilatedAttentionOptions options,
         double dropout,
         RotaryPositions? positions,
-        IKeyValueExchange? exchange,
+        ISequenceSharding? exchange,
         RelativePositionBias? bias = null,
         bool subLayerNorm = false
     )
@@ -160,7 +160,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         if (dropout is not (>= 0 and < 1))
             throw new UserException($"dropout is {dropout}, but must be at least 0 and below 1.");
         this.options = options;
-        this.exchange = exchange ?? LocalKeyValues.Instance;
+        this.exchange = exchange ?? UnshardedSequence.Instance;
         this.dropout = dropout;
         heads = numHeads;
         this.positions = positions;
@@ -192,13 +192,13 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
     internal RelativePositionBias? Bias => bias?.Module;
 
-    internal IKeyValueExchange Exchange => exchange;
+    internal ISequenceSharding Exchange => exchange;
 
     /// <summary>The relative position biases outside autograd, [buckets, heads]; null without.</summary>
     internal Tensor? Table => bias?.Module.Table.detach();
 
     /// <summary>Where rows held here lie in the whole sequence.</summary>
-    internal SequenceShard Place(long rows) => exchange.Place(rows);
+    internal SequenceShard ShardOf(long rows) => exchange.ShardOf(rows);
 
     /// <summary>What attention over the rows held here consists of.</summary>
     internal DilatedAttentionPlan Plan(long batch, long rows) =>
@@ -261,7 +261,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(lengths);
         BackwardPass.ThrowIfFailed();
         CheckShape(input);
-        SequenceShard shard = exchange.Place(input.shape[1]);
+        SequenceShard shard = exchange.ShardOf(input.shape[1]);
         CheckLengths(lengths, input.shape[0], shard);
 
         using var scope = NewDisposeScope();
@@ -281,7 +281,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <exception cref="UserException">The attention is not causal, or its sequence is sharded.</exception>
     public KeyValueCache CreateCache(long batch, long maxLength)
     {
-        if (exchange is not LocalKeyValues)
+        if (exchange is not UnshardedSequence)
             throw new UserException("Decoding works on one rank: make the attention without an exchange.");
         return new KeyValueCache(options, batch, heads, queryProjection.weight!.shape[0] / heads, maxLength);
     }
@@ -322,7 +322,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         Tensor k,
         Tensor v,
         DilatedAttentionOptions options,
-        IKeyValueExchange? exchange = null,
+        ISequenceSharding? exchange = null,
         IReadOnlyList<long>? lengths = null,
         RelativePositionBias? bias = null
     )
@@ -355,9 +355,9 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         }
 
         bias?.CheckHeads(q.shape[2]);
-        exchange ??= LocalKeyValues.Instance;
+        exchange ??= UnshardedSequence.Instance;
         if (lengths is not null)
-            CheckLengths(lengths, q.shape[0], exchange.Place(q.shape[1]));
+            CheckLengths(lengths, q.shape[0], exchange.ShardOf(q.shape[1]));
 
         using var scope = NewDisposeScope();
         DilatedAttentionPlan plan = DilatedAttentionPlan.Create(q.shape, options, exchange, lengths, bias);
@@ -385,7 +385,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     // [batch, length, dModel], in the scope of the caller.
     private Tensor Attend(Tensor input, IReadOnlyList<long>? lengths, DropoutContext? dropoutContext)
     {
-        var (q, k, v) = Project(input, exchange.Place(input.shape[1]));
+        var (q, k, v) = Project(input, exchange.ShardOf(input.shape[1]));
         return Finish(Attend(q, k, v, options, exchange, lengths, bias?.Module).reshape(input.shape), dropoutContext);
     }
 

@@ -44,9 +44,9 @@ internal static class DilatedAttentionPass
         // Under way while the queries attend to the keys that are here.
         IPendingTensor[][] gathered =
         [
-            .. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.StartGather(k, v)).ToArray()),
+            .. plan.Branches.Select(branch => branch.Shared.Select(shared => shared.StartAllGather(k, v)).ToArray()),
         ];
-        var (output, logSumExp) = Attend(new BranchKernel(table, plan.Buckets), plan, q, k, v, gathered);
+        var (output, logSumExp) = Attend(new BranchAttention(table, plan.Buckets), plan, q, k, v, gathered);
         return new AttentionResult(
             output.MoveToOuterDisposeScope(),
             logSumExp.MoveToOuterDisposeScope(),
@@ -79,8 +79,8 @@ internal static class DilatedAttentionPass
         Tensor? tableGradient =
             table is null || !plan.BiasNeedsGradient
                 ? null
-                : zeros_like(table, dtype: BranchMixture.AccumulationType(q.dtype));
-        var kernel = new BranchKernel(table, plan.Buckets) { TableGradient = tableGradient };
+                : zeros_like(table, dtype: LogSumExpMerge.AccumulationType(q.dtype));
+        var kernel = new BranchAttention(table, plan.Buckets) { TableGradient = tableGradient };
         var pass = new Gradients(plan, kernel, q, k, v, result, outputGradient);
         var gathered = new List<Tensor>[plan.Branches.Count];
         int next = 0;
@@ -106,7 +106,7 @@ internal static class DilatedAttentionPass
 
     // The output in q's dtype, and its log-sum-exp.
     private static (Tensor Output, Tensor LogSumExp) Attend(
-        BranchKernel kernel,
+        BranchAttention kernel,
         DilatedAttentionPlan plan,
         Tensor q,
         Tensor k,
@@ -114,11 +114,11 @@ internal static class DilatedAttentionPass
         IPendingTensor[][] gathered
     )
     {
-        ScalarType type = BranchMixture.AccumulationType(q.dtype);
+        ScalarType type = LogSumExpMerge.AccumulationType(q.dtype);
         long heads = q.shape[2];
         if (type == q.dtype)
         {
-            BranchMixture whole = Mixture(0, heads);
+            LogSumExpMerge whole = Mixture(0, heads);
             return (whole.Output, whole.LogSumExp);
         }
 
@@ -128,16 +128,16 @@ internal static class DilatedAttentionPass
         foreach (var (first, count) in new[] { (0, heads / 2), (heads / 2, heads - heads / 2) })
         {
             using var scope = NewDisposeScope();
-            BranchMixture mixture = Mixture(first, count);
+            LogSumExpMerge mixture = Mixture(first, count);
             output.narrow(2, first, count).copy_(mixture.Output);
             logSumExp.narrow(2, first, count).copy_(mixture.LogSumExp);
         }
 
         return (output, logSumExp);
 
-        BranchMixture Mixture(long first, long count)
+        LogSumExpMerge Mixture(long first, long count)
         {
-            var mixture = new BranchMixture(q, first, count);
+            var mixture = new LogSumExpMerge(q, first, count);
             for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
                 AttendOwn(mixture, kernel, plan, b, q, k, v);
             for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
@@ -148,8 +148,8 @@ internal static class DilatedAttentionPass
 
     // Mixes one branch's attention to the keys that are here into the mixture.
     private static void AttendOwn(
-        BranchMixture mixture,
-        BranchKernel kernel,
+        LogSumExpMerge mixture,
+        BranchAttention kernel,
         DilatedAttentionPlan plan,
         int b,
         Tensor q,
@@ -173,8 +173,8 @@ internal static class DilatedAttentionPass
 
     // Mixes one branch's attention to the keys of other shards into the mixture.
     private static void AttendGathered(
-        BranchMixture mixture,
-        BranchKernel kernel,
+        LogSumExpMerge mixture,
+        BranchAttention kernel,
         DilatedAttentionPlan plan,
         int b,
         Tensor q,
@@ -205,8 +205,8 @@ internal static class DilatedAttentionPass
     }
 
     private static void Mix(
-        BranchMixture mixture,
-        BranchKernel kernel,
+        LogSumExpMerge mixture,
+        BranchAttention kernel,
         Tensor q,
         RowBlock block,
         Tensor keys,
@@ -227,19 +227,19 @@ internal static class DilatedAttentionPass
     private sealed class Gradients
     {
         private readonly DilatedAttentionPlan plan;
-        private readonly BranchKernel kernel;
+        private readonly BranchAttention kernel;
         private readonly Tensor q,
             k,
             v,
             output,
             logSumExp,
             outputGradient;
-        private readonly List<(SharedSegment Shared, IPendingTensor Pending)> returning = [];
+        private readonly List<(ShardedSegment Shared, IPendingTensor Pending)> returning = [];
         private readonly Tensor?[] alone;
 
         public Gradients(
             DilatedAttentionPlan plan,
-            BranchKernel kernel,
+            BranchAttention kernel,
             Tensor q,
             Tensor k,
             Tensor v,
@@ -252,7 +252,7 @@ internal static class DilatedAttentionPass
             (this.q, this.k, this.v, output, logSumExp) = (q, k, v, result.Output, result.LogSumExp);
             this.outputGradient = outputGradient;
             alone = new Tensor?[plan.Branches.Count];
-            ScalarType accumulate = BranchMixture.AccumulationType(q.dtype);
+            ScalarType accumulate = LogSumExpMerge.AccumulationType(q.dtype);
             Q = zeros_like(q, dtype: accumulate);
             K = zeros_like(k, dtype: accumulate);
             V = zeros_like(v, dtype: accumulate);
@@ -271,7 +271,7 @@ internal static class DilatedAttentionPass
             for (int s = 0; s < branch.Shared.Count; s++)
             {
                 Tensor abroad = Abroad(b, s, gathered);
-                returning.Add((branch.Shared[s], branch.Shared[s].StartReturnGradients(abroad)));
+                returning.Add((branch.Shared[s], branch.Shared[s].StartReduceScatter(abroad)));
             }
         }
 
@@ -301,7 +301,7 @@ internal static class DilatedAttentionPass
         private Tensor Abroad(int b, int s, IReadOnlyList<Tensor> gathered)
         {
             using var scope = NewDisposeScope();
-            SharedSegment shared = plan.Branches[b].Shared[s];
+            ShardedSegment shared = plan.Branches[b].Shared[s];
             Tensor abroad = zeros(shared.TotalElements, dtype: K.dtype, device: K.device);
             foreach (var (group, block) in shared.OwnBlocks)
             {
@@ -315,7 +315,7 @@ internal static class DilatedAttentionPass
                     causal: false,
                     before
                 );
-                shared.Place(abroad, group, plan.Causal, keyGradient, valueGradient);
+                shared.AddTo(abroad, group, plan.Causal, keyGradient, valueGradient);
             }
 
             return abroad.MoveToOuterDisposeScope();
@@ -339,7 +339,7 @@ internal static class DilatedAttentionPass
         // Σ dO ⊙ O_b in place of Σ dO ⊙ O is what is left of the gradient when the mixing weights are constants.
         private Tensor OutputOf(int b, IReadOnlyList<Tensor> gathered)
         {
-            var mixture = new BranchMixture(q);
+            var mixture = new LogSumExpMerge(q);
             AttendOwn(mixture, kernel, plan, b, q, k, v);
             AttendGathered(mixture, kernel, plan, b, q, gathered);
             return mixture.Output.to(q.dtype);

@@ -43,7 +43,7 @@ internal sealed class DilatedAttentionPlan
     public static DilatedAttentionPlan Create(
         IReadOnlyList<long> shape,
         DilatedAttentionOptions options,
-        IKeyValueExchange exchange,
+        ISequenceSharding exchange,
         IReadOnlyList<long>? lengths = null,
         RelativePositionBias? bias = null
     )
@@ -52,7 +52,7 @@ internal sealed class DilatedAttentionPlan
             length = shape[1],
             heads = shape[2],
             headDim = shape[3];
-        SequenceShard shard = exchange.Place(length);
+        SequenceShard shard = exchange.ShardOf(length);
         List<(long First, long Count, long Rows)> runs = [.. EqualLengths(lengths, batch, shard.TotalLength)];
         var branches = new List<BranchPlan>();
         foreach (Branch requested in options.Schedule)
@@ -61,11 +61,11 @@ internal sealed class DilatedAttentionPlan
             Branch branch = requested with { SegmentLength = Math.Min(requested.SegmentLength, shard.TotalLength) };
             // Each run is exchanged by itself: its sequences keep as many rows as each other on every shard.
             branches.Add(
-                exchange.PeersOf(branch, shard) is { } peers
+                exchange.JoinSegment(branch, shard) is { } peers
                     ? new BranchPlan(
                         [],
                         [
-                            .. runs.Select(run => new SharedSegment(
+                            .. runs.Select(run => new ShardedSegment(
                                 branch,
                                 peers,
                                 options.HeadOffsets,
@@ -106,19 +106,19 @@ internal sealed class DilatedAttentionPlan
     private static void Agree(
         IReadOnlyList<long> lengths,
         DilatedAttentionOptions options,
-        IKeyValueExchange exchange,
+        ISequenceSharding exchange,
         SequenceShard shard
     )
     {
         Branch widest = options.Schedule.MaxBy(branch => branch.SegmentLength);
         if (
-            exchange.PeersOf(widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) }, shard)
+            exchange.JoinSegment(widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) }, shard)
             is not { } peers
         )
             return;
         using var scope = NewDisposeScope();
         Tensor gathered = peers
-            .StartGather(tensor(lengths.ToArray()), [.. peers.Shards.Select(_ => (long)lengths.Count)])
+            .StartAllGather(tensor(lengths.ToArray()), [.. peers.Shards.Select(_ => (long)lengths.Count)])
             .Result();
         long[][] all = [.. gathered.data<long>().ToArray().Chunk(lengths.Count)];
         for (int peer = 0; peer < all.Length; peer++)
@@ -158,4 +158,4 @@ internal sealed class DilatedAttentionPlan
 /// <summary>
 /// One branch: whole segments, or the one segment shared with other shards, for each length of sequences.
 /// </summary>
-internal sealed record BranchPlan(IReadOnlyList<RowBlock> LocalBlocks, IReadOnlyList<SharedSegment> Shared);
+internal sealed record BranchPlan(IReadOnlyList<RowBlock> LocalBlocks, IReadOnlyList<ShardedSegment> Shared);

@@ -101,8 +101,8 @@ public sealed class KeyValueCache : IDisposable
             q.contiguous(),
             k.contiguous(),
             v.contiguous(),
-            new BranchMixture(q),
-            new BranchKernel(bias?.Table, bias?.Buckets)
+            new LogSumExpMerge(q),
+            new BranchAttention(bias?.Table, bias?.Buckets)
         );
         foreach (BranchCache branch in branches)
             branch.Attend(pass, Length, options.HeadOffsets);
@@ -136,7 +136,7 @@ public sealed class KeyValueCache : IDisposable
     }
 
     // The rows of one call: contiguous [batch, rows, heads, headDim], and where their mixture goes.
-    private sealed record Pass(Tensor Q, Tensor K, Tensor V, BranchMixture Mixture, BranchKernel Kernel)
+    private sealed record Pass(Tensor Q, Tensor K, Tensor V, LogSumExpMerge Mixture, BranchAttention Kernel)
     {
         public void Mix(RowBlock block, Tensor keys, Tensor values, bool causal, long before)
         {

@@ -106,7 +106,7 @@ public sealed class RotaryPositions : IDisposable
         long[] shape = tensor.shape;
         factors = factors.narrow(0, first, shape[1]);
         Tensor pairs = tensor
-            .to(BranchMixture.AccumulationType(tensor.dtype))
+            .to(LogSumExpMerge.AccumulationType(tensor.dtype))
             .reshape(shape[0], shape[1], shape[2], shape[3] / 2, 2);
         return pairs
             .view_as_complex()
@@ -150,7 +150,7 @@ public sealed class RotaryPositions : IDisposable
         Tensor angles = outer(tensor(positions), tensor(frequencies));
         Tensor exponents = outer(tensor(distances), tensor(logScales));
         ScalarType complexType =
-            BranchMixture.AccumulationType(type) == ScalarType.Float64
+            LogSumExpMerge.AccumulationType(type) == ScalarType.Float64
                 ? ScalarType.ComplexFloat64
                 : ScalarType.ComplexFloat32;
         queryFactors = Factors(exponents.exp());

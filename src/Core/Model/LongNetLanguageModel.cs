@@ -34,7 +34,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     public LongNetLanguageModel(
         LongNetConfig config,
         long seed,
-        IKeyValueExchange? exchange = null,
+        ISequenceSharding? exchange = null,
         ModelExecution? execution = null
     )
         : base(nameof(LongNetLanguageModel))
@@ -142,7 +142,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     {
         ArgumentNullException.ThrowIfNull(targets);
         using var scope = NewDisposeScope();
-        return OutputLoss
+        return ChunkedCrossEntropy
             .Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows)
             .MoveToOuterDisposeScope();
     }
@@ -188,7 +188,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             // elsewhere.
             using Tensor input =
                 BlockGradientsComplete is { } complete && is_grad_enabled()
-                    ? Replace(hidden, BackwardMilestone.Place(hidden, () => complete(ofBlock)))
+                    ? Replace(hidden, BackwardHook.Place(hidden, () => complete(ofBlock)))
                     : hidden;
             hidden = blocks[layer].forward(input, ofLayer);
         }

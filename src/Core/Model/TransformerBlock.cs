@@ -24,7 +24,7 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     public TransformerBlock(
         LongNetConfig config,
         RotaryPositions? positions,
-        IKeyValueExchange? exchange,
+        ISequenceSharding? exchange,
         RelativePositionBias? bias = null
     )
         : this(config, positions, exchange, bias, new ModelExecution(), null) { }
@@ -39,7 +39,7 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     internal TransformerBlock(
         LongNetConfig config,
         RotaryPositions? positions,
-        IKeyValueExchange? exchange,
+        ISequenceSharding? exchange,
         RelativePositionBias? bias,
         ModelExecution execution,
         IActivationStore? store
@@ -100,7 +100,7 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         if (recomputed is not null)
             return recomputed.Apply(input, dropoutContext);
         using var scope = NewDisposeScope();
-        var (q, k, v) = Project(input, attention.Place(input.shape[1]));
+        var (q, k, v) = Project(input, attention.ShardOf(input.shape[1]));
         Tensor attended = DilatedAttention
             .Attend(q, k, v, attention.Options, attention.Exchange, bias: attention.Bias)
             .view(input.shape);

@@ -42,7 +42,7 @@ public static partial class MemoryAllocator
     }
 
     /// <summary>Gives freed memory back to the system; for quiet points, such as between two measurements.</summary>
-    public static void GiveBack()
+    public static void Trim()
     {
         try
         {

@@ -88,7 +88,7 @@ public sealed class BucketLayout
             end = first + lengths[parameter];
         Bucket bucket = Buckets[bucketOf[parameter]];
         long partStart = bucket.Start;
-        long[] parts = ProcessGroup.EvenParts(bucket.Length, ranks);
+        long[] parts = ProcessGroup.EvenSplit(bucket.Length, ranks);
         for (int rank = 0; rank < ranks && partStart < end; partStart += parts[rank++])
         {
             long from = Math.Max(first, partStart),

@@ -52,7 +52,7 @@ public sealed class GradientBuffer : IDisposable
         }
 
         buckets = [.. Layout.Buckets.Select(bucket => Range(bucket.Start, bucket.Length))];
-        counts = [.. Layout.Buckets.Select(bucket => ProcessGroup.EvenParts(bucket.Length, group.Size))];
+        counts = [.. Layout.Buckets.Select(bucket => ProcessGroup.EvenSplit(bucket.Length, group.Size))];
         parts = sharded ? [.. Layout.Buckets.Select(OwnPart)] : [];
         started = new CollectiveWork?[buckets.Length];
 
@@ -147,7 +147,7 @@ public sealed class GradientBuffer : IDisposable
     /// place of gradients that are no longer needed. Collective.
     /// </summary>
     /// <returns>One work per bucket, in their order.</returns>
-    internal CollectiveWork[] StartGather() =>
+    internal CollectiveWork[] StartAllGather() =>
         [.. buckets.Select((bucket, b) => group.StartAllGatherInPlace(bucket, counts[b]))];
 
     public void Dispose()

@@ -57,7 +57,7 @@ public sealed class ParameterShard : IDisposable
         using var scope = NewDisposeScope();
         foreach (OptimizedTensor own in optimized)
             own.Gradient.copy_(own.Values);
-        CollectiveWork[] works = gradients.StartGather();
+        CollectiveWork[] works = gradients.StartAllGather();
         for (int b = 0; b < works.Length; b++)
         {
             works[b].Wait();

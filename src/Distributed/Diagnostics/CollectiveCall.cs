@@ -7,7 +7,7 @@ public sealed class CollectiveCall
     private readonly Func<string> describe;
     private readonly string file;
     private readonly int line;
-    private string? agreed,
+    private string? signature,
         callSite;
 
     // Stopwatch ticks; 0: not yet. Written by whichever thread moves the collective on, read by the watchdog.
@@ -15,7 +15,7 @@ public sealed class CollectiveCall
         startedAt,
         completedAt;
 
-    /// <param name="describe">Makes <see cref="Agreed"/>.</param>
+    /// <param name="describe">Makes <see cref="Signature"/>.</param>
     /// <param name="file">Path of the calling source file.</param>
     /// <param name="line">Line in it.</param>
     internal CollectiveCall(Func<string> describe, string file, int line) =>
@@ -38,7 +38,7 @@ public sealed class CollectiveCall
     public required CollectiveKind Kind { get; init; }
 
     /// <summary>What all ranks must agree about, e.g. "[4, 8] Float32, sum". Empty for barriers.</summary>
-    public string Agreed => agreed ??= describe();
+    public string Signature => signature ??= describe();
 
     /// <summary>Payload of this rank, in bytes.</summary>
     public required long Bytes { get; init; }
@@ -104,5 +104,5 @@ public sealed class CollectiveCall
 
     /// <summary>E.g. "all-reduce #118 of the group 'world' ([4, 8] Float32, sum)".</summary>
     public override string ToString() =>
-        $"{Kind.Term()} #{Sequence} of the group '{GroupName}'" + (Agreed.Length == 0 ? "" : $" ({Agreed})");
+        $"{Kind.Term()} #{Sequence} of the group '{GroupName}'" + (Signature.Length == 0 ? "" : $" ({Signature})");
 }

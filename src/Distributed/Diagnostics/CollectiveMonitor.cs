@@ -52,10 +52,10 @@ public sealed class CollectiveMonitor
     public TimeSpan ActivityTime => Stopwatch.GetElapsedTime(Volatile.Read(ref activitySince));
 
     /// <summary>Seconds that callers have waited for collectives: the communication that no computation hid.</summary>
-    public double WaitedSeconds => Seconds(Volatile.Read(ref waited));
+    public double ExposedCommunicationSeconds => Seconds(Volatile.Read(ref waited));
 
     /// <summary>Seconds during which at least one collective was under way, hidden or not.</summary>
-    public double TransferSeconds
+    public double CommunicationSeconds
     {
         get
         {

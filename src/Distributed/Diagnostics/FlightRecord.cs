@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using LongNet.Core;
 
 namespace LongNet.Distributed.Diagnostics;
@@ -12,12 +13,12 @@ public sealed record RecordedGroup(string Name, IReadOnlyList<int> Members);
 /// <param name="Group">Key of <see cref="FlightRecord.Groups"/>.</param>
 /// <param name="Sequence">As <see cref="CollectiveCall.Sequence"/>.</param>
 /// <param name="Kind">E.g. "all-reduce".</param>
-/// <param name="Agreed">As <see cref="CollectiveCall.Agreed"/>.</param>
+/// <param name="Signature">As <see cref="CollectiveCall.Signature"/>.</param>
 public sealed record RecordedCollective(
     string Group,
     long Sequence,
     string Kind,
-    string Agreed,
+    [property: JsonPropertyName("agreed")] string Signature,
     long Bytes,
     string CallSite,
     string Activity,
@@ -115,7 +116,7 @@ public sealed record FlightRecord
                     call.GroupId,
                     call.Sequence,
                     call.Kind.Term(),
-                    call.Agreed,
+                    call.Signature,
                     call.Bytes,
                     call.CallSite,
                     call.Activity,

@@ -104,7 +104,7 @@ public static class FlightRecordAnalysis
                 absent.Add(record);
             else if (own is null)
                 continue;
-            else if (!isMessage && (own.Kind != call.Kind || own.Agreed != call.Agreed))
+            else if (!isMessage && (own.Kind != call.Kind || own.Signature != call.Signature))
                 different.Add((rank, own));
             else if (own.Completed is null)
                 waiting.Add((rank, own));
@@ -164,7 +164,7 @@ public static class FlightRecordAnalysis
 
     private static string Name(RecordedCollective call, RecordedGroup group) =>
         $"{call.Kind} #{call.Sequence} of the group '{group.Name}'"
-        + (call.Agreed.Length == 0 ? "" : $" ({call.Agreed})");
+        + (call.Signature.Length == 0 ? "" : $" ({call.Signature})");
 
     private static string At(string activity) => activity.Length == 0 ? "" : $", {activity}";
 

@@ -186,8 +186,8 @@ internal sealed class MpiCommunicator : ICommunicator
         ICommunicator result =
             native.Size(made) > 1
                 ? new MpiCommunicator(session, name, made, ownsCommunicator: true, largestMessage)
-                : new SoloCommunicator(Members[Rank]);
-        if (result is SoloCommunicator)
+                : new SingleRankCommunicator(Members[Rank]);
+        if (result is SingleRankCommunicator)
             native.Free(made, name);
         session.Monitor.Complete(call);
         return result;
@@ -421,7 +421,7 @@ internal sealed class MpiCommunicator : ICommunicator
         for (long start = 0; start < elements; start += slice)
         {
             nint first = address + (nint)(start * elementSize);
-            long[] counts = ProcessGroup.EvenParts(Math.Min(slice, elements - start), Size);
+            long[] counts = ProcessGroup.EvenSplit(Math.Min(slice, elements - start), Size);
             long[] bytes = [.. counts.Select(count => count * elementSize)];
             foreach (nint request in Reduce(first, Starts(first, bytes)[Rank], counts, elementSize, dtype, operation))
                 yield return request;

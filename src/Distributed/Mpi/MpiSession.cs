@@ -60,7 +60,7 @@ internal sealed class MpiSession : IDisposable
             );
         }
 
-        session.Greet();
+        session.Handshake();
         return session;
     }
 
@@ -90,7 +90,7 @@ internal sealed class MpiSession : IDisposable
     }
 
     // The first exchange of all: ranks of different programs must meet nowhere else.
-    private void Greet()
+    private void Handshake()
     {
         const int DigestBytes = 32,
             TextBytes = 256;
@@ -123,7 +123,7 @@ internal sealed class MpiSession : IDisposable
         Encoding.UTF8.GetBytes(own.AsSpan(0, Math.Min(own.Length, TextBytes)), text);
         byte[] texts = Native.AllGather<byte>(Native.Abi.World, "world", text);
         Dispose();
-        throw new UnanimousException(
+        throw new AgreedUserException(
             $"Rank {different} runs {Text(different)}, and rank 0 runs {Text(0)}: give every machine the same program."
         );
 

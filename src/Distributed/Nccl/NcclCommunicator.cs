@@ -107,7 +107,7 @@ internal sealed unsafe class NcclCommunicator(
         {
             using var noGradient = no_grad();
             using var scope = NewDisposeScope();
-            long[] counts = ProcessGroup.EvenParts(elements, host.Size);
+            long[] counts = ProcessGroup.EvenSplit(elements, host.Size);
             Tensor own = tensor.detach().view(-1).narrow(0, counts.Take(host.Rank).Sum(), counts[host.Rank]);
             ReduceWide(through, call, tensor, counts, own, operation);
             return through.Launch(call, Gather(0, tensor, counts), tensor);
@@ -218,9 +218,9 @@ internal sealed unsafe class NcclCommunicator(
     }
 
     // The group's communicator, made by all its ranks at their first collective of CUDA tensors.
-    private NcclQueue Queue(CollectiveCall call, Tensor tensor) => queue ??= Meet(call, (int)tensor.device_index);
+    private NcclQueue Queue(CollectiveCall call, Tensor tensor) => queue ??= Rendezvous(call, (int)tensor.device_index);
 
-    private NcclQueue Meet(CollectiveCall call, int device)
+    private NcclQueue Rendezvous(CollectiveCall call, int device)
     {
         var own = new byte[IntroductionLength];
         try
@@ -250,7 +250,7 @@ internal sealed unsafe class NcclCommunicator(
         if (troubled >= 0)
         {
             bool onAll = Array.TrueForAll(problems, problem => problem == problems[troubled]);
-            throw new UnanimousException(
+            throw new AgreedUserException(
                 onAll ? problems[troubled] : $"Rank {host.Members[troubled]}: {problems[troubled]}"
             );
         }
@@ -262,7 +262,7 @@ internal sealed unsafe class NcclCommunicator(
             if (!ranks.TryAdd(uuid, rank))
             {
                 int other = ranks[uuid];
-                throw new UnanimousException(
+                throw new AgreedUserException(
                     $"The ranks {host.Members[other]} and {host.Members[rank]} of the group '{name}' use the "
                         + "same GPU, and NCCL needs one for each: start no more ranks "
                         + "on a machine than it has GPUs, and let every rank see its own (CUDA_VISIBLE_DEVICES)."

@@ -168,20 +168,20 @@ internal sealed unsafe class NcclQueue : IDisposable
             CudaDriver.SetCurrent(context);
             stream = CudaDriver.CreateStream();
             communicator = open(this);
-            Settle($"NCCL could not join the {size} ranks of {name}");
+            WaitUntilReady($"NCCL could not join the {size} ranks of {name}");
             CheckPlace();
             while (!pending.IsCompleted)
             {
                 if (pending.TryTake(out NcclTransfer? next, running.Count > 0 ? PollMilliseconds : Timeout.Infinite))
                 {
                     running.Enqueue(next);
-                    next.Issue(communicator, stream, Settle);
+                    next.Issue(communicator, stream, WaitUntilReady);
                 }
 
-                Look();
+                Poll();
             }
 
-            for (; running.Count > 0; Look())
+            for (; running.Count > 0; Poll())
                 Thread.Sleep(PollMilliseconds);
             Leave();
         }
@@ -204,7 +204,7 @@ internal sealed unsafe class NcclQueue : IDisposable
     }
 
     // Polls until the last call is through.
-    private void Settle(string trouble)
+    private void WaitUntilReady(string trouble)
     {
         long start = Stopwatch.GetTimestamp();
         var spin = new SpinWait();
@@ -220,7 +220,7 @@ internal sealed unsafe class NcclQueue : IDisposable
                 );
             }
 
-            Retire();
+            ReapCompleted();
             spin.SpinOnce();
         }
     }
@@ -233,13 +233,13 @@ internal sealed unsafe class NcclQueue : IDisposable
         return state;
     }
 
-    private void Look()
+    private void Poll()
     {
-        Retire();
+        ReapCompleted();
         State("NCCL reports an error");
     }
 
-    private void Retire()
+    private void ReapCompleted()
     {
         while (running.TryPeek(out NcclTransfer? first) && first.Advance())
             running.Dequeue();
@@ -262,7 +262,7 @@ internal sealed unsafe class NcclQueue : IDisposable
     private void Leave()
     {
         NcclNative.Check(NcclNative.CommFinalize(communicator!), "ncclCommFinalize");
-        Settle($"NCCL could not leave {name}");
+        WaitUntilReady($"NCCL could not leave {name}");
         communicator!.IsFinalized = true;
         communicator.Dispose();
         CudaDriver.DestroyStream(stream);

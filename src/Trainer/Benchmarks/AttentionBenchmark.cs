@@ -86,12 +86,12 @@ internal sealed record AttentionBenchmark(
         RowBlock[] blocks =
         [
             .. DilatedAttentionPlan
-                .Create(q.shape, options, LocalKeyValues.Instance)
+                .Create(q.shape, options, UnshardedSequence.Instance)
                 .Branches.SelectMany(branch => branch.LocalBlocks),
         ];
 
-        IAttentionKernel libtorch = FlashKernel.OfLibtorch(blocks[0].View(q)),
-            used = FlashKernel.For(blocks[0].View(q));
+        IAttentionKernel libtorch = AttentionKernels.OfLibtorch(blocks[0].View(q)),
+            used = AttentionKernels.For(blocks[0].View(q));
         using RelativePositionBias? bias = Biased
             ? new RelativePositionBias(
                 Heads,

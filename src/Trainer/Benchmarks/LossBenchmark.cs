@@ -46,7 +46,7 @@ internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, 
                 leaf.grad = null;
         }
 
-        void Tiled() => Backward(() => OutputLoss.Sum(hidden, norm, projection, targets, TileRows));
+        void Tiled() => Backward(() => ChunkedCrossEntropy.Sum(hidden, norm, projection, targets, TileRows));
         void Plain() =>
             Backward(() =>
             {

@@ -69,7 +69,7 @@ internal static class Measurement
         try
         {
             // Memory that was freed but kept would hide what the work takes.
-            Core.Native.MemoryAllocator.GiveBack();
+            Core.Native.MemoryAllocator.Trim();
             // Resets the peak to what is resident now.
             File.WriteAllText("/proc/self/clear_refs", "5");
             long? before = ResidentMemory.Peak();

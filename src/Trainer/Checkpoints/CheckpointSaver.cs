@@ -103,7 +103,7 @@ public sealed class CheckpointSaver : IDisposable
     /// <param name="part">
     /// This rank's. Its tensors must not change before <see cref="AwaitSnapshot"/> has returned.
     /// </param>
-    /// <exception cref="UnanimousException">An earlier checkpoint could not be written, and is required.</exception>
+    /// <exception cref="AgreedUserException">An earlier checkpoint could not be written, and is required.</exception>
     public void Start(CheckpointPart part)
     {
         ArgumentNullException.ThrowIfNull(part);
@@ -117,7 +117,7 @@ public sealed class CheckpointSaver : IDisposable
             if (options.Asynchronous)
                 (live, snapshotDone) = snapshot.Take(part);
             CheckpointPart copy = live;
-            writing = Behind(() =>
+            writing = RunInBackground(() =>
             {
                 snapshotDone.Wait();
                 return writer.WritePart(copy);
@@ -146,7 +146,7 @@ public sealed class CheckpointSaver : IDisposable
     /// Takes the save further, as far as nobody need be waited for. Collective, with the same bytes on all ranks.
     /// </summary>
     /// <param name="statuses">Every rank's <see cref="Status"/>.</param>
-    /// <exception cref="UnanimousException">The checkpoint could not be written, and is required.</exception>
+    /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
     public void Advance(IReadOnlyList<byte> statuses)
     {
         ArgumentNullException.ThrowIfNull(statuses);
@@ -170,7 +170,7 @@ public sealed class CheckpointSaver : IDisposable
     }
 
     /// <summary>Returns when no save is under way any more. Collective.</summary>
-    /// <exception cref="UnanimousException">The checkpoint could not be written, and is required.</exception>
+    /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
     public void Finish()
     {
         while (pending is not null)
@@ -194,7 +194,7 @@ public sealed class CheckpointSaver : IDisposable
         {
             Finish();
         }
-        catch (UnanimousException)
+        catch (AgreedUserException)
         {
             if (world.Rank == 0)
                 Failed?.Invoke(Failure!);
@@ -221,14 +221,14 @@ public sealed class CheckpointSaver : IDisposable
     }
 
     // A thread of its own, as it waits for the disk.
-    private static Task<T> Behind<T>(Func<T> work) =>
+    private static Task<T> RunInBackground<T>(Func<T> work) =>
         Task.Factory.StartNew(work, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
 
     private static bool IsOfTheDisk(Exception error) =>
         error is IOException or UnauthorizedAccessException or UserException;
 
     private Task<CommittedCheckpoint> CommitBehind(CheckpointPart part, Task<CheckpointFile[]> files) =>
-        Behind(() =>
+        RunInBackground(() =>
         {
             CheckpointFile[] written = files.GetAwaiter().GetResult();
             BeforeCommit?.Invoke();
@@ -307,7 +307,7 @@ public sealed class CheckpointSaver : IDisposable
                 });
             }
         }
-        catch (UnanimousException told)
+        catch (AgreedUserException told)
         {
             Failure = told.Message;
         }
@@ -316,7 +316,7 @@ public sealed class CheckpointSaver : IDisposable
         if (world.Rank == 0)
             writer.Abandon(failed);
         if (options.Required)
-            throw new UnanimousException(
+            throw new AgreedUserException(
                 $"{Failure} It is required (checkpoint.required): free space or mend permissions, then go "
                     + "on with --resume auto."
             );

@@ -25,12 +25,12 @@ public sealed record RunDirectory(string Path)
 
     /// <summary>Makes the folder and keeps other runs out of it, until what is returned is disposed.</summary>
     /// <exception cref="UserException">Another run is at work there, or the folder cannot be written.</exception>
-    public RunLock Hold() => RunLock.Acquire(Path);
+    public RunLock AcquireLock() => RunLock.Acquire(Path);
 
     /// <summary>Removes flight records, so that those found later are of one job.</summary>
     /// <returns>Whether there were any.</returns>
     /// <exception cref="UserException">They cannot be removed.</exception>
-    public bool ForgetFlightRecords() => Removing("The flight records of an earlier job", () =>
+    public bool DeleteFlightRecords() => Removing("The flight records of an earlier job", () =>
         {
             if (!Directory.Exists(FlightRecords))
                 return false;
@@ -44,12 +44,12 @@ public sealed record RunDirectory(string Path)
     /// </summary>
     /// <exception cref="UserException">They cannot be removed.</exception>
     public bool RemoveLeftovers() =>
-        Removing("Half a checkpoint of an earlier job", Checkpoints.RemoveLeftovers) | ForgetFlightRecords();
+        Removing("Half a checkpoint of an earlier job", Checkpoints.RemoveLeftovers) | DeleteFlightRecords();
 
     /// <summary>Removes the file that asks a run to stop, so that it does not stop the next one.</summary>
     /// <returns>Whether there was one.</returns>
     /// <exception cref="UserException">It cannot be removed.</exception>
-    public bool ForgetStopFile()
+    public bool DeleteStopFile()
     {
         if (!File.Exists(StopFile))
             return false;
@@ -71,7 +71,7 @@ public sealed record RunDirectory(string Path)
     /// Sees at the start that all ranks will write into the same folder, not into one of the same name on each machine.
     /// Collective.
     /// </summary>
-    /// <exception cref="UnanimousException">A rank does not see what rank 0 writes there.</exception>
+    /// <exception cref="AgreedUserException">A rank does not see what rank 0 writes there.</exception>
     public void RequireShared(ProcessGroup group)
     {
         ArgumentNullException.ThrowIfNull(group);

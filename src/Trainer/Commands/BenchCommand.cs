@@ -210,7 +210,7 @@ internal static class BenchCommand
     internal static string OneProcess(DistributedRuntime runtime, string what, int? threads) =>
         runtime.World.Size == 1
             ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
-            : throw new UnanimousException($"bench {what} measures one process: start it without mpiexec.");
+            : throw new AgreedUserException($"bench {what} measures one process: start it without mpiexec.");
 
     private static Command Step()
     {
@@ -293,7 +293,7 @@ internal static class BenchCommand
         foreach (long length in lengths)
         {
             Console.WriteLine(report.Add(benchmark.Run(length)));
-            MemoryAllocator.GiveBack();
+            MemoryAllocator.Trim();
         }
 
         Write("--json", json, report.ToJson);

@@ -76,7 +76,7 @@ internal static class BenchLossCommand
                             + $"{Megabytes(times.TiledBytes)} | {Megabytes(times.PlainBytes)} |"
                     );
                     Console.WriteLine(table[^1]);
-                    MemoryAllocator.GiveBack();
+                    MemoryAllocator.Trim();
                 }
 
                 BenchCommand.Write("--markdown", parsed.GetValue(markdown), () =>

@@ -56,6 +56,6 @@ internal static class FlightRecordCommand
             : call.Started is null ? "not started"
             : "not finished";
         return $"{call.Called:HH:mm:ss.fff} {call.Kind} #{call.Sequence} '{record.Groups[call.Group].Name}' "
-            + $"{call.Agreed} {call.CallSite} {time}";
+            + $"{call.Signature} {call.CallSite} {time}";
     }
 }

@@ -42,7 +42,7 @@ public sealed class Corpus : ITokenCorpus
 
     public string Summary => $"{Files.Count} files";
 
-    public string TokensAre => "bytes";
+    public string TokenUnit => "bytes";
 
     public string Tokenizer => TextTokenizers.Byte;
 

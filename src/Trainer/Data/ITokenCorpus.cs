@@ -10,7 +10,7 @@ public interface ITokenCorpus
     string Summary { get; }
 
     /// <summary>What its tokens are, for the log: "bytes", or "tokens".</summary>
-    string TokensAre { get; }
+    string TokenUnit { get; }
 
     /// <summary>Name of the tokenizer.</summary>
     string Tokenizer { get; }

@@ -32,10 +32,10 @@ internal sealed record GpuFacts(string[] Present, bool LibTorchForCuda, string[]
                 .. Directory
                     .GetDirectories(Folder)
                     .Order(StringComparer.Ordinal)
-                    .Select(gpu => SystemText.Field(Path.Combine(gpu, "information"), "Model") ?? "NVIDIA GPU"),
+                    .Select(gpu => ProcFile.Field(Path.Combine(gpu, "information"), "Model") ?? "NVIDIA GPU"),
             ];
         // "GPU 0: NVIDIA H100 80GB HBM3 (UUID: ...)"
-        return SystemText.OnPath("nvidia-smi") is string program && SystemText.OfProgram(program, "-L") is string list
+        return ProcFile.OnPath("nvidia-smi") is string program && ProcFile.OfProgram(program, "-L") is string list
             ?
             [
                 .. list.Split('\n')

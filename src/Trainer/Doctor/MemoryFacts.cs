@@ -46,18 +46,18 @@ internal sealed record MemoryFacts(
     }
 
     private static long? Kilobytes(string name) =>
-        SystemText.Field("/proc/meminfo", name)?.Split(' ')[0] is string number && Number(number) is long value
+        ProcFile.Field("/proc/meminfo", name)?.Split(' ')[0] is string number && Number(number) is long value
             ? value << 10
             : null;
 
     private static long? Limit(string name) =>
-        SystemText.Field("/proc/self/limits", name)?.Split(' ')[0] is string number ? Number(number) : null;
+        ProcFile.Field("/proc/self/limits", name)?.Split(' ')[0] is string number ? Number(number) : null;
 
     // Both versions of control groups.
     private static long? GroupLimit() =>
-        SystemText
+        ProcFile
             .OfControlGroups("memory.max")
-            .Append(SystemText.OfFile("/sys/fs/cgroup/memory/memory.limit_in_bytes")?.Trim() ?? "")
+            .Append(ProcFile.OfFile("/sys/fs/cgroup/memory/memory.limit_in_bytes")?.Trim() ?? "")
             .Select(Number)
             .Where(limit => limit < NoLimit)
             .Min();

@@ -37,15 +37,15 @@ internal sealed record ProcessorFacts(
     public static ProcessorFacts Collect(RankEnvironment environment)
     {
         const string File = "/proc/cpuinfo";
-        string[] flags = (SystemText.Field(File, "flags") ?? SystemText.Field(File, "Features") ?? "").Split(' ');
+        string[] flags = (ProcFile.Field(File, "flags") ?? ProcFile.Field(File, "Features") ?? "").Split(' ');
         return new ProcessorFacts(
-            SystemText.Field(File, "model name") ?? "unknown",
-            SystemText.Field(File, "vendor_id") ?? "",
+            ProcFile.Field(File, "model name") ?? "unknown",
+            ProcFile.Field(File, "vendor_id") ?? "",
             [.. Known.Intersect(flags)],
-            Numbers(SystemText.Field("/proc/self/status", "Cpus_allowed_list"))
+            Numbers(ProcFile.Field("/proc/self/status", "Cpus_allowed_list"))
                 ?? [.. Enumerable.Range(0, Environment.ProcessorCount)],
             // A job's group may have fewer than the machine, and binding within it is judged by those.
-            SystemText
+            ProcFile
                 .OfControlGroups("cpuset.cpus.effective")
                 .Select(list => Numbers(list)?.Length)
                 .Append(CpuThreads.Processors().Machine)

@@ -66,13 +66,13 @@ internal static class SoftwareChecks
     private static Finding WithoutLauncher()
     {
         const string Alone = "none, as no mpiexec started this process";
-        if (SystemText.OnPath("mpiexec") is not string mpiexec)
+        if (ProcFile.OnPath("mpiexec") is not string mpiexec)
             return Finding.Note(
                 "mpi",
                 $"{Alone}, and none is on the PATH: scripts/setup.sh installs one for more than one rank"
             );
         // Open MPI's has it in the first line, MPICH's in a line of its own.
-        string? version = SystemText.OfProgram(mpiexec, "--version") is string text
+        string? version = ProcFile.OfProgram(mpiexec, "--version") is string text
             ? text.Split('\n')
                 .Select(line => line.Trim())
                 .FirstOrDefault(line => line.StartsWith("Version:", StringComparison.Ordinal))

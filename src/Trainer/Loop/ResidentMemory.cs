@@ -15,7 +15,7 @@ internal static class ResidentMemory
     public static long? Allocated() => OfStatus("RssAnon");
 
     private static long? OfStatus(string field) =>
-        SystemText.Field("/proc/self/status", field)?.Split(' ')[0] is { } number
+        ProcFile.Field("/proc/self/status", field)?.Split(' ')[0] is { } number
         && long.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out long kilobytes)
             ? kilobytes << 10
             : null;

@@ -44,7 +44,7 @@ public sealed record RunPlan(
     /// <summary>Makes every rank's plan and sees that they are the same one. Collective.</summary>
     /// <param name="world">All ranks.</param>
     /// <param name="load">Reads the configuration, on every rank.</param>
-    /// <exception cref="UnanimousException">A rank's configuration or text is mistaken, or another than rank
+    /// <exception cref="AgreedUserException">A rank's configuration or text is mistaken, or another than rank
     /// 0's.</exception>
     public static RunPlan Agree(ProcessGroup world, Func<RunConfig> load)
     {
@@ -71,7 +71,7 @@ public sealed record RunPlan(
     {
         ArgumentNullException.ThrowIfNull(config);
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
-        SegmentSpan.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
+        SegmentShardingRules.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
         if (config.Model.Positions == PositionEncoding.XPos)
             RotaryPositions.ValidateDecay(
                 config.Model.ToModel().Schedule,

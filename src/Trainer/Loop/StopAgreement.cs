@@ -116,7 +116,7 @@ public sealed class StopAgreement
     /// To be called once all is saved, whether the run stopped early or not: removes what asked for the stop, and the
     /// flight records that ranks wrote at a signal, because the run has ended in order. Collective over the world.
     /// </summary>
-    /// <exception cref="UnanimousException">They cannot be removed.</exception>
+    /// <exception cref="AgreedUserException">They cannot be removed.</exception>
     public void Finish()
     {
         bool signalled = RankAgreement
@@ -127,8 +127,8 @@ public sealed class StopAgreement
         // Now every rank has come here, so none writes a record any more.
         RankAgreement.Run(world, () => { });
         RankAgreement.RunOnRoot(world, () =>
-            (agreed == StopReason.StopFile && directory.ForgetStopFile())
-            | (signalled && directory.ForgetFlightRecords())
+            (agreed == StopReason.StopFile && directory.DeleteStopFile())
+            | (signalled && directory.DeleteFlightRecords())
         );
     }
 

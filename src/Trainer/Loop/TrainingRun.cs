@@ -37,11 +37,11 @@ public sealed class TrainingRun(
     /// <returns>
     /// Whether the last step is done; false where the run was asked to stop before, and has saved a checkpoint.
     /// </returns>
-    /// <exception cref="UnanimousException">The run directory, a checkpoint or the numbers forbid to go on.</exception>
+    /// <exception cref="AgreedUserException">The run directory, a checkpoint or the numbers forbid to go on.</exception>
     public bool Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
-        using RunLock? held = RankAgreement.RunLongOnRoot(mesh.World, directory.Hold);
+        using RunLock? held = RankAgreement.RunLongOnRoot(mesh.World, directory.AcquireLock);
         if (held?.StaleHolder is { } holder)
             reporter!.Say($"note: the lock of {directory.Path} was left by {holder}.");
         StartingPoint? start = RankAgreement.RunLongOnRoot(mesh.World, () => directory.FindStart(resume));
@@ -58,7 +58,7 @@ public sealed class TrainingRun(
         reporter?.Say(
             $"corpus: {plan.Corpus.Summary}, {plan.Split.TrainingWindows} training and "
                 + $"{plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} "
-                + $"{plan.Corpus.TokensAre}"
+                + $"{plan.Corpus.TokenUnit}"
         );
         if (ConfigurationFile.PrecisionAndMemory(plan.Config) is { Length: > 0 } chosen)
             reporter?.Say($"settings: {string.Join(", ", chosen)}");
@@ -77,7 +77,7 @@ public sealed class TrainingRun(
         }
 
         RankAgreement.RunLongOnRoot(mesh.World, directory.RemoveLeftovers);
-        if (RankAgreement.RunOnRoot(mesh.World, directory.ForgetStopFile))
+        if (RankAgreement.RunOnRoot(mesh.World, directory.DeleteStopFile))
             reporter!.Say(
                 $"note: removed {directory.StopFile}, which was there before the run and would have stopped it."
             );
@@ -86,7 +86,7 @@ public sealed class TrainingRun(
         using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
-        FaultDrill? drill = RankAgreement.Run(mesh.World, FaultDrill.FromProcess);
+        FaultInjection? drill = RankAgreement.Run(mesh.World, FaultInjection.FromProcess);
         var step = new TrainingStep(plan, mesh, state, reader, drill);
         var evaluation = new Evaluation(plan, mesh, state, reader);
         using CheckpointSaver saver = Saver(held, state, metrics, reporter, drill);
@@ -94,7 +94,7 @@ public sealed class TrainingRun(
         {
             return Train(held, state, step, evaluation, saver, metrics, reporter);
         }
-        catch (UnanimousException)
+        catch (AgreedUserException)
         {
             // What is being saved shall be whole, whatever else has gone wrong. That is what is to be told, and not
             // what a disk refuses besides.
@@ -162,7 +162,7 @@ public sealed class TrainingRun(
         saver.Finish();
         // Nothing is left of the run but this.
         if (saver.Failure is { } failure)
-            throw new UnanimousException(
+            throw new AgreedUserException(
                 $"{failure} It was the run's last: free space or mend permissions, then go on with --resume auto."
             );
         stop.Finish();
@@ -193,7 +193,7 @@ public sealed class TrainingRun(
     }
 
     // Nothing is saved any more: the other run writes there.
-    private UnanimousException TakenOver(RunLock? held) =>
+    private AgreedUserException TakenOver(RunLock? held) =>
         new(
             $"The run directory {directory.Path} was taken over by {held?.TakenOverBy ?? "another run"}, "
                 + "because this run stood still for some time (suspended, or its "
@@ -206,7 +206,7 @@ public sealed class TrainingRun(
         TrainingState state,
         MetricsWriter? metrics,
         ConsoleReporter? reporter,
-        FaultDrill? drill
+        FaultInjection? drill
     )
     {
         var saver = new CheckpointSaver(directory.Checkpoints, mesh.World, plan.Config.Checkpoint.ToOptions())
@@ -218,7 +218,7 @@ public sealed class TrainingRun(
                     throw TakenOver(held);
                 metrics!.Sync();
             },
-            FileWritten = saving => drill?.At(FaultPlace.Checkpoint, mesh.World.Rank, saving),
+            FileWritten = saving => drill?.At(FaultPoint.Checkpoint, mesh.World.Rank, saving),
             Failed = failure =>
                 reporter!.Say($"warning: {failure} Training goes on (checkpoint.required: true would end it)."),
             Saved = (step, checkpoint) =>

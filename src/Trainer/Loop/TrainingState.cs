@@ -25,7 +25,7 @@ public sealed class TrainingState : IDisposable
     /// <summary>Makes the initial state. Collective over the mesh.</summary>
     /// <param name="plan">The run. </param>
     /// <param name="mesh">The ranks. Not owned.</param>
-    /// <exception cref="UnanimousException">A rank has no disk, or too little of it, for what is offloaded.</exception>
+    /// <exception cref="AgreedUserException">A rank has no disk, or too little of it, for what is offloaded.</exception>
     public TrainingState(RunPlan plan, DeviceMesh mesh)
     {
         ArgumentNullException.ThrowIfNull(plan);
@@ -33,7 +33,7 @@ public sealed class TrainingState : IDisposable
         this.plan = plan;
         this.mesh = mesh;
         RunConfig config = plan.Config;
-        Exchange = new GatheredKeyValues(mesh.Sequence);
+        Exchange = new AllGatherSequenceParallel(mesh.Sequence);
         Model = RankAgreement.Run(mesh.World, () =>
             new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution())
         );
@@ -64,7 +64,7 @@ public sealed class TrainingState : IDisposable
     }
 
     /// <summary>Where keys and values of other ranks come from. Owned.</summary>
-    public GatheredKeyValues Exchange { get; }
+    public AllGatherSequenceParallel Exchange { get; }
 
     public LongNetLanguageModel Model { get; }
 
@@ -163,7 +163,7 @@ public sealed class TrainingState : IDisposable
 
     /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
     /// <param name="start">The checkpoint; null on other ranks.</param>
-    /// <exception cref="UnanimousException">It cannot be read or is another model's.</exception>
+    /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
     public void Load(StartingPoint? start)
     {
         using OptimizerReader? reader = RankAgreement.RunLongOnRoot(mesh.World, () =>
@@ -194,7 +194,7 @@ public sealed class TrainingState : IDisposable
     /// <summary>Takes over the parameters of a file, which rank 0 alone reads. Collective over the world.</summary>
     /// <param name="path">model.initial_weights; not read on other ranks.</param>
     /// <returns>What to look at although the file fits; empty on other ranks.</returns>
-    /// <exception cref="UnanimousException">It cannot be read or is another model's.</exception>
+    /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
     public IReadOnlyList<string> LoadInitialWeights(string path)
     {
         IReadOnlyList<string>? notes = RankAgreement.RunOnRoot(mesh.World, () =>

@@ -29,10 +29,10 @@ public sealed class TrainingStep
     private readonly SampleOrder order;
     private readonly LearningRateSchedule schedule;
     private readonly RandomStream dropout;
-    private readonly FaultDrill? drill;
+    private readonly FaultInjection? drill;
     private readonly Dictionary<int, int> bucketOfBlock;
 
-    private readonly FreedMemory freed;
+    private readonly MallocTrimPolicy freed;
 
     /// <param name="plan">The run.</param>
     /// <param name="mesh">The ranks. Not owned.</param>
@@ -44,7 +44,7 @@ public sealed class TrainingStep
         DeviceMesh mesh,
         TrainingState state,
         BatchReader reader,
-        FaultDrill? drill = null
+        FaultInjection? drill = null
     )
     {
         ArgumentNullException.ThrowIfNull(plan);
@@ -54,7 +54,7 @@ public sealed class TrainingStep
         this.state = state;
         this.reader = reader;
         this.drill = drill;
-        freed = new FreedMemory(plan.Config.Runtime.Allocator, plan.Config.Memory.Recompute);
+        freed = new MallocTrimPolicy(plan.Config.Runtime.Allocator, plan.Config.Memory.Recompute);
         bucketOfBlock = state
             .Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b))
             .Where(entry => entry.bucket.Layer is not null)
@@ -66,7 +66,7 @@ public sealed class TrainingStep
 
     /// <summary>Does the next step. Collective over the world.</summary>
     /// <returns>What it tells, but for what saving has cost.</returns>
-    /// <exception cref="UnanimousException">The gradient is not finite, and no smaller scale could mend it; parameters
+    /// <exception cref="AgreedUserException">The gradient is not finite, and no smaller scale could mend it; parameters
     /// are left as they were.</exception>
     public StepMetrics Run()
     {
@@ -74,10 +74,10 @@ public sealed class TrainingStep
         freed.BeforeStep(ResidentMemory.Allocated());
         long sentBefore = state.BytesSent;
         CollectiveMonitor monitor = mesh.World.Monitor;
-        double waitedBefore = monitor.WaitedSeconds,
-            transferredBefore = monitor.TransferSeconds;
+        double waitedBefore = monitor.ExposedCommunicationSeconds,
+            transferredBefore = monitor.CommunicationSeconds;
         using var scope = NewDisposeScope();
-        At(FaultPlace.Data, "reading the batch");
+        At(FaultPoint.Data, "reading the batch");
         state.Model.train();
         state.Gradients.Zero();
 
@@ -114,7 +114,7 @@ public sealed class TrainingStep
                 plan.Config.Model.Dropout > 0
                     ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
                     : null;
-            At(FaultPlace.Forward, "forward");
+            At(FaultPoint.Forward, "forward");
             // Only the last micro-batch completes them.
             state.Model.BlockGradientsComplete = --left == 0 ? OnBlockGradientsComplete : null;
             Tensor loss = state.Model.LossSum(inputs, targets, context);
@@ -133,7 +133,7 @@ public sealed class TrainingStep
         // Every rank holds the same bits here, so every rank goes the same way.
         if (double.IsFinite(norm) && double.IsFinite(mean))
         {
-            At(FaultPlace.Optimizer, "optimizer");
+            At(FaultPoint.Optimizer, "optimizer");
             state.Update(rate);
             scaler?.Succeed();
         }
@@ -143,15 +143,15 @@ public sealed class TrainingStep
         }
         else
         {
-            throw new UnanimousException(
+            throw new AgreedUserException(
                 $"Step {state.Step + 1} has loss {mean} and gradient norm {norm}, so training cannot go "
                     + "on: lower optimizer.lr or lengthen "
                     + $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."
             );
         }
 
-        if (freed.GivesBackAfterStep(ResidentMemory.Allocated()))
-            MemoryAllocator.GiveBack();
+        if (freed.ShouldTrim(ResidentMemory.Allocated()))
+            MemoryAllocator.Trim();
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(
@@ -163,8 +163,8 @@ public sealed class TrainingStep
             tokens / seconds,
             seconds,
             state.BytesSent - sentBefore,
-            monitor.WaitedSeconds - waitedBefore,
-            monitor.TransferSeconds - transferredBefore,
+            monitor.ExposedCommunicationSeconds - waitedBefore,
+            monitor.CommunicationSeconds - transferredBefore,
             CheckpointStallSeconds: 0
         )
         {
@@ -175,7 +175,7 @@ public sealed class TrainingStep
     }
 
     // The activity is told where a rank is missed.
-    private void At(FaultPlace? place, string activity)
+    private void At(FaultPoint? place, string activity)
     {
         mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
         if (place is { } reached)
@@ -185,7 +185,7 @@ public sealed class TrainingStep
     // A block's gradients travel while backward computes those of the blocks before it.
     private void OnBlockGradientsComplete(int block)
     {
-        drill?.At(FaultPlace.Backward, mesh.World.Rank, state.Step + 1);
+        drill?.At(FaultPoint.Backward, mesh.World.Rank, state.Step + 1);
         state.Gradients.StartReduce(bucketOfBlock[block]);
     }
 

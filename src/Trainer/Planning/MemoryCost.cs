@@ -54,7 +54,7 @@ internal sealed record MemoryCost(
 
     // glibc leaves freed memory in the process, and what is kept of one block lies between the next one's temporaries,
     // so that a block finds no room in the last one's. A first step leaves a third of what it needs in holes; then the
-    // process grows by FreedMemory.MostGrowth and part of a step before it gives back. Measured, as a share of what a
+    // process grows by MallocTrimPolicy.MostGrowth and part of a step before it gives back. Measured, as a share of what a
     // step needs.
     private const double HolesOfKeptMemory = 1.85;
 
@@ -108,7 +108,7 @@ internal sealed record MemoryCost(
 
         // The loss keeps two gradients until backward has them.
         double lossGradients = a + (double)model.Vocabulary * model.DModel * single;
-        double lossRows = Math.Min(rows, memory.LossRows ?? OutputLoss.DefaultRows(model.Vocabulary));
+        double lossRows = Math.Min(rows, memory.LossRows ?? ChunkedCrossEntropy.DefaultRows(model.Vocabulary));
         double rounded = run.ElementBytes < PlannedRun.SingleBytes ? model.Vocabulary * run.ElementBytes : 0;
         // The last block's rows, which nothing else keeps, and the tile.
         double lossTile =

@@ -49,7 +49,7 @@ internal sealed record PlannedRun(RunConfig Config, int Ranks, int DataRanks, in
     {
         LongNetConfig model = config.Model.ToModel();
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
-        SegmentSpan.Validate(model.Schedule, config.Training.SequenceLength, sequence);
+        SegmentShardingRules.Validate(model.Schedule, config.Training.SequenceLength, sequence);
         if (config.Model.Positions == PositionEncoding.XPos)
             RotaryPositions.ValidateDecay(
                 model.Schedule,

@@ -170,13 +170,13 @@ public class AttentionKernelTests
 
     [Fact]
     public void Parts_OfABatch_CoverItOnce() =>
-        Assert.Equal([(0, 4), (4, 4), (8, 1)], FlashKernel.Parts(batch: 9, largest: 4));
+        Assert.Equal([(0, 4), (4, 4), (8, 1)], AttentionKernels.Parts(batch: 9, largest: 4));
 
     [Fact]
     public void For_ADeviceWithoutKernel_SaysWhichHaveOne()
     {
         using Tensor q = zeros([1, 1, 1, 8], device: META);
-        var error = Assert.Throws<UserException>(() => FlashKernel.For(q));
+        var error = Assert.Throws<UserException>(() => AttentionKernels.For(q));
         Assert.Equal(
             "Attention has no kernel for Float32 on meta: use float32, bfloat16, float16 or float64 on the "
                 + "CPU or a CUDA device.",

@@ -227,7 +227,7 @@ public class CudaAttentionTests
             kernel == typeof(CudaFlashKernel) && !CudaDevice.IsAmpereOrNewer(q.device_index),
             "FlashAttention needs compute capability 8.0"
         );
-        Assert.IsType(kernel, FlashKernel.For(q));
+        Assert.IsType(kernel, AttentionKernels.For(q));
     }
 
     // Rounding of the type, as on the CPU; float32 besides takes three products of TF32 for one, and a base-2
@@ -262,8 +262,8 @@ public class CudaAttentionTests
         double tolerance = Tolerance(type);
         string problem = $"{type}, {headDim} channels, {(causal ? "causal" : "bidirectional")}";
 
-        var (output, logSumExp) = FlashKernel.Forward(On(queries, q), On(keys, k), On(keys, v), causal);
-        var (expected, expectedLogSumExp) = FlashKernel.Forward(
+        var (output, logSumExp) = AttentionKernels.Forward(On(queries, q), On(keys, k), On(keys, v), causal);
+        var (expected, expectedLogSumExp) = AttentionKernels.Forward(
             Exact(queries, q),
             Exact(keys, k),
             Exact(keys, v),
@@ -284,7 +284,7 @@ public class CudaAttentionTests
         Tensor mixture = expected.div(2).to(type);
         Tensor mixtureLogSumExp = expectedLogSumExp.add(Math.Log(2));
         Tensor strided = mixtureLogSumExp.to(logSumExp.dtype).transpose(1, 2).contiguous().transpose(1, 2).to(CUDA);
-        var actual = FlashKernel.Backward(
+        var actual = AttentionKernels.Backward(
             On(queries, gradient),
             On(queries, q),
             On(keys, k),
@@ -293,7 +293,7 @@ public class CudaAttentionTests
             strided,
             causal
         );
-        var exact = FlashKernel.Backward(
+        var exact = AttentionKernels.Backward(
             Exact(queries, gradient),
             Exact(queries, q),
             Exact(keys, k),

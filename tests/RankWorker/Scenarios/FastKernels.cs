@@ -42,7 +42,7 @@ internal static class FastKernels
         }
 
         SafetensorsWriter.Write(arguments[1], results);
-        MemoryAllocator.GiveBack();
+        MemoryAllocator.Trim();
 
         Tensor Random(ScalarType dtype, params long[] shape) =>
             randn(shape, dtype: float64, generator: generator).to(dtype);

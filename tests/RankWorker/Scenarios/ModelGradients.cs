@@ -101,7 +101,7 @@ internal static class ModelGradients
             sequences = Batch / mesh.DataSize;
         long firstRow = rows * mesh.SequenceRank,
             firstSequence = sequences * mesh.DataRank;
-        using var exchange = new GatheredKeyValues(mesh.Sequence);
+        using var exchange = new AllGatherSequenceParallel(mesh.Sequence);
         using var sharded = new LongNetLanguageModel(config, seed: 11, exchange, execution);
         var (loss, norm, actual) = Gradients(
             sharded,

@@ -43,7 +43,7 @@ internal sealed class ProcessGroupContract(Device device)
         using var world = new ProcessGroup(
             "0",
             "world",
-            new DeviceCommunicator(SoloCommunicator.Instance, "world", monitor),
+            new DeviceCommunicator(SingleRankCommunicator.Instance, "world", monitor),
             monitor
         );
         contract.Check(runtime.Environment, world);
@@ -83,16 +83,16 @@ internal sealed class ProcessGroupContract(Device device)
             {
                 using var scope = NewDisposeScope();
                 CheckAllGather(group, dtype, length);
-                CheckAllGatherUnequal(group, dtype, length);
+                CheckAllGatherUneven(group, dtype, length);
                 CheckAllGatherInPlace(group, dtype, length);
                 CheckBroadcast(group, dtype, length);
                 CheckAllToAll(group, dtype, length);
-                CheckAllToAllUnequal(group, dtype, length);
+                CheckAllToAllUneven(group, dtype, length);
                 foreach (ReduceOperation operation in Operations(dtype))
                 {
                     CheckAllReduce(group, dtype, length, operation);
                     CheckReduceScatter(group, dtype, length, operation);
-                    CheckReduceScatterUnequal(group, dtype, length, operation);
+                    CheckReduceScatterUneven(group, dtype, length, operation);
                     CheckReduceScatterInPlace(group, dtype, length, operation);
                 }
             }
@@ -136,11 +136,11 @@ internal sealed class ProcessGroupContract(Device device)
     private static long[] UnequalCounts(ProcessGroup group, long length) =>
         [.. Enumerable.Range(0, group.Size).Select(rank => rank % 3 == 1 ? 0 : length + rank)];
 
-    private void CheckAllGatherUnequal(ProcessGroup group, ScalarType dtype, long length)
+    private void CheckAllGatherUneven(ProcessGroup group, ScalarType dtype, long length)
     {
         long[] counts = UnequalCounts(group, length);
         CommunicationVolume before = group.Volume;
-        Tensor all = group.AllGatherUnequal(Own(group.Rank, counts[group.Rank], dtype), counts);
+        Tensor all = group.AllGatherUneven(Own(group.Rank, counts[group.Rank], dtype), counts);
         AssertSameBits(cat([.. counts.Select((count, rank) => Part(rank, count, dtype))]), all);
         long own = counts[group.Rank] * all.ElementSize;
         AssertVolume(group, before, own, counts.Sum() * all.ElementSize - own);
@@ -171,14 +171,14 @@ internal sealed class ProcessGroupContract(Device device)
         AssertVolume(group, before, others, others);
     }
 
-    private void CheckAllToAllUnequal(ProcessGroup group, ScalarType dtype, long length)
+    private void CheckAllToAllUneven(ProcessGroup group, ScalarType dtype, long length)
     {
         long[] Sent(int from) =>
             [.. Enumerable.Range(0, group.Size).Select(to => (from + to) % 3 == 1 ? 0 : length + from * to)];
         long[] sent = Sent(group.Rank),
             received = [.. Enumerable.Range(0, group.Size).Select(from => Sent(from)[group.Rank])];
         CommunicationVolume before = group.Volume;
-        Tensor taken = group.AllToAllUnequal(Own(group.Rank, sent.Sum(), dtype), sent, received);
+        Tensor taken = group.AllToAllUneven(Own(group.Rank, sent.Sum(), dtype), sent, received);
         AssertSameBits(
             cat([
                 .. received.Select(
@@ -232,13 +232,13 @@ internal sealed class ProcessGroupContract(Device device)
         AssertVolume(group, before, others, others);
     }
 
-    private void CheckReduceScatterUnequal(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
+    private void CheckReduceScatterUneven(ProcessGroup group, ScalarType dtype, long length, ReduceOperation operation)
     {
         long[] counts = UnequalCounts(group, length);
         long total = counts.Sum(),
             own = counts[group.Rank];
         CommunicationVolume before = group.Volume;
-        Tensor part = group.ReduceScatterUnequal(Own(group.Rank, total, dtype), counts, operation);
+        Tensor part = group.ReduceScatterUneven(Own(group.Rank, total, dtype), counts, operation);
         AssertReduced(group, total, dtype, operation, counts.Take(group.Rank).Sum(), part);
         AssertVolume(group, before, (total - own) * part.ElementSize, (group.Size - 1) * own * part.ElementSize);
     }
@@ -288,7 +288,7 @@ internal sealed class ProcessGroupContract(Device device)
                 using var scope = NewDisposeScope();
                 Tensor values = full(length, world.Rank == 0 ? large : 1.0, dtype: dtype, device: device);
                 Tensor expected = full(length, large + world.Size - 1.0, dtype: float32).to(dtype);
-                Tensor part = world.ReduceScatterUnequal(
+                Tensor part = world.ReduceScatterUneven(
                     values.repeat(world.Size),
                     [.. Enumerable.Repeat(length, world.Size)]
                 );
@@ -448,18 +448,18 @@ internal sealed class ProcessGroupContract(Device device)
         Assert.Throws<ArgumentOutOfRangeException>(() => world.Broadcast(zeros(1), world.Size));
 
         long[] tooMany = [.. Enumerable.Repeat(1L, world.Size + 1)];
-        error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), tooMany)).Message;
+        error = Assert.Throws<ArgumentException>(() => world.AllGatherUneven(zeros(1), tooMany)).Message;
         Assert.StartsWith(
-            $"AllGatherUnequal in the group 'world' needs {world.Size} counts, one per rank, not {world.Size + 1}.",
+            $"AllGatherUneven in the group 'world' needs {world.Size} counts, one per rank, not {world.Size + 1}.",
             error
         );
         long[] twos = [.. Enumerable.Repeat(2L, world.Size)];
-        error = Assert.Throws<ArgumentException>(() => world.AllGatherUnequal(zeros(1), twos)).Message;
+        error = Assert.Throws<ArgumentException>(() => world.AllGatherUneven(zeros(1), twos)).Message;
         Assert.StartsWith(
-            $"AllGatherUnequal in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.",
+            $"AllGatherUneven in the group 'world' was given 1 elements on rank {world.Rank}, but its counts say 2.",
             error
         );
-        Assert.Throws<ArgumentException>(() => world.ReduceScatterUnequal(zeros(1), twos));
+        Assert.Throws<ArgumentException>(() => world.ReduceScatterUneven(zeros(1), twos));
         Assert.Throws<ArgumentException>(() => world.StartReduceScatterInPlace(zeros(1), twos));
         error = Assert.Throws<ArgumentException>(() => world.AllToAll(zeros(world.Size + 1, 2))).Message;
         Assert.StartsWith(

@@ -14,12 +14,12 @@ internal static class RankAgreementScenario
 
         Assert.Equal(world.Rank + 1, RankAgreement.Run(world, () => world.Rank + 1));
 
-        var everywhere = Assert.Throws<UnanimousException>(() =>
+        var everywhere = Assert.Throws<AgreedUserException>(() =>
             RankAgreement.Run(world, () => throw new UserException("data.path is missing."))
         );
         Assert.Equal("data.path is missing.", everywhere.Message);
 
-        var somewhere = Assert.Throws<UnanimousException>(() => RankAgreement.Run(world, () =>
+        var somewhere = Assert.Throws<AgreedUserException>(() => RankAgreement.Run(world, () =>
             {
                 if (world.Rank == last)
                     throw new UserException("data.path is missing.");
@@ -30,7 +30,7 @@ internal static class RankAgreementScenario
         );
 
         Assert.Equal(world.Rank == 0 ? "done" : null, RankAgreement.RunOnRoot(world, () => "done"));
-        var onRoot = Assert.Throws<UnanimousException>(() =>
+        var onRoot = Assert.Throws<AgreedUserException>(() =>
             RankAgreement.RunOnRoot<string>(world, () => throw new UserException("the disk is full."))
         );
         Assert.Equal("the disk is full.", onRoot.Message);

@@ -15,7 +15,7 @@ internal static class ReadmeExample
         using var scope = NewDisposeScope();
         using var runtime = DistributedRuntime.Start();
         using var mesh = new DeviceMesh(runtime.World, data: 1, sequence: runtime.World.Size);
-        using var exchange = new GatheredKeyValues(mesh.Sequence);
+        using var exchange = new AllGatherSequenceParallel(mesh.Sequence);
         using var attention = new DilatedAttention(
             dModel: 64,
             numHeads: 4,

@@ -37,7 +37,7 @@ internal static class RunLockRace
         {
             try
             {
-                return directory.Hold();
+                return directory.AcquireLock();
             }
             catch (UserException refusal)
             {

@@ -31,7 +31,7 @@ internal static class SequenceAttention
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
         ProcessGroup world = runtime.World;
-        using var exchange = new GatheredKeyValues(world);
+        using var exchange = new AllGatherSequenceParallel(world);
         long whole = RowsPerRank * world.Size;
         (string Name, Branch[] Branches)[] schedules =
         [
@@ -111,7 +111,7 @@ internal static class SequenceAttention
     // The module with all its options, padding that is not a number among them.
     private static void CompareModules(
         ProcessGroup world,
-        GatheredKeyValues exchange,
+        AllGatherSequenceParallel exchange,
         SegmentSchedule schedule,
         bool causal,
         string positions
@@ -160,7 +160,7 @@ internal static class SequenceAttention
             TestKit.Compare.AssertClose(sum, e.grad!, Float64Tolerance, $"gradient of {name}: {what}", floor: 1);
         }
 
-        DilatedAttention Module(IKeyValueExchange? where)
+        DilatedAttention Module(ISequenceSharding? where)
         {
             var module = new DilatedAttention(
                 Channels,
@@ -185,7 +185,7 @@ internal static class SequenceAttention
 
     private static void Compare(
         ProcessGroup world,
-        GatheredKeyValues exchange,
+        AllGatherSequenceParallel exchange,
         DilatedAttentionOptions options,
         ScalarType dtype,
         double tolerance,
@@ -356,7 +356,7 @@ internal static class SequenceAttention
     }
 
     // Before any exchange, so no rank is left waiting.
-    private static void Refuses(ProcessGroup world, GatheredKeyValues exchange)
+    private static void Refuses(ProcessGroup world, AllGatherSequenceParallel exchange)
     {
         if (world.Size == 1)
             return;

@@ -127,7 +127,7 @@ public sealed class CheckpointStoreTests : IDisposable
                 + "checkpoints are untouched. "
                 + "It is required (checkpoint.required): free space or mend permissions, then go on with "
                 + "--resume auto.",
-            Assert.Throws<UnanimousException>(() => Save(20)).Message
+            Assert.Throws<AgreedUserException>(() => Save(20)).Message
         );
         CheckpointStore.Verify(Store.Latest()!);
 
@@ -162,7 +162,7 @@ public sealed class CheckpointStoreTests : IDisposable
         // One number, seen as a quarter of 2⁵⁰ of them.
         Tensor petabyte = zeros(1).expand(1L << 48);
         string message = Assert
-            .Throws<UnanimousException>(() =>
+            .Throws<AgreedUserException>(() =>
                 SavedCheckpoint.Save(Store, SavedCheckpoint.Part(20) with { Model = [("weight", petabyte)] })
             )
             .Message;
@@ -469,7 +469,7 @@ public sealed class CheckpointStoreTests : IDisposable
         );
         Assert.Contains(
             "is already there",
-            Assert.Throws<UnanimousException>(() => Save(20)).Message,
+            Assert.Throws<AgreedUserException>(() => Save(20)).Message,
             StringComparison.Ordinal
         );
 

@@ -165,7 +165,7 @@ public class FullDiskTests
             ],
         };
         string message = Assert
-            .Throws<Distributed.UnanimousException>(() => SavedCheckpoint.Save(store, part, files: new WasFree()))
+            .Throws<Distributed.AgreedUserException>(() => SavedCheckpoint.Save(store, part, files: new WasFree()))
             .Message;
         Assert.Matches(
             $"^The checkpoint of step 20 cannot be written to {Regex.Escape(store.Folder)}: No space left "

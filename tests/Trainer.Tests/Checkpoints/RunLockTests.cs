@@ -35,7 +35,7 @@ public sealed class RunLockTests : IDisposable
     public void Hold_ByTwoRuns_RefusesTheSecondUntilTheFirstEnds()
     {
         var run = new RunDirectory(Run);
-        using (RunLock first = run.Hold())
+        using (RunLock first = run.AcquireLock())
         {
             Assert.Null(first.StaleHolder);
             RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
@@ -46,18 +46,18 @@ public sealed class RunLockTests : IDisposable
             Assert.InRange(DateTime.UtcNow - holder.Started, TimeSpan.Zero, TimeSpan.FromMinutes(1));
             Assert.Equal(
                 InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
-                Assert.Throws<UserException>(() => run.Hold().Dispose()).Message
+                Assert.Throws<UserException>(() => run.AcquireLock().Dispose()).Message
             );
         }
 
-        using RunLock second = run.Hold();
+        using RunLock second = run.AcquireLock();
         Assert.Null(second.StaleHolder);
     }
 
     [Fact]
     public void Hold_Text_IsReadableByPeople()
     {
-        using RunLock held = new RunDirectory(Run).Hold();
+        using RunLock held = new RunDirectory(Run).AcquireLock();
         // cat asks for no lock.
         ProgramResult read = ProgramRun.ToEnd(Limit, "cat", [LockPath]).AssertSuccess();
         Assert.Matches(
@@ -84,16 +84,16 @@ public sealed class RunLockTests : IDisposable
     public void Dispose_FoldersMadeForTheLock_AreRemovedWhereTheyAreEmpty()
     {
         var run = new RunDirectory(folder["runs/deep/x"]);
-        run.Hold().Dispose();
+        run.AcquireLock().Dispose();
         Assert.Empty(Directory.GetFileSystemEntries(folder.Path));
 
-        using (run.Hold())
+        using (run.AcquireLock())
             folder.Write("runs/deep/config.yaml", "seed: 1\n");
         Assert.Equal([folder["runs/deep/config.yaml"]], Directory.GetFileSystemEntries(folder["runs/deep"]));
 
         // One that was there is the user's.
         Directory.CreateDirectory(Run);
-        new RunDirectory(Run).Hold().Dispose();
+        new RunDirectory(Run).AcquireLock().Dispose();
         Assert.Empty(Directory.GetFileSystemEntries(Run));
     }
 
@@ -103,14 +103,14 @@ public sealed class RunLockTests : IDisposable
         string inTheWay = folder.Write("file", "");
         Assert.StartsWith(
             $"The run directory {inTheWay} cannot be written: ",
-            Assert.Throws<UserException>(() => new RunDirectory(inTheWay).Hold()).Message,
+            Assert.Throws<UserException>(() => new RunDirectory(inTheWay).AcquireLock()).Message,
             StringComparison.Ordinal
         );
 
         Directory.CreateDirectory(LockPath);
         Assert.Equal(
             $"The run directory {Run} cannot be written: {LockPath}: Is a directory. Choose another with --output.",
-            Assert.Throws<UserException>(() => new RunDirectory(Run).Hold()).Message
+            Assert.Throws<UserException>(() => new RunDirectory(Run).AcquireLock()).Message
         );
 
         Directory.Delete(LockPath);
@@ -118,7 +118,7 @@ public sealed class RunLockTests : IDisposable
         Assert.Equal(
             $"The run directory {Run} cannot be written: {LockPath}: whenever it is opened, it is gone. "
                 + "Choose another with --output.",
-            Assert.Throws<UserException>(() => new RunDirectory(Run).Hold()).Message
+            Assert.Throws<UserException>(() => new RunDirectory(Run).AcquireLock()).Message
         );
     }
 
@@ -181,7 +181,7 @@ public sealed class RunLockTests : IDisposable
         RunLockHolder gone = RunLockHolder.OfThisProcess();
         Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
         var clock = Stopwatch.StartNew();
-        using RunLock held = new RunDirectory(Run).Hold();
+        using RunLock held = new RunDirectory(Run).AcquireLock();
         Assert.Equal(
             $"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it",
             held.StaleHolder

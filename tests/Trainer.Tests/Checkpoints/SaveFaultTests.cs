@@ -98,7 +98,7 @@ public class SaveFaultTests
             string Saved() => Save(folder.Path, Parts(save.Step, save), save.Retention, files, required: true)!;
             if (p < whole)
             {
-                string message = Assert.Throws<UnanimousException>(Saved).Message;
+                string message = Assert.Throws<AgreedUserException>(Saved).Message;
                 Assert.StartsWith(
                     $"The checkpoint of step 30 cannot be written to {folder["checkpoints"]}: No space left "
                         + $"on device : '{folder.Path}",

@@ -23,11 +23,11 @@ internal static class BlockwiseKernel
     /// <param name="v">[batch, heads, keys, headDim], likewise.</param>
     /// <param name="causal">Query i sees keys 0 … i; needs as many queries as keys.</param>
     /// <param name="bias">What is added to the logits, the mask included where it is causal.</param>
-    /// <returns>As <see cref="FlashKernel.Forward"/>.</returns>
+    /// <returns>As <see cref="AttentionKernels.Forward"/>.</returns>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias bias)
     {
         using var scope = NewDisposeScope();
-        ScalarType type = BranchMixture.AccumulationType(q.dtype);
+        ScalarType type = LogSumExpMerge.AccumulationType(q.dtype);
         Tensor output = empty(q.shape, dtype: q.dtype, device: q.device);
         Tensor logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
         foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
@@ -45,7 +45,7 @@ internal static class BlockwiseKernel
 
     /// <summary>
     /// Gradients of attention with probabilities exp(q kᵀ / √headDim + bias − logSumExp); see
-    /// <see cref="FlashKernel.Backward"/>. The bias collects its own.
+    /// <see cref="AttentionKernels.Backward"/>. The bias collects its own.
     /// </summary>
     /// <returns>Gradients shaped like q, k and v, in float32 (float64 for float64). Owned by the caller.</returns>
     public static (Tensor Q, Tensor K, Tensor V) Backward(
@@ -60,7 +60,7 @@ internal static class BlockwiseKernel
     )
     {
         using var scope = NewDisposeScope();
-        ScalarType type = BranchMixture.AccumulationType(q.dtype);
+        ScalarType type = LogSumExpMerge.AccumulationType(q.dtype);
         Tensor queryGradient = empty(q.shape, dtype: type, device: q.device);
         Tensor keyGradient = zeros(k.shape, dtype: type, device: q.device),
             valueGradient = zeros(k.shape, dtype: type, device: q.device);

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows, on one kind of device. <see cref="FlashKernel"/> chooses among them and says what
+/// Attention over one block of rows, on one kind of device. <see cref="AttentionKernels"/> chooses among them and says what
 /// the arguments and results are.
 /// </summary>
 /// <remarks>
@@ -15,10 +15,10 @@ internal interface IAttentionKernel
     /// <summary>The longest first axis, segments and sequences folded together, that one call takes.</summary>
     long LargestBatch { get; }
 
-    /// <inheritdoc cref="FlashKernel.Forward"/>
+    /// <inheritdoc cref="AttentionKernels.Forward"/>
     (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal);
 
-    /// <inheritdoc cref="FlashKernel.Backward"/>
+    /// <inheritdoc cref="AttentionKernels.Backward"/>
     (Tensor Q, Tensor K, Tensor V) Backward(
         Tensor gradient,
         Tensor q,

@@ -4,7 +4,7 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Memory that a worker of <see cref="VectorKernel"/> has to itself while it works, lent again to the next one: as many
+/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works, lent again to the next one: as many
 /// buffers exist as workers ever ran at once.
 /// </summary>
 internal sealed unsafe class WorkBuffer : SafeHandle

@@ -107,7 +107,7 @@ internal sealed class RecomputedBlock(
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         using Tensor input = kept.Input.Take();
-        SequenceShard shard = block.Attention.Place(input.shape[1]);
+        SequenceShard shard = block.Attention.ShardOf(input.shape[1]);
         (Tensor Q, Tensor K, Tensor V)? projected = null;
         AttentionResult result;
         if (recompute == Recompute.Full)
@@ -169,7 +169,7 @@ internal sealed class RecomputedBlock(
     // [batch, length, heads, headDim] each, in the scope of the caller.
     private (Tensor Q, Tensor K, Tensor V) Project(Tensor input)
     {
-        SequenceShard shard = block.Attention.Place(input.shape[1]);
+        SequenceShard shard = block.Attention.ShardOf(input.shape[1]);
         long[] shape = [input.shape[0], input.shape[1], block.Attention.Heads, input.shape[2] / block.Attention.Heads];
         Tensor q = empty(shape, dtype: input.dtype, device: input.device),
             k = empty_like(q),

@@ -39,7 +39,7 @@ public sealed class TokenFile : ITokenCorpus
     public string Summary =>
         $"{System.IO.Path.GetFileName(Path)} ({Header.Documents} documents, tokenizer {Header.Tokenizer})";
 
-    public string TokensAre => "tokens";
+    public string TokenUnit => "tokens";
 
     public string Tokenizer => Header.Tokenizer;
 

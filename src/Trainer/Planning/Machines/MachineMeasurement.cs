@@ -137,8 +137,8 @@ internal static class MachineMeasurement
         double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             using var inner = NewDisposeScope();
-            var (output, logSumExp) = FlashKernel.Forward(inputs[0], inputs[1], inputs[2], causal: true);
-            _ = FlashKernel.Backward(inputs[3], inputs[0], inputs[1], inputs[2], output, logSumExp, causal: true);
+            var (output, logSumExp) = AttentionKernels.Forward(inputs[0], inputs[1], inputs[2], causal: true);
+            _ = AttentionKernels.Backward(inputs[3], inputs[0], inputs[1], inputs[2], output, logSumExp, causal: true);
         });
         return 2.0 * heads * SegmentRows * (SegmentRows + 1) * headDim * (1 + AttentionCost.BackwardShare) / seconds;
     }
@@ -164,7 +164,7 @@ internal static class MachineMeasurement
         var rates = new double[Rounds];
         for (int round = 0; round < Rounds; round++)
         {
-            MemoryAllocator.GiveBack();
+            MemoryAllocator.Trim();
             using Tensor fresh = empty(StreamElements);
             double first = Measurement.Seconds(() => fresh.fill_(Scalars.One)),
                 again = Measurement.Seconds(() => fresh.fill_(Scalars.One));

@@ -4,7 +4,7 @@ using LongNet.Distributed.SequenceParallel;
 
 namespace LongNet.Distributed.Tests.SequenceParallel;
 
-public class SegmentSpanTests
+public class SegmentShardingRulesTests
 {
     [Theory]
     [InlineData(64, 64, 4, true)]
@@ -15,13 +15,13 @@ public class SegmentSpanTests
     [InlineData(96, 64, 4, false)]
     [InlineData(48, 64, 1, true)]
     public void Fits_SegmentsWholeOnRanksOrOfWholeRanks(long segmentLength, long rowsPerRank, int ranks, bool fits) =>
-        Assert.Equal(fits, SegmentSpan.Fits(segmentLength, rowsPerRank, ranks));
+        Assert.Equal(fits, SegmentShardingRules.Fits(segmentLength, rowsPerRank, ranks));
 
     [Fact]
     public void Validate_SegmentThatStraddlesRanks_NamesTheNearestThatWorks()
     {
         var schedule = new SegmentSchedule(new Branch(64, 1), new Branch(100, 2));
-        var error = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 256, 4));
+        var error = Assert.Throws<UserException>(() => SegmentShardingRules.Validate(schedule, 256, 4));
         Assert.Equal(
             "Branch (w = 100, r = 2) does not fit 4 ranks with 64 rows each: a segment must divide a rank's "
                 + "rows or be a multiple of them. "
@@ -35,7 +35,7 @@ public class SegmentSpanTests
     public void Validate_SeveralBranches_NamesRanksThatSuitAll()
     {
         var schedule = new SegmentSchedule(new Branch(200, 1), new Branch(120, 1));
-        string message = Assert.Throws<UserException>(() => SegmentSpan.Validate(schedule, 600, 4)).Message;
+        string message = Assert.Throws<UserException>(() => SegmentShardingRules.Validate(schedule, 600, 4)).Message;
         Assert.EndsWith(
             "with the schedule as it is, 1 rank can share the sequence.",
             message,
@@ -47,7 +47,7 @@ public class SegmentSpanTests
     public void Validate_SequenceThatRanksDoNotDivide_NamesALengthThatWorks()
     {
         var error = Assert.Throws<UserException>(() =>
-            SegmentSpan.Validate(new SegmentSchedule(new Branch(64, 1)), 1000, 3)
+            SegmentShardingRules.Validate(new SegmentSchedule(new Branch(64, 1)), 1000, 3)
         );
         Assert.Equal(
             "A sequence of 1000 rows cannot be shared evenly by 3 ranks: choose a sequence length that is "
@@ -58,5 +58,5 @@ public class SegmentSpanTests
 
     [Fact]
     public void Validate_SegmentLongerThanTheSequence_IsTheSequence() =>
-        SegmentSpan.Validate(new SegmentSchedule(new Branch(1000, 2)), 256, 4);
+        SegmentShardingRules.Validate(new SegmentSchedule(new Branch(1000, 2)), 256, 4);
 }

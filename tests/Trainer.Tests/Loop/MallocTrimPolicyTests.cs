@@ -4,14 +4,14 @@ using LongNet.Trainer.Loop;
 
 namespace LongNet.Trainer.Tests.Loop;
 
-public class FreedMemoryTests
+public class MallocTrimPolicyTests
 {
     private const long Megabyte = 1 << 20;
 
     [Fact]
     public void GivesBack_OnceTheProcessGrewByAStep_AndMeasuresAnew()
     {
-        var freed = new FreedMemory(AllocatorSetting.Tuned, Recompute.None);
+        var freed = new MallocTrimPolicy(AllocatorSetting.Tuned, Recompute.None);
         // A step takes 300 MB at first, and 100 MB of what is fresh later.
         (long Before, long After, bool GivesBack)[] steps =
         [
@@ -28,18 +28,18 @@ public class FreedMemoryTests
         foreach (var (before, after, givesBack) in steps)
         {
             freed.BeforeStep(before * Megabyte);
-            Assert.Equal(givesBack, freed.GivesBackAfterStep(after * Megabyte));
+            Assert.Equal(givesBack, freed.ShouldTrim(after * Megabyte));
         }
     }
 
     [Fact]
     public void GivesBack_OfASmallModel_NotForALittle()
     {
-        var freed = new FreedMemory(AllocatorSetting.Tuned, Recompute.None);
+        var freed = new MallocTrimPolicy(AllocatorSetting.Tuned, Recompute.None);
         freed.BeforeStep(100 * Megabyte);
-        Assert.False(freed.GivesBackAfterStep(101 * Megabyte));
-        Assert.False(freed.GivesBackAfterStep(101 * Megabyte + FreedMemory.LeastGrowth));
-        Assert.True(freed.GivesBackAfterStep(101 * Megabyte + FreedMemory.LeastGrowth + 1));
+        Assert.False(freed.ShouldTrim(101 * Megabyte));
+        Assert.False(freed.ShouldTrim(101 * Megabyte + MallocTrimPolicy.LeastGrowth));
+        Assert.True(freed.ShouldTrim(101 * Megabyte + MallocTrimPolicy.LeastGrowth + 1));
     }
 
     [Theory]
@@ -53,22 +53,22 @@ public class FreedMemoryTests
         bool givesBack
     )
     {
-        var freed = new FreedMemory(allocator, recompute);
+        var freed = new MallocTrimPolicy(allocator, recompute);
         foreach (long? allocated in new long?[] { 100, null, 900 * Megabyte })
         {
             freed.BeforeStep(allocated);
-            Assert.Equal(givesBack, freed.GivesBackAfterStep(allocated));
+            Assert.Equal(givesBack, freed.ShouldTrim(allocated));
         }
     }
 
     [Fact]
     public void GivesBack_WhereTheSystemDoesNotTell_Never()
     {
-        var freed = new FreedMemory(AllocatorSetting.Tuned, Recompute.None);
+        var freed = new MallocTrimPolicy(AllocatorSetting.Tuned, Recompute.None);
         for (int step = 0; step < 3; step++)
         {
             freed.BeforeStep(null);
-            Assert.False(freed.GivesBackAfterStep(null));
+            Assert.False(freed.ShouldTrim(null));
         }
     }
 }

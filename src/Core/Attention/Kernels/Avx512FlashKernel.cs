@@ -16,7 +16,7 @@ namespace LongNet.Core.Attention.Kernels;
 /// One worker has one head of one segment (or every so many blocks of its queries, where there are fewer of them than
 /// threads), so all sums are made in an order that depends on the shapes and the number of threads alone.
 /// </remarks>
-internal sealed unsafe class VectorKernel : IAttentionKernel
+internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
 {
     // Queries and keys of a tile: 8 × 12 and 12 × 32, so that tiles of both kinds of product fill them. Two tiles of
     // logits with the keys and values that belong to them are half of a megabyte of second-level cache.

@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Attention;
 
-public class VectorKernelTests
+public class Avx512FlashKernelTests
 {
     // float32 rounding (6e-8) of two sums of up to 1100 terms one after the other, which grows with the root of their
     // number.
@@ -66,8 +66,8 @@ public class VectorKernelTests
             exactBias
         );
         PairBias? bias = biased ? Bias(float32) : null;
-        var (output, logSumExp) = VectorKernel.Forward(q, k, v, causal, bias);
-        var actual = VectorKernel.Backward(gradient, q, k, v, mixed, total.to(float32), causal, bias);
+        var (output, logSumExp) = Avx512FlashKernel.Forward(q, k, v, causal, bias);
+        var actual = Avx512FlashKernel.Backward(gradient, q, k, v, mixed, total.to(float32), causal, bias);
 
         double tolerance = type == bfloat16 ? Bfloat16Tolerance : Tolerance;
         Assert.All(new[] { output, actual.Q, actual.K, actual.V }, result => Assert.Equal(type, result.dtype));
@@ -142,8 +142,8 @@ public class VectorKernelTests
 
         Tensor[] Run()
         {
-            var (output, logSumExp) = VectorKernel.Forward(inputs[0], inputs[1], inputs[2], true, null);
-            var (q, k, v) = VectorKernel.Backward(
+            var (output, logSumExp) = Avx512FlashKernel.Forward(inputs[0], inputs[1], inputs[2], true, null);
+            var (q, k, v) = Avx512FlashKernel.Backward(
                 inputs[3],
                 inputs[0],
                 inputs[1],
@@ -210,7 +210,7 @@ public class VectorKernelTests
         Tensor q = full([1, 1, 100, 32], 10.0),
             k = arange(1000).view(1, 1, 1000, 1).expand(1, 1, 1000, 32).to(float32) * (float)(0.1 * direction);
         Tensor v = randn(1, 1, 1000, 32);
-        var (output, logSumExp) = VectorKernel.Forward(q, k, v, false, null);
+        var (output, logSumExp) = Avx512FlashKernel.Forward(q, k, v, false, null);
         Tensor logits = q.to(float64).matmul(k.to(float64).transpose(2, 3)) / Math.Sqrt(32);
         Compare.AssertClose(output, logits.softmax(-1).matmul(v.to(float64)), 1e-5, "output"); // logits of 5600 keep 5e-4 of themselves
         Compare.AssertClose(logSumExp, logits.logsumexp(-1), 1e-6, "log-sum-exp", floor: 1);
@@ -225,7 +225,7 @@ public class VectorKernelTests
         {
             Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn(1, 1, 40, 32))];
             inputs[place][0][0][20].fill_(float.NaN);
-            var (output, _) = VectorKernel.Forward(inputs[0], inputs[1], inputs[2], true, null);
+            var (output, _) = Avx512FlashKernel.Forward(inputs[0], inputs[1], inputs[2], true, null);
             // Queries that a tile has in common with row 20 multiply its value by 0, as in libtorch's kernel.
             Assert.True(output.narrow(2, 0, 12).isfinite().all().item<bool>());
             Assert.False(output[0][0][20].isfinite().any().item<bool>());

@@ -10,7 +10,7 @@ namespace LongNet.Trainer.Loop;
 /// </summary>
 /// <param name="allocator">Whether freed memory is kept at all.</param>
 /// <param name="recompute">Whoever computes twice to save memory gives back after each step.</param>
-internal sealed class FreedMemory(AllocatorSetting allocator, Recompute recompute)
+internal sealed class MallocTrimPolicy(AllocatorSetting allocator, Recompute recompute)
 {
     /// <summary>
     /// How much the process may grow by before it gives back, where nothing is recomputed, as a share of what a step
@@ -35,7 +35,7 @@ internal sealed class FreedMemory(AllocatorSetting allocator, Recompute recomput
     /// <param name="allocated">Bytes (<see cref="ResidentMemory.Allocated"/>); null where the system does not
     /// tell.</param>
     /// <returns>Whether freed memory is to be given back now.</returns>
-    public bool GivesBackAfterStep(long? allocated)
+    public bool ShouldTrim(long? allocated)
     {
         if (allocator != AllocatorSetting.Tuned)
             return false;

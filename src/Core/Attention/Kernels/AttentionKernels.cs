@@ -6,9 +6,9 @@ namespace LongNet.Core.Attention.Kernels;
 /// Attention over one block of rows by the kernel for its device, type and processor. Scores and masks never exist in
 /// memory but for a tile at a time, and strided views are taken as they are.
 /// </summary>
-internal static class FlashKernel
+internal static class AttentionKernels
 {
-    private static readonly VectorKernel Vector = new();
+    private static readonly Avx512FlashKernel Vector = new();
     private static readonly CpuFlashKernel Cpu = new();
     private static readonly CudaFlashKernel CudaFlash = new();
     private static readonly CudaEfficientKernel CudaEfficient = new();
@@ -90,7 +90,7 @@ internal static class FlashKernel
     /// <summary>The kernel for the queries' device, type and head size.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel For(Tensor q) => VectorKernel.Takes(q) ? Vector : OfLibtorch(q);
+    internal static IAttentionKernel For(Tensor q) => Avx512FlashKernel.Takes(q) ? Vector : OfLibtorch(q);
 
     /// <summary>Likewise among libtorch's own operators.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>

@@ -5,9 +5,9 @@ namespace LongNet.Distributed.Communicators;
 
 /// <summary>One rank alone: loads no MPI; every collective is a copy or nothing.</summary>
 /// <param name="worldRank">Its rank in the job.</param>
-internal sealed class SoloCommunicator(int worldRank) : ICommunicator
+internal sealed class SingleRankCommunicator(int worldRank) : ICommunicator
 {
-    public static SoloCommunicator Instance { get; } = new(0);
+    public static SingleRankCommunicator Instance { get; } = new(0);
 
     public int Rank => 0;
 

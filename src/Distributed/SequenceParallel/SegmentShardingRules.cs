@@ -6,7 +6,7 @@ namespace LongNet.Distributed.SequenceParallel;
 /// <summary>
 /// Which segment lengths a sharded sequence allows: a segment divides a rank's rows, or whole ranks make up a segment.
 /// </summary>
-public static class SegmentSpan
+public static class SegmentShardingRules
 {
     /// <summary>Whether segments of this length lie whole on ranks, or are made up of whole ranks.</summary>
     /// <param name="segmentLength">w; at most the whole sequence.</param>

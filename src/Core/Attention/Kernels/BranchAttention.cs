@@ -3,19 +3,19 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention among the rows of one block: by <see cref="FlashKernel"/>, or by a kernel that takes a bias where the
+/// Attention among the rows of one block: by <see cref="AttentionKernels"/>, or by a kernel that takes a bias where the
 /// logits have one.
 /// </summary>
 /// <param name="table">Biases, [buckets, heads]; null without. Not owned.</param>
 /// <param name="rule">How distances share them.</param>
-internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
+internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? rule)
 {
     /// <summary>
     /// [buckets, heads]; backward calls add the table's gradient to it; null where nobody wants it. Not owned.
     /// </summary>
     public Tensor? TableGradient { get; init; }
 
-    /// <summary>Attends; see <see cref="FlashKernel.Forward"/>.</summary>
+    /// <summary>Attends; see <see cref="AttentionKernels.Forward"/>.</summary>
     /// <param name="block">The queries' rows and heads.</param>
     /// <param name="q">[segments, heads, queries, headDim].</param>
     /// <param name="keys">[segments, heads, keys, headDim], as far apart as the queries.</param>
@@ -31,11 +31,11 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
         long before
     ) =>
         table is null
-            ? FlashKernel.Forward(q, keys, values, causal)
+            ? AttentionKernels.Forward(q, keys, values, causal)
             : Biased(q, keys, values, causal, Bias(block, q, keys, causal, before, collectsGradient: false));
 
     /// <summary>
-    /// Gradients; see <see cref="FlashKernel.Backward"/>. The table's adds to <see cref="TableGradient"/>.
+    /// Gradients; see <see cref="AttentionKernels.Backward"/>. The table's adds to <see cref="TableGradient"/>.
     /// </summary>
     /// <param name="block">As in <see cref="Forward"/>.</param>
     /// <param name="gradient">Gradient of the output, shaped like q.</param>
@@ -59,10 +59,10 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
     )
     {
         if (table is null)
-            return FlashKernel.Backward(gradient, q, keys, values, output, logSumExp, causal);
+            return AttentionKernels.Backward(gradient, q, keys, values, output, logSumExp, causal);
         PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: TableGradient is not null);
-        var gradients = VectorKernel.TakesAnyLength(q)
-            ? VectorKernel.Backward(
+        var gradients = Avx512FlashKernel.TakesAnyLength(q)
+            ? Avx512FlashKernel.Backward(
                 Single(gradient),
                 Single(q),
                 Single(keys),
@@ -86,10 +86,10 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
         PairBias bias
     )
     {
-        if (!VectorKernel.TakesAnyLength(q))
+        if (!Avx512FlashKernel.TakesAnyLength(q))
             return BlockwiseKernel.Forward(q, keys, values, causal, bias);
         using var scope = NewDisposeScope();
-        var (output, logSumExp) = VectorKernel.Forward(Single(q), Single(keys), Single(values), causal, bias);
+        var (output, logSumExp) = Avx512FlashKernel.Forward(Single(q), Single(keys), Single(values), causal, bias);
         return (output.to(q.dtype).MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
     }
 
@@ -107,7 +107,7 @@ internal sealed class BranchKernel(Tensor? table, RelativePositionBuckets? rule)
             keys.shape[2],
             before,
             causal,
-            BranchMixture.AccumulationType(q.dtype),
+            LogSumExpMerge.AccumulationType(q.dtype),
             q.device,
             collectsGradient
         );

@@ -5,7 +5,7 @@ using LongNet.Core;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>Where in a run a drill can strike.</summary>
-public enum FaultPlace
+public enum FaultPoint
 {
     /// <summary>Reading the batch.</summary>
     Data,
@@ -23,7 +23,7 @@ public enum FaultPlace
 /// A failure on purpose, to see that a job on these machines ends as it should: the environment variable LONGNET_FAULT
 /// says action:rank:step:place, e.g. kill:1:20:backward. Actions are throw, kill, stop, exit and hang.
 /// </summary>
-public sealed record FaultDrill
+public sealed record FaultInjection
 {
     public const string Variable = "LONGNET_FAULT";
 
@@ -32,18 +32,18 @@ public sealed record FaultDrill
     private readonly string action;
     private readonly int rank;
     private readonly long step;
-    private readonly FaultPlace place;
+    private readonly FaultPoint place;
 
-    private FaultDrill(string action, int rank, long step, FaultPlace place) =>
+    private FaultInjection(string action, int rank, long step, FaultPoint place) =>
         (this.action, this.rank, this.step, this.place) = (action, rank, step, place);
 
     /// <summary>The drill that this process's environment asks for; null for none.</summary>
     /// <exception cref="UserException">The variable makes no sense; says what would.</exception>
-    public static FaultDrill? FromProcess() =>
+    public static FaultInjection? FromProcess() =>
         Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } text ? Parse(text) : null;
 
     /// <inheritdoc cref="FromProcess"/>
-    public static FaultDrill Parse(string text)
+    public static FaultInjection Parse(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
         string[] parts = text.Split(':');
@@ -52,25 +52,25 @@ public sealed record FaultDrill
             && Actions.Contains(parts[0])
             && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out int rank)
             && long.TryParse(parts[2], NumberStyles.None, CultureInfo.InvariantCulture, out long step)
-            && Enum.GetNames<FaultPlace>()
+            && Enum.GetNames<FaultPoint>()
                 .FirstOrDefault(name => name.Equals(parts[3], StringComparison.OrdinalIgnoreCase))
                 is { } place
         )
         {
-            return new FaultDrill(parts[0], rank, step, Enum.Parse<FaultPlace>(place));
+            return new FaultInjection(parts[0], rank, step, Enum.Parse<FaultPoint>(place));
         }
 
         throw new UserException(
             $"{Variable} is \"{text}\", but must be action:rank:step:place such as kill:1:20:backward, with "
                 + $"one of {string.Join(", ", Actions)} and one of "
-                + $"{string.Join(", ", Enum.GetNames<FaultPlace>()).ToLowerInvariant()}: or unset it."
+                + $"{string.Join(", ", Enum.GetNames<FaultPoint>()).ToLowerInvariant()}: or unset it."
         );
     }
 
     /// <summary>Strikes if this is the place.</summary>
     /// <param name="worldRank">This rank.</param>
     /// <param name="currentStep">1 for the first step.</param>
-    public void At(FaultPlace reached, int worldRank, long currentStep)
+    public void At(FaultPoint reached, int worldRank, long currentStep)
     {
         if (reached != place || worldRank != rank || currentStep != step)
             return;

@@ -7,19 +7,19 @@ namespace LongNet.Core.Attention;
 /// The running mixture of attention results by their softmax denominators. Accumulates in float32 (float64 for float64
 /// inputs), whatever the compute type.
 /// </summary>
-internal sealed class BranchMixture
+internal sealed class LogSumExpMerge
 {
     private readonly long firstHead;
 
     /// <param name="q">Gives shape, dtype and device. [batch, length, heads, headDim].</param>
-    public BranchMixture(Tensor q)
+    public LogSumExpMerge(Tensor q)
         : this(q, 0, q.shape[2]) { }
 
     /// <summary>Of some heads only.</summary>
     /// <param name="q">As above.</param>
     /// <param name="firstHead">First of them.</param>
     /// <param name="heads">How many.</param>
-    public BranchMixture(Tensor q, long firstHead, long heads)
+    public LogSumExpMerge(Tensor q, long firstHead, long heads)
     {
         this.firstHead = firstHead;
         Heads = heads;

@@ -4,7 +4,7 @@ using System.Diagnostics;
 namespace LongNet.Trainer.Doctor;
 
 /// <summary>What the system tells in files and by programs; null where it does not.</summary>
-internal static class SystemText
+internal static class ProcFile
 {
     private static readonly TimeSpan Limit = TimeSpan.FromSeconds(5);
 

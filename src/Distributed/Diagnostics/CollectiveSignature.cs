@@ -6,7 +6,7 @@ namespace LongNet.Distributed.Diagnostics;
 /// What ranks must agree about in a collective, in words. Made when someone asks: what is kept until then are numbers,
 /// not tensors.
 /// </summary>
-internal static class CollectiveDescription
+internal static class CollectiveSignature
 {
     public static Func<string> Nothing { get; } = () => "";
 

@@ -13,13 +13,13 @@ namespace LongNet.Distributed.SequenceParallel;
 /// as many gradients for each other rank of the segment backward, the former in the compute type, the latter in at
 /// least float32, in which they are summed. Neither grows with the sequence.
 /// </remarks>
-public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
+public sealed class AllGatherSequenceParallel : ISequenceSharding, IDisposable
 {
     private readonly ProcessGroup sequence;
     private readonly Dictionary<int, ProcessGroup> segmentGroups = [];
 
     /// <param name="sequence">The ranks that share one sequence, in row order. Not owned.</param>
-    public GatheredKeyValues(ProcessGroup sequence)
+    public AllGatherSequenceParallel(ProcessGroup sequence)
     {
         ArgumentNullException.ThrowIfNull(sequence);
         this.sequence = sequence;
@@ -29,15 +29,15 @@ public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
     public CommunicationVolume Volume =>
         segmentGroups.Values.Aggregate(default(CommunicationVolume), (sum, group) => sum + group.Volume);
 
-    public SequenceShard Place(long localLength) =>
+    public SequenceShard ShardOf(long localLength) =>
         new(sequence.Rank * localLength, localLength, sequence.Size * localLength);
 
     /// <inheritdoc/>
     /// <remarks>Collective over the sequence group the first time a segment spans a new number of ranks.</remarks>
-    public ISegmentPeers? PeersOf(Branch branch, SequenceShard shard)
+    public ISegmentPeers? JoinSegment(Branch branch, SequenceShard shard)
     {
-        if (!SegmentSpan.Fits(branch.SegmentLength, shard.Length, sequence.Size))
-            throw new UserException(SegmentSpan.Explain(branch, [branch], shard.Length, sequence.Size));
+        if (!SegmentShardingRules.Fits(branch.SegmentLength, shard.Length, sequence.Size))
+            throw new UserException(SegmentShardingRules.Explain(branch, [branch], shard.Length, sequence.Size));
         int span = checked((int)(branch.SegmentLength / shard.Length));
         return span <= 1 ? null : new Peers(SegmentGroup(span), sequence.Rank / span * span, shard);
     }
@@ -78,10 +78,10 @@ public sealed class GatheredKeyValues : IKeyValueExchange, IDisposable
 
         public int Own => group.Rank;
 
-        public IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts) =>
-            group.StartAllGatherUnequal(rows, counts);
+        public IPendingTensor StartAllGather(Tensor rows, IReadOnlyList<long> counts) =>
+            group.StartAllGatherUneven(rows, counts);
 
-        public IPendingTensor StartReturnGradients(Tensor gradients, IReadOnlyList<long> counts) =>
-            group.StartReduceScatterUnequal(gradients, counts);
+        public IPendingTensor StartReduceScatter(Tensor gradients, IReadOnlyList<long> counts) =>
+            group.StartReduceScatterUneven(gradients, counts);
     }
 }

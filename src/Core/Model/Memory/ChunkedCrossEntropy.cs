@@ -13,14 +13,14 @@ namespace LongNet.Core.Model.Memory;
 /// dModel]; and a <see cref="Call"/>. In 16 bits, logits are products in that type, and everything after them is
 /// float32.
 /// </remarks>
-internal sealed class OutputLoss : autograd.SingleTensorFunction<OutputLoss>
+internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<ChunkedCrossEntropy>
 {
     /// <summary>Bytes of a tile's logits in float32 where nobody chooses its rows.</summary>
     public const long DefaultBytes = 256L << 20;
 
     private const int Inputs = 5;
 
-    public override string Name => nameof(OutputLoss);
+    public override string Name => nameof(ChunkedCrossEntropy);
 
     /// <summary>What is no tensor that has a gradient.</summary>
     /// <param name="Targets">[batch, length], int64.</param>

@@ -6,11 +6,11 @@ namespace LongNet.Core.Attention;
 /// Answers "which keys may my queries see?": where the local rows lie in the whole sequence, and which other shards
 /// hold rows of the same segments. Attention asks nothing else about where the sequence lives.
 /// </summary>
-public interface IKeyValueExchange
+public interface ISequenceSharding
 {
     /// <summary>Places local rows in the whole sequence.</summary>
     /// <param name="localLength">Rows that this process holds.</param>
-    SequenceShard Place(long localLength);
+    SequenceShard ShardOf(long localLength);
 
     /// <summary>
     /// The shards that share this shard's segment of the branch, or null where every segment is whole here.
@@ -18,7 +18,7 @@ public interface IKeyValueExchange
     /// <exception cref="UserException">
     /// The branch neither divides the shard nor is divided by it. Thrown alike on every process, before any exchange.
     /// </exception>
-    ISegmentPeers? PeersOf(Branch branch, SequenceShard shard);
+    ISegmentPeers? JoinSegment(Branch branch, SequenceShard shard);
 }
 
 /// <summary>The processes whose consecutive shards make up one segment.</summary>
@@ -35,16 +35,16 @@ public interface ISegmentPeers
     /// disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
     /// <returns>Becomes [Σ counts], in peer order. Owned by the caller.</returns>
-    IPendingTensor StartGather(Tensor rows, IReadOnlyList<long> counts);
+    IPendingTensor StartAllGather(Tensor rows, IReadOnlyList<long> counts);
 
     /// <summary>
-    /// Starts the transpose of <see cref="StartGather"/>: sums every peer's gradients of the gathered rows and brings
+    /// Starts the transpose of <see cref="StartAllGather"/>: sums every peer's gradients of the gathered rows and brings
     /// each peer the sum for its own. Collective among the peers.
     /// </summary>
     /// <param name="gradients">[Σ counts], contiguous; unchanged until the result is taken. Not disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
     /// <returns>Becomes [counts[Own]]. Owned by the caller.</returns>
-    IPendingTensor StartReturnGradients(Tensor gradients, IReadOnlyList<long> counts);
+    IPendingTensor StartReduceScatter(Tensor gradients, IReadOnlyList<long> counts);
 }
 
 /// <summary>A tensor that is on its way here.</summary>
@@ -55,13 +55,13 @@ public interface IPendingTensor
 }
 
 /// <summary>The answer of one process that holds the whole sequence: every key is here.</summary>
-public sealed class LocalKeyValues : IKeyValueExchange
+public sealed class UnshardedSequence : ISequenceSharding
 {
-    public static LocalKeyValues Instance { get; } = new();
+    public static UnshardedSequence Instance { get; } = new();
 
-    private LocalKeyValues() { }
+    private UnshardedSequence() { }
 
-    public SequenceShard Place(long localLength) => SequenceShard.Whole(localLength);
+    public SequenceShard ShardOf(long localLength) => SequenceShard.Whole(localLength);
 
-    public ISegmentPeers? PeersOf(Branch branch, SequenceShard shard) => null;
+    public ISegmentPeers? JoinSegment(Branch branch, SequenceShard shard) => null;
 }

@@ -7,7 +7,7 @@ namespace LongNet.Core.Attention;
 /// values are packed for the exchange. A packed part holds, head group by head group, the keys
 /// [sequences, rows, heads, headDim], then the values likewise.
 /// </summary>
-internal sealed class SharedSegment
+internal sealed class ShardedSegment
 {
     private readonly ISegmentPeers peers;
     private readonly IReadOnlyList<HeadGroup> groups;
@@ -25,7 +25,7 @@ internal sealed class SharedSegment
     /// <param name="heads">Number of heads.</param>
     /// <param name="headDim">Elements per head.</param>
     /// <param name="range">The sequences, rows held here of each, and as Rows those of each whole sequence.</param>
-    public SharedSegment(
+    public ShardedSegment(
         Branch branch,
         ISegmentPeers peers,
         HeadOffsets offsets,
@@ -91,7 +91,7 @@ internal sealed class SharedSegment
     /// <param name="keys">[batch, length, heads, headDim].</param>
     /// <param name="values">Likewise.</param>
     /// <returns>Becomes all packed parts, [<see cref="TotalElements"/>].</returns>
-    public IPendingTensor StartGather(Tensor keys, Tensor values)
+    public IPendingTensor StartAllGather(Tensor keys, Tensor values)
     {
         Tensor packed = empty(counts[peers.Own], dtype: keys.dtype, device: keys.device);
         foreach (var (group, block) in OwnBlocks)
@@ -100,7 +100,7 @@ internal sealed class SharedSegment
             Part(packed, 0, peers.Own, group, Kind.Values).copy_(block.View(values));
         }
 
-        return peers.StartGather(packed, counts);
+        return peers.StartAllGather(packed, counts);
     }
 
     /// <summary>
@@ -135,7 +135,7 @@ internal sealed class SharedSegment
     /// <param name="causal">As given to <see cref="Visible"/>.</param>
     /// <param name="keyGradient">[sequences, heads, rows, headDim].</param>
     /// <param name="valueGradient">Likewise.</param>
-    public void Place(Tensor gradients, int group, bool causal, Tensor keyGradient, Tensor valueGradient)
+    public void AddTo(Tensor gradients, int group, bool causal, Tensor keyGradient, Tensor valueGradient)
     {
         long row = 0;
         foreach (int peer in VisiblePeers(group, causal))
@@ -152,10 +152,10 @@ internal sealed class SharedSegment
     /// </summary>
     /// <param name="gradients">[<see cref="TotalElements"/>], what this shard's queries say about all gathered
     /// rows.</param>
-    public IPendingTensor StartReturnGradients(Tensor gradients) => peers.StartReturnGradients(gradients, counts);
+    public IPendingTensor StartReduceScatter(Tensor gradients) => peers.StartReduceScatter(gradients, counts);
 
     /// <summary>Adds the gradients that have come home.</summary>
-    /// <param name="home">What <see cref="StartReturnGradients"/> became.</param>
+    /// <param name="home">What <see cref="StartReduceScatter"/> became.</param>
     /// <param name="keyGradient">[batch, length, heads, headDim]; added to.</param>
     /// <param name="valueGradient">Likewise.</param>
     public void Add(Tensor home, Tensor keyGradient, Tensor valueGradient)

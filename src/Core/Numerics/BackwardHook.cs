@@ -7,11 +7,11 @@ namespace LongNet.Core.Numerics;
 /// gradients then. libtorch has hooks for this, TorchSharp has not; an identity with a backward of its own serves as
 /// well.
 /// </summary>
-internal sealed class BackwardMilestone : autograd.SingleTensorFunction<BackwardMilestone>
+internal sealed class BackwardHook : autograd.SingleTensorFunction<BackwardHook>
 {
     private const string ActionKey = "action";
 
-    public override string Name => nameof(BackwardMilestone);
+    public override string Name => nameof(BackwardHook);
 
     /// <param name="input">Not disposed.</param>
     /// <param name="reached">Called during backward, on the thread that runs it, before anything goes further
