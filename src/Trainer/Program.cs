@@ -1,6 +1,6 @@
 using System.CommandLine;
 using LongNet.Core;
-using LongNet.Distributed;
+using LongNet.Distributed.Launch;
 using LongNet.Trainer.Commands;
 using LongNet.Trainer.Configuration;
 

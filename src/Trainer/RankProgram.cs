@@ -1,6 +1,8 @@
 using LongNet.Core;
 using LongNet.Core.Native;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Launch;
+using LongNet.Distributed.Lifetime;
 
 namespace LongNet.Trainer;
 

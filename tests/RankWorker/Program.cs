@@ -1,5 +1,6 @@
 using LongNet.Core.Native;
-using LongNet.Distributed;
+using LongNet.Distributed.Launch;
+using LongNet.Distributed.Lifetime;
 using LongNet.RankWorker.Scenarios;
 using TorchSharp;
 

@@ -112,7 +112,13 @@ internal sealed class DilatedAttentionPlan
     {
         Branch widest = options.Schedule.MaxBy(branch => branch.SegmentLength);
         if (
-            exchange.JoinSegment(widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) }, shard)
+            exchange.JoinSegment(
+                widest with
+                {
+                    SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength),
+                },
+                shard
+            )
             is not { } peers
         )
             return;

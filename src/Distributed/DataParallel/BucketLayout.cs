@@ -1,4 +1,5 @@
 using System.Globalization;
+using LongNet.Distributed.Collectives;
 
 namespace LongNet.Distributed.DataParallel;
 

@@ -1,4 +1,5 @@
 using LongNet.Core.Numerics;
+using LongNet.Distributed.Collectives;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 

@@ -1,4 +1,5 @@
 using LongNet.Core.Optimization;
+using LongNet.Distributed.Collectives;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 

@@ -1,6 +1,7 @@
 using System.Text;
 using LongNet.Core.Native;
-using LongNet.Distributed.Communicators;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Collectives.Transport;
 using static TorchSharp.torch;
 
 namespace LongNet.Distributed.Diagnostics;

@@ -1,3 +1,4 @@
+using LongNet.Distributed.Collectives;
 using static TorchSharp.torch;
 
 namespace LongNet.Distributed.Diagnostics;

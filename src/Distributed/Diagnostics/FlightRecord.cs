@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using LongNet.Core;
+using LongNet.Distributed.Launch;
 
 namespace LongNet.Distributed.Diagnostics;
 

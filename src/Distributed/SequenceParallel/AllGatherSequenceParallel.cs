@@ -1,5 +1,6 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
+using LongNet.Distributed.Collectives;
 using static TorchSharp.torch;
 
 namespace LongNet.Distributed.SequenceParallel;

@@ -1,4 +1,4 @@
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Loop;

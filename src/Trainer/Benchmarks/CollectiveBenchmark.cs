@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;

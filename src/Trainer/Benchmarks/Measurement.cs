@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Benchmarks;
 
@@ -41,7 +41,6 @@ internal static class Measurement
     /// </returns>
     public static double MedianSeconds(double seconds, Action work)
     {
-        ArgumentNullException.ThrowIfNull(work);
         work();
         var times = new List<double>();
         for (var clock = Stopwatch.StartNew(); times.Count == 0 || clock.Elapsed.TotalSeconds < seconds; )

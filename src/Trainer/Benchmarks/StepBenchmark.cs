@@ -1,5 +1,5 @@
 using LongNet.Core.Attention;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Loop;

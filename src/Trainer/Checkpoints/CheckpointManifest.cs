@@ -6,6 +6,7 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Unicode;
 using LongNet.Core;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Checkpoints;
 
@@ -13,21 +14,21 @@ namespace LongNet.Trainer.Checkpoints;
 /// <param name="Name">File name within the checkpoint's folder.</param>
 /// <param name="Bytes">Size.</param>
 /// <param name="Sha256">Digest of the content, lower-case hexadecimal.</param>
-public sealed record CheckpointFile(string Name, long Bytes, string Sha256);
+internal sealed record CheckpointFile(string Name, long Bytes, string Sha256);
 
 /// <summary>The ranks that wrote a checkpoint; it can be read by any others.</summary>
-public sealed record CheckpointMesh(int Data, int Sequence);
+internal sealed record CheckpointMesh(int Data, int Sequence);
 
 /// <summary>
 /// The learning rate as a function of the step, with every number that the configuration may leave open.
 /// </summary>
-public sealed record CheckpointSchedule(double Lr, double MinLr, long WarmupSteps, long DecaySteps);
+internal sealed record CheckpointSchedule(double Lr, double MinLr, long WarmupSteps, long DecaySteps);
 
 /// <summary>State of dynamic loss scaling.</summary>
 /// <param name="Scale">What the next step's loss is multiplied by; a power of two.</param>
 /// <param name="GoodSteps">Steps without an overflow since it last changed.</param>
 /// <param name="SkippedSteps">Steps in all that were skipped because of an overflow.</param>
-public sealed record CheckpointLossScaler(double Scale, long GoodSteps, long SkippedSteps)
+internal sealed record CheckpointLossScaler(double Scale, long GoodSteps, long SkippedSteps)
 {
     // The largest power of two that is a float32.
     private const double LargestScale = 1.7014118346046923e38;
@@ -37,7 +38,7 @@ public sealed record CheckpointLossScaler(double Scale, long GoodSteps, long Ski
 }
 
 /// <summary>What wrote a checkpoint.</summary>
-public sealed record CheckpointVersions(string Longnet, string Torch, string Dotnet)
+internal sealed record CheckpointVersions(string Longnet, string Torch, string Dotnet)
 {
     public static CheckpointVersions Current { get; } =
         new(
@@ -53,7 +54,7 @@ public sealed record CheckpointVersions(string Longnet, string Torch, string Dot
 /// <summary>
 /// What a checkpoint's state.json says. docs/checkpoints.md describes the format and what it promises.
 /// </summary>
-public sealed record CheckpointManifest
+internal sealed record CheckpointManifest
 {
     public const string FileName = "state.json";
 

@@ -9,7 +9,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// <param name="Optimizer">This rank's shard of the optimizer state; empty where the rank writes none. Not
 /// owned.</param>
 /// <param name="Shard">The shard's number, below <see cref="CheckpointManifest.OptimizerShards"/>.</param>
-public sealed record CheckpointPart(
+internal sealed record CheckpointPart(
     CheckpointManifest Manifest,
     IReadOnlyList<(string Name, Tensor Value)> Model,
     IReadOnlyList<StateSlice> Optimizer,

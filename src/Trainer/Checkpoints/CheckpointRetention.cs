@@ -3,7 +3,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// <summary>Which checkpoints stay when a newer one is whole: checkpoint.keep_last and checkpoint.keep_every.</summary>
 /// <param name="KeepLast">So many of the newest; 0: all.</param>
 /// <param name="KeepEvery">Those whose step is a multiple stay for ever; 0: none for that.</param>
-public sealed record CheckpointRetention(long KeepLast, long KeepEvery)
+internal sealed record CheckpointRetention(long KeepLast, long KeepEvery)
 {
     public static CheckpointRetention All { get; } = new(0, 0);
 
@@ -12,7 +12,6 @@ public sealed record CheckpointRetention(long KeepLast, long KeepEvery)
     /// <param name="best">The one with the lowest validation loss, which stays; null where none is known.</param>
     public IEnumerable<long> Expired(IReadOnlyList<long> steps, long? best)
     {
-        ArgumentNullException.ThrowIfNull(steps);
         return KeepLast == 0
             ? []
             : steps

@@ -3,7 +3,8 @@ using System.Diagnostics;
 using System.Runtime.ExceptionServices;
 using System.Security.Cryptography;
 using LongNet.Core;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Checkpoints;
 
@@ -11,7 +12,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// <param name="Asynchronous">Whether training goes on while a checkpoint is written, from a copy in memory.</param>
 /// <param name="Required">Whether one that cannot be written ends the run.</param>
 /// <param name="Retention">Which older checkpoints go.</param>
-public sealed record CheckpointOptions(bool Asynchronous, bool Required, CheckpointRetention Retention);
+internal sealed record CheckpointOptions(bool Asynchronous, bool Required, CheckpointRetention Retention);
 
 /// <summary>
 /// Saves checkpoints behind the training loop, one at a time. The loop is held up only where it would change what is
@@ -22,7 +23,7 @@ public sealed record CheckpointOptions(bool Asynchronous, bool Required, Checkpo
 /// that nobody waits for a disk, and decide alike what comes next. With one writing rank, the checkpoint is whole
 /// without anybody's word.
 /// </remarks>
-public sealed class CheckpointSaver : IDisposable
+internal sealed class CheckpointSaver : IDisposable
 {
     private readonly ProcessGroup world;
     private readonly CheckpointStore store;
@@ -46,9 +47,6 @@ public sealed class CheckpointSaver : IDisposable
 
     internal CheckpointSaver(CheckpointStore store, ProcessGroup world, CheckpointOptions options, FileOperations files)
     {
-        ArgumentNullException.ThrowIfNull(store);
-        ArgumentNullException.ThrowIfNull(world);
-        ArgumentNullException.ThrowIfNull(options);
         this.store = store;
         this.world = world;
         this.options = options;
@@ -106,7 +104,6 @@ public sealed class CheckpointSaver : IDisposable
     /// <exception cref="AgreedUserException">An earlier checkpoint could not be written, and is required.</exception>
     public void Start(CheckpointPart part)
     {
-        ArgumentNullException.ThrowIfNull(part);
         Finish();
         stall.Start();
         clock.Restart();
@@ -149,7 +146,6 @@ public sealed class CheckpointSaver : IDisposable
     /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
     public void Advance(IReadOnlyList<byte> statuses)
     {
-        ArgumentNullException.ThrowIfNull(statuses);
         bool Any(Progress progress) => statuses.Contains((byte)progress);
         if (pending is null || Any(Progress.Busy))
             return;

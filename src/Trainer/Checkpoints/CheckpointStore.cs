@@ -1,6 +1,9 @@
 using System.Globalization;
 using LongNet.Core;
 using LongNet.Core.Serialization;
+using LongNet.Trainer.Checkpoints.Tools;
+using LongNet.Trainer.Runs;
+using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Checkpoints;
@@ -10,7 +13,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// names the one of the lowest validation loss.
 /// </summary>
 /// <param name="folder">The run's checkpoints folder; made at the first save.</param>
-public sealed class CheckpointStore(string folder)
+internal sealed class CheckpointStore(string folder)
 {
     public const string LatestFile = "LATEST";
     public const string BestFile = "BEST";
@@ -29,7 +32,6 @@ public sealed class CheckpointStore(string folder)
     /// <summary>The step that a checkpoint's name tells; null for any other name.</summary>
     public static long? StepOf(string name)
     {
-        ArgumentNullException.ThrowIfNull(name);
         return
             name.StartsWith(Prefix, StringComparison.Ordinal)
             && long.TryParse(name.AsSpan(Prefix.Length), NumberStyles.None, CultureInfo.InvariantCulture, out long step)
@@ -45,7 +47,6 @@ public sealed class CheckpointStore(string folder)
     /// <exception cref="UserException">LATEST or BEST names one that is not there.</exception>
     public static string? Find(string path)
     {
-        ArgumentNullException.ThrowIfNull(path);
         if (IsFolderOfOne(path))
             return Directory.Exists(path) ? Path.TrimEndingDirectorySeparator(path) : null;
         if (IsPointer(path))
@@ -60,7 +61,6 @@ public sealed class CheckpointStore(string folder)
     /// <returns>Null where there are none, or where the path is that of one checkpoint.</returns>
     public static CheckpointStore? FindAll(string path)
     {
-        ArgumentNullException.ThrowIfNull(path);
         return IsFolderOfOne(path) || IsPointer(path)
             ? null
             : new[] { new RunDirectory(path).Checkpoints, new CheckpointStore(path) }.FirstOrDefault(store =>
@@ -127,7 +127,6 @@ public sealed class CheckpointStore(string folder)
     /// <summary>The names of the files that hold a checkpoint's optimizer state.</summary>
     public static IEnumerable<string> OptimizerFiles(CheckpointManifest manifest)
     {
-        ArgumentNullException.ThrowIfNull(manifest);
         return Enumerable
             .Range(0, manifest.OptimizerShards)
             .Select(shard => OptimizerShard.FileName(shard, manifest.OptimizerShards));
@@ -139,7 +138,6 @@ public sealed class CheckpointStore(string folder)
     /// <exception cref="UserException">Names, shapes or dtypes are another model's.</exception>
     public static void ReadInto(string path, IReadOnlyList<(string Name, Tensor Value)> destinations)
     {
-        ArgumentNullException.ThrowIfNull(destinations);
         using SafetensorsReader reader = OpenTensors(Path.GetDirectoryName(path)!, Path.GetFileName(path));
         RequireNames(reader.Path, [.. reader.Names], [.. destinations.Select(entry => entry.Name)]);
         foreach (var (name, value) in destinations)

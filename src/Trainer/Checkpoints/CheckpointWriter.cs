@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using LongNet.Core;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Checkpoints;
 
@@ -8,7 +9,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// <param name="Seconds">From the save's beginning until it was whole and synced to the disk.</param>
 /// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for
 /// nothing.</param>
-public sealed record CommittedCheckpoint(string Path, double Seconds, string? Warning);
+internal sealed record CommittedCheckpoint(string Path, double Seconds, string? Warning);
 
 /// <summary>
 /// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a

@@ -3,7 +3,7 @@ using LongNet.Core;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>A checkpoint that is not what was written: an older one may be whole.</summary>
-public sealed class DamagedCheckpointException : UserException
+internal sealed class DamagedCheckpointException : UserException
 {
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="file">The file at fault.</param>

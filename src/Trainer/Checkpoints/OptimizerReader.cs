@@ -8,7 +8,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// A checkpoint's optimizer state, however many files it lies in: whole tensors, read when asked for, so that nobody
 /// needs memory for all of it.
 /// </summary>
-public sealed class OptimizerReader : IDisposable
+internal sealed class OptimizerReader : IDisposable
 {
     private readonly List<SafetensorsReader> files = [];
     private readonly Dictionary<string, List<(SafetensorsReader File, long Start, long Length)>> slices = [];
@@ -26,7 +26,6 @@ public sealed class OptimizerReader : IDisposable
         IReadOnlyList<(string Name, long[] Shape)> expected
     )
     {
-        ArgumentNullException.ThrowIfNull(expected);
         return Open(checkpoint, manifest, reader => reader.RequireModel(checkpoint, expected));
     }
 
@@ -69,7 +68,6 @@ public sealed class OptimizerReader : IDisposable
     /// <exception cref="UserException">A file cannot be read.</exception>
     public void ReadInto(string name, Tensor destination)
     {
-        ArgumentNullException.ThrowIfNull(destination);
         using var scope = NewDisposeScope();
         Tensor flat = destination.view(-1);
         foreach (var (file, start, length) in slices[name])
@@ -95,7 +93,6 @@ public sealed class OptimizerReader : IDisposable
 
     private static OptimizerReader Open(string checkpoint, CheckpointManifest manifest, Action<OptimizerReader> check)
     {
-        ArgumentNullException.ThrowIfNull(manifest);
         var reader = new OptimizerReader();
         try
         {

@@ -7,7 +7,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// <param name="Name">The whole tensor's name.</param>
 /// <param name="Start">Where the part begins in the whole, flattened; null for a whole tensor.</param>
 /// <param name="Value">[elements] for a part. Not owned.</param>
-public sealed record StateSlice(string Name, long? Start, Tensor Value);
+internal sealed record StateSlice(string Name, long? Start, Tensor Value);
 
 /// <summary>
 /// One rank's file of the optimizer state: a tensor per slice under the whole tensor's name, and in the metadata, under

@@ -1,5 +1,6 @@
 using System.Text;
 using LongNet.Core.Serialization;
+using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Checkpoints;

@@ -1,10 +1,11 @@
 using System.CommandLine;
 using LongNet.Core;
 using LongNet.Core.Model;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Commands;
 

@@ -1,9 +1,9 @@
 using System.CommandLine;
 using LongNet.Core;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Configuration;
-using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Commands;

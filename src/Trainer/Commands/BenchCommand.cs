@@ -4,10 +4,12 @@ using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Native;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Commands;

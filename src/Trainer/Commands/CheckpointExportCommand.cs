@@ -1,6 +1,6 @@
 using System.CommandLine;
 using LongNet.Core.Native;
-using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Checkpoints.Tools;
 
 namespace LongNet.Trainer.Commands;
 

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Checkpoints.Tools;
 using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Commands;

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LongNet.Core;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Checkpoints.Tools;
 
 namespace LongNet.Trainer.Commands;
 

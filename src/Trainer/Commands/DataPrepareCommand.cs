@@ -1,5 +1,5 @@
 using System.CommandLine;
-using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Checkpoints.Tools;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Data.Prepared;

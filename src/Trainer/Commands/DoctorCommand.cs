@@ -1,11 +1,13 @@
 using System.CommandLine;
 using System.Text.Json;
 using LongNet.Core;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Launch;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Doctor;
-using LongNet.Trainer.Loop;
 using LongNet.Trainer.Planning.Machines;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Commands;
 

@@ -1,11 +1,12 @@
 using System.CommandLine;
 using LongNet.Core;
 using LongNet.Core.Native;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Launch;
 using LongNet.Trainer.Configuration;
-using LongNet.Trainer.Loop;
 using LongNet.Trainer.Planning;
 using LongNet.Trainer.Planning.Machines;
+using LongNet.Trainer.Platform;
 using LongNet.Trainer.Reporting;
 
 namespace LongNet.Trainer.Commands;

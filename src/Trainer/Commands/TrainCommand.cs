@@ -2,9 +2,11 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
 using LongNet.Core.Model;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Commands;
 

@@ -12,7 +12,7 @@ using YamlDotNet.RepresentationModel;
 namespace LongNet.Trainer.Configuration;
 
 /// <summary>Finds, reads and writes configuration files.</summary>
-public static class ConfigurationFile
+internal static class ConfigurationFile
 {
     /// <summary>
     /// A path from here, or else a name in the nearest configs folder up the tree, with or without its ".yaml".
@@ -20,7 +20,6 @@ public static class ConfigurationFile
     /// <exception cref="UserException">Neither exists; says where it was looked for and what is there.</exception>
     public static string Find(string nameOrPath, string? from = null)
     {
-        ArgumentNullException.ThrowIfNull(nameOrPath);
         string here = from ?? Directory.GetCurrentDirectory();
         string direct = Path.Combine(here, nameOrPath);
         if (File.Exists(direct))
@@ -59,8 +58,6 @@ public static class ConfigurationFile
     /// <exception cref="UserException">All problems, one line each.</exception>
     public static RunConfig Load(string path, IReadOnlyList<string> overrides)
     {
-        ArgumentNullException.ThrowIfNull(path);
-        ArgumentNullException.ThrowIfNull(overrides);
         var problems = new ConfigurationProblems();
         var origins = new Dictionary<YamlNode, string>(ReferenceEqualityComparer.Instance);
         YamlMappingNode root = Parse(path);
@@ -85,7 +82,6 @@ public static class ConfigurationFile
     /// <summary>The whole configuration as YAML, every default written out; reading it gives an equal one.</summary>
     public static string ToYaml(RunConfig config)
     {
-        ArgumentNullException.ThrowIfNull(config);
         return Text(Node(config));
     }
 
@@ -94,7 +90,6 @@ public static class ConfigurationFile
     /// </summary>
     public static JsonElement ToJson(RunConfig config)
     {
-        ArgumentNullException.ThrowIfNull(config);
         var text = new ArrayBufferWriter<byte>();
         using (var json = new Utf8JsonWriter(text))
             Write(json, Node(config));
@@ -182,7 +177,6 @@ public static class ConfigurationFile
     /// <summary>The keys of precision and memory that are not at their defaults, "key value" each.</summary>
     public static string[] PrecisionAndMemory(RunConfig config)
     {
-        ArgumentNullException.ThrowIfNull(config);
         return
         [
             .. Chosen(config.Precision, new PrecisionConfig(), "precision"),

@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Configuration;
 
 /// <summary>One run, as the YAML file describes it. Keys are the properties' names in snake_case.</summary>
-public sealed record RunConfig
+internal sealed record RunConfig
 {
     /// <summary>Names the run; the configuration file's name where it is not given.</summary>
     public string? Name { get; init; }
@@ -53,7 +53,7 @@ public sealed record RunConfig
         };
 }
 
-public sealed record ModelConfig
+internal sealed record ModelConfig
 {
     public required long Layers { get; init; }
 
@@ -112,7 +112,7 @@ public sealed record ModelConfig
         };
 }
 
-public sealed record AttentionConfig
+internal sealed record AttentionConfig
 {
     public required IReadOnlyList<long> SegmentLengths { get; init; }
 
@@ -141,7 +141,7 @@ public sealed record AttentionConfig
     public bool RelativePositionBidirectional { get; init; }
 }
 
-public sealed record DataConfig
+internal sealed record DataConfig
 {
     /// <summary>
     /// Files, directories or globs of text, or one file of longnet data prepare; relative to the configuration file's
@@ -162,7 +162,7 @@ public sealed record DataConfig
     public double ValidationFraction { get; init; } = 0.05;
 }
 
-public sealed record ParallelConfig
+internal sealed record ParallelConfig
 {
     /// <summary>Ranks along the batch; auto: what the sequence axis leaves, or 1.</summary>
     public int? Data { get; init; }
@@ -193,7 +193,7 @@ public sealed record ParallelConfig
     "CA1720:Identifier contains type name",
     Justification = "These are values of the configuration."
 )]
-public enum ComputePrecision
+internal enum ComputePrecision
 {
     Float32,
 
@@ -209,7 +209,7 @@ public enum ComputePrecision
     "CA1720:Identifier contains type name",
     Justification = "These are values of the configuration."
 )]
-public enum ReducePrecision
+internal enum ReducePrecision
 {
     Float32,
 }
@@ -218,7 +218,7 @@ public enum ReducePrecision
 /// Types of numbers. Parameters, optimizer state, normalizations, softmax statistics and the loss are float32 in any
 /// case.
 /// </summary>
-public sealed record PrecisionConfig
+internal sealed record PrecisionConfig
 {
     /// <summary>Type of activations and matrix products.</summary>
     public ComputePrecision Compute { get; init; } = ComputePrecision.Float32;
@@ -236,7 +236,7 @@ public sealed record PrecisionConfig
         };
 }
 
-public enum Offload
+internal enum Offload
 {
     /// <summary>What backward needs stays in memory.</summary>
     None,
@@ -248,7 +248,7 @@ public enum Offload
 }
 
 /// <summary>What long sequences cost. None of it changes what is computed, but for rounding.</summary>
-public sealed record MemoryConfig
+internal sealed record MemoryConfig
 {
     /// <summary>What backward computes again in place of keeping it.</summary>
     public Recompute Recompute { get; init; } = Recompute.None;
@@ -269,7 +269,7 @@ public sealed record MemoryConfig
     public long? LossRows { get; init; }
 }
 
-public sealed record OptimizerConfig
+internal sealed record OptimizerConfig
 {
     /// <summary>Peak learning rate.</summary>
     public required double Lr { get; init; }
@@ -292,7 +292,7 @@ public sealed record OptimizerConfig
     public double GradientClipping { get; init; } = 1.0;
 }
 
-public sealed record TrainingConfig
+internal sealed record TrainingConfig
 {
     public required long Steps { get; init; }
 
@@ -314,7 +314,7 @@ public sealed record TrainingConfig
     public double? TimeLimitMinutes { get; init; }
 }
 
-public sealed record EvaluationConfig
+internal sealed record EvaluationConfig
 {
     /// <summary>Steps between evaluations; 0 turns them off.</summary>
     public long EverySteps { get; init; }
@@ -323,7 +323,7 @@ public sealed record EvaluationConfig
     public long Sequences { get; init; } = 16;
 }
 
-public sealed record CheckpointConfig
+internal sealed record CheckpointConfig
 {
     /// <summary>Steps between checkpoints; 0: only at the end, and as often as the next key says.</summary>
     public long EverySteps { get; init; }
@@ -357,13 +357,13 @@ public sealed record CheckpointConfig
     public CheckpointOptions ToOptions() => new(Asynchronous, Required, new CheckpointRetention(KeepLast, KeepEvery));
 }
 
-public sealed record LoggingConfig
+internal sealed record LoggingConfig
 {
     /// <summary>Steps between lines on the console. metrics.jsonl has every step.</summary>
     public long EverySteps { get; init; } = 10;
 }
 
-public sealed record RuntimeConfig
+internal sealed record RuntimeConfig
 {
     /// <summary>CPU threads per rank; auto: the host's cores shared out among its ranks.</summary>
     public int? Threads { get; init; }
@@ -378,7 +378,7 @@ public sealed record RuntimeConfig
     public AllocatorSetting Allocator { get; init; } = AllocatorSetting.Tuned;
 }
 
-public enum MklOnAmdSetting
+internal enum MklOnAmdSetting
 {
     /// <summary>Where the processor is AMD's and the library allows it.</summary>
     Auto,
@@ -387,7 +387,7 @@ public enum MklOnAmdSetting
     Off,
 }
 
-public enum CpuAttentionSetting
+internal enum CpuAttentionSetting
 {
     /// <summary>This library's own, where the processor has AVX-512 and heads are a multiple of 32 channels.</summary>
     Auto,
@@ -396,7 +396,7 @@ public enum CpuAttentionSetting
     Libtorch,
 }
 
-public enum AllocatorSetting
+internal enum AllocatorSetting
 {
     /// <summary>
     /// Kept, which saves the page faults of large tensors; those of 32 MiB and more are given back where

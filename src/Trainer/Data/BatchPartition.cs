@@ -9,7 +9,7 @@ namespace LongNet.Trainer.Data;
 /// <param name="BatchSize">Sequences per step over all ranks.</param>
 /// <param name="DataRanks">Ranks along the batch.</param>
 /// <param name="MicroBatchSize">Sequences per rank at once.</param>
-public sealed record BatchPartition(long BatchSize, int DataRanks, long MicroBatchSize)
+internal sealed record BatchPartition(long BatchSize, int DataRanks, long MicroBatchSize)
 {
     /// <summary>Forward and backward passes per step.</summary>
     public long MicroSteps => BatchSize / DataRanks / MicroBatchSize;

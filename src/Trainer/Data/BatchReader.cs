@@ -8,7 +8,7 @@ namespace LongNet.Trainer.Data;
 /// </summary>
 /// <param name="source">The corpus. Not owned.</param>
 /// <param name="sequenceLength">N, tokens between windows' starts.</param>
-public sealed class BatchReader(ITokenSource source, long sequenceLength)
+internal sealed class BatchReader(ITokenSource source, long sequenceLength)
 {
     /// <param name="windows">The batch.</param>
     /// <param name="firstRow">First row of the shard within a window.</param>
@@ -16,7 +16,6 @@ public sealed class BatchReader(ITokenSource source, long sequenceLength)
     /// <returns>Inputs and targets, each [windows, rows], int64. Owned by the caller.</returns>
     public (Tensor Inputs, Tensor Targets) Read(IReadOnlyList<long> windows, long firstRow, long rows)
     {
-        ArgumentNullException.ThrowIfNull(windows);
         var inputs = new long[windows.Count * rows];
         var targets = new long[windows.Count * rows];
         var tokens = new int[rows + 1];

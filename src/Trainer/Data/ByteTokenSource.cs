@@ -8,7 +8,7 @@ namespace LongNet.Trainer.Data;
 /// A corpus as one sequence of bytes, its documents joined by one 0 byte. Reads through memory maps, only what is
 /// asked.
 /// </summary>
-public sealed class ByteTokenSource : ITokenSource
+internal sealed class ByteTokenSource : ITokenSource
 {
     private const int MostOpenMaps = 64;
     private readonly Corpus corpus;
@@ -18,7 +18,6 @@ public sealed class ByteTokenSource : ITokenSource
 
     public ByteTokenSource(Corpus corpus)
     {
-        ArgumentNullException.ThrowIfNull(corpus);
         this.corpus = corpus;
         starts = new long[corpus.Files.Count];
         long start = 0;

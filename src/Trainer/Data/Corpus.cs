@@ -13,12 +13,12 @@ namespace LongNet.Trainer.Data;
 /// order.</param>
 /// <param name="Bytes">Size.</param>
 /// <param name="StartDigest">Digest of the first bytes, which tells apart most texts of one size.</param>
-public sealed record CorpusFile(string Path, string Name, long Bytes, string StartDigest);
+internal sealed record CorpusFile(string Path, string Name, long Bytes, string StartDigest);
 
 /// <summary>
 /// Text in files, in an order that is the same on every machine. As a run's corpus, every byte of it is a token.
 /// </summary>
-public sealed class Corpus : ITokenCorpus
+internal sealed class Corpus : ITokenCorpus
 {
     private const int ProbeBytes = 8192;
 
@@ -57,7 +57,6 @@ public sealed class Corpus : ITokenCorpus
     /// <exception cref="UserException">A path is missing, nothing matches, or there is no text.</exception>
     public static Corpus Open(DataConfig config)
     {
-        ArgumentNullException.ThrowIfNull(config);
         return Open(config.Path, config.Exclude, "data.path", "data.exclude");
     }
 
@@ -69,8 +68,6 @@ public sealed class Corpus : ITokenCorpus
     /// <exception cref="UserException">A path is missing, nothing matches, or there is no text.</exception>
     public static Corpus Open(IReadOnlyList<string> paths, IReadOnlyList<string> exclude, string key, string excludeKey)
     {
-        ArgumentNullException.ThrowIfNull(paths);
-        ArgumentNullException.ThrowIfNull(exclude);
         var files = new SortedDictionary<string, CorpusFile>(StringComparer.Ordinal);
         foreach (string path in paths)
         {

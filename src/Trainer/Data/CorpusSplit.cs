@@ -9,7 +9,7 @@ namespace LongNet.Trainer.Data;
 /// <param name="SequenceLength">N.</param>
 /// <param name="TrainingWindows">Windows 0 … TrainingWindows − 1 are for training.</param>
 /// <param name="ValidationWindows">The windows after them are held out; 0 for none.</param>
-public sealed record CorpusSplit(long SequenceLength, long TrainingWindows, long ValidationWindows)
+internal sealed record CorpusSplit(long SequenceLength, long TrainingWindows, long ValidationWindows)
 {
     /// <exception cref="UserException">The corpus is too short.</exception>
     public static CorpusSplit Create(long tokens, long sequenceLength, double validationFraction)

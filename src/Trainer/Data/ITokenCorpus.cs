@@ -1,7 +1,7 @@
 namespace LongNet.Trainer.Data;
 
 /// <summary>What a run trains on, as one sequence of tokens.</summary>
-public interface ITokenCorpus
+internal interface ITokenCorpus
 {
     /// <summary>Tells corpora apart.</summary>
     string Fingerprint { get; }
@@ -29,7 +29,7 @@ public interface ITokenCorpus
 }
 
 /// <summary>A corpus that is open to be read. For one thread.</summary>
-public interface ITokenSource : IDisposable
+internal interface ITokenSource : IDisposable
 {
     /// <summary>Tokens in all.</summary>
     long Length { get; }

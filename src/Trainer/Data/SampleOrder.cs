@@ -6,7 +6,7 @@ namespace LongNet.Trainer.Data;
 /// Which training window the n-th sequence of a run is: every epoch a permutation of all windows, a function of (seed,
 /// epoch, index) alone. One cursor counts the sequences that the whole job has consumed, whatever its ranks.
 /// </summary>
-public sealed class SampleOrder
+internal sealed class SampleOrder
 {
     private const int Rounds = 4;
     private readonly long windows;

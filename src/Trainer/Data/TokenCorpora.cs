@@ -6,13 +6,12 @@ using LongNet.Trainer.Data.Tokenization;
 namespace LongNet.Trainer.Data;
 
 /// <summary>Opens what data.path names: text, or one prepared file.</summary>
-public static class TokenCorpora
+internal static class TokenCorpora
 {
     /// <exception cref="UserException">A file is missing or damaged, the tokenizer is another, or the model's
     /// vocabulary is too small for it.</exception>
     public static ITokenCorpus Open(RunConfig config)
     {
-        ArgumentNullException.ThrowIfNull(config);
         DataConfig data = config.Data;
         string[] prepared = [.. data.Path.Where(IsPrepared)];
         if (prepared.Length > 0 && data.Path.Count > 1)

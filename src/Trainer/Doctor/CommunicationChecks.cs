@@ -1,4 +1,4 @@
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Benchmarks;
 using static TorchSharp.torch;
 

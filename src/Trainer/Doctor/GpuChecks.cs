@@ -1,3 +1,5 @@
+using LongNet.Trainer.Platform;
+
 namespace LongNet.Trainer.Doctor;
 
 /// <summary>GPUs, whether libtorch can use them, and what joins them.</summary>

@@ -1,4 +1,5 @@
 using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Doctor;
 

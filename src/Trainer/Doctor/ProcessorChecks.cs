@@ -1,5 +1,5 @@
-using LongNet.Distributed;
-using LongNet.Trainer.Loop;
+using LongNet.Distributed.Launch;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Doctor;
 

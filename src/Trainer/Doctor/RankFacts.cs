@@ -1,6 +1,8 @@
 using System.Reflection;
 using System.Runtime.InteropServices;
-using LongNet.Distributed;
+using LongNet.Distributed.Backends.Mpi;
+using LongNet.Distributed.Launch;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Doctor;
 

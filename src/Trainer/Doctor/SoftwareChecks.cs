@@ -1,4 +1,5 @@
-using LongNet.Distributed;
+using LongNet.Distributed.Launch;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Doctor;
 

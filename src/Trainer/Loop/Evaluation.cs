@@ -1,4 +1,4 @@
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
@@ -12,7 +12,7 @@ namespace LongNet.Trainer.Loop;
 /// <param name="mesh">The ranks. Not owned.</param>
 /// <param name="state">The model. Not owned.</param>
 /// <param name="reader">The corpus. Not owned.</param>
-public sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState state, BatchReader reader)
+internal sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState state, BatchReader reader)
 {
     /// <summary>Evaluates the model as it stands. Collective over the world.</summary>
     public EvaluationMetrics Run()

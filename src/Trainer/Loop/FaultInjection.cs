@@ -5,7 +5,7 @@ using LongNet.Core;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>Where in a run a drill can strike.</summary>
-public enum FaultPoint
+internal enum FaultPoint
 {
     /// <summary>Reading the batch.</summary>
     Data,
@@ -23,7 +23,7 @@ public enum FaultPoint
 /// A failure on purpose, to see that a job on these machines ends as it should: the environment variable LONGNET_FAULT
 /// says action:rank:step:place, e.g. kill:1:20:backward. Actions are throw, kill, stop, exit and hang.
 /// </summary>
-public sealed record FaultInjection
+internal sealed record FaultInjection
 {
     public const string Variable = "LONGNET_FAULT";
 
@@ -45,7 +45,6 @@ public sealed record FaultInjection
     /// <inheritdoc cref="FromProcess"/>
     public static FaultInjection Parse(string text)
     {
-        ArgumentNullException.ThrowIfNull(text);
         string[] parts = text.Split(':');
         if (
             parts.Length == 4

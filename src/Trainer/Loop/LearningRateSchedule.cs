@@ -7,11 +7,10 @@ namespace LongNet.Trainer.Loop;
 /// <param name="Minimum">Learning rate from <paramref name="DecaySteps"/> on.</param>
 /// <param name="WarmupSteps">Steps of warm-up; step s of them has s / WarmupSteps of the peak.</param>
 /// <param name="DecaySteps">Step at which the minimum is reached.</param>
-public sealed record LearningRateSchedule(double Peak, double Minimum, long WarmupSteps, long DecaySteps)
+internal sealed record LearningRateSchedule(double Peak, double Minimum, long WarmupSteps, long DecaySteps)
 {
     public static LearningRateSchedule From(OptimizerConfig config)
     {
-        ArgumentNullException.ThrowIfNull(config);
         return new LearningRateSchedule(config.Lr, config.MinLr!.Value, config.WarmupSteps, config.DecaySteps!.Value);
     }
 

@@ -10,7 +10,7 @@ namespace LongNet.Trainer.Loop;
 /// <remarks>
 /// The scale is always a power of two, so that multiplying and dividing by it rounds nothing.
 /// </remarks>
-public sealed class LossScaler
+internal sealed class LossScaler
 {
     /// <summary>The scale of a run that begins.</summary>
     public const double Initial = 65536;
@@ -48,7 +48,6 @@ public sealed class LossScaler
     /// <param name="state">Its scale may lie above <see cref="Largest"/>; then it can only fall.</param>
     public void Load(CheckpointLossScaler state)
     {
-        ArgumentNullException.ThrowIfNull(state);
         (Scale, GoodSteps, SkippedSteps) = (state.Scale, state.GoodSteps, state.SkippedSteps);
     }
 

@@ -1,7 +1,7 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
@@ -15,7 +15,7 @@ namespace LongNet.Trainer.Loop;
 /// <param name="Corpus">The text, as tokens.</param>
 /// <param name="Split">Training and held-out windows.</param>
 /// <param name="Batch">How a step's sequences are dealt out.</param>
-public sealed record RunPlan(
+internal sealed record RunPlan(
     RunConfig Config,
     int DataRanks,
     int SequenceRanks,
@@ -48,8 +48,6 @@ public sealed record RunPlan(
     /// 0's.</exception>
     public static RunPlan Agree(ProcessGroup world, Func<RunConfig> load)
     {
-        ArgumentNullException.ThrowIfNull(world);
-        ArgumentNullException.ThrowIfNull(load);
         RunPlan plan = RankAgreement.Run(world, () => Create(load(), world.Size));
         string ofRoot = RankAgreement.BroadcastText(world, plan.Fingerprint, 0);
         RankAgreement.Run(world, () =>
@@ -69,7 +67,6 @@ public sealed record RunPlan(
     /// <exception cref="UserException">They do not fit; says what would.</exception>
     public static RunPlan Create(RunConfig config, int ranks)
     {
-        ArgumentNullException.ThrowIfNull(config);
         var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
         SegmentShardingRules.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
         if (config.Model.Positions == PositionEncoding.XPos)

@@ -1,12 +1,13 @@
 using System.Diagnostics;
-using LongNet.Distributed;
-using LongNet.Trainer.Checkpoints;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Runs;
 
 namespace LongNet.Trainer.Loop;
 
 /// <summary>Why a run stops before its last step.</summary>
-public enum StopReason
+internal enum StopReason
 {
     None,
     SIGTERM,
@@ -28,7 +29,7 @@ public enum StopReason
 /// <param name="Reason">Why the run is to stop here; none: it goes on.</param>
 /// <param name="Rank">Whose reason it is; of several ranks the lowest.</param>
 /// <param name="Extras">What each rank passed along, in rank order.</param>
-public sealed record StepAgreement(StopReason Reason, int Rank, byte[] Extras)
+internal sealed record StepAgreement(StopReason Reason, int Rank, byte[] Extras)
 {
     public bool Stops => Reason != StopReason.None;
 }
@@ -43,7 +44,7 @@ public sealed record StepAgreement(StopReason Reason, int Rank, byte[] Extras)
 /// run, which ended by itself or was killed before it saw the file; it is removed with a note, because nobody who
 /// starts a run wants it to stop after one step.
 /// </remarks>
-public sealed class StopAgreement
+internal sealed class StopAgreement
 {
     private const int ExtraShift = 4;
 
@@ -72,8 +73,6 @@ public sealed class StopAgreement
         RunLock? held = null
     )
     {
-        ArgumentNullException.ThrowIfNull(runtime);
-        ArgumentNullException.ThrowIfNull(config);
         this.runtime = runtime;
         this.directory = directory;
         this.held = held;
@@ -101,7 +100,6 @@ public sealed class StopAgreement
     /// <summary>The agreement's reason for people, e.g. "rank 1 received SIGTERM".</summary>
     public string Explain(StepAgreement agreement)
     {
-        ArgumentNullException.ThrowIfNull(agreement);
         return agreement.Reason switch
         {
             StopReason.TakenOver => "the run directory is another run's",

@@ -1,9 +1,12 @@
 using System.Diagnostics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;
+using LongNet.Trainer.Runs;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Loop;
 
@@ -17,7 +20,7 @@ namespace LongNet.Trainer.Loop;
 /// <param name="resume">none, auto, or a path.</param>
 /// <param name="console">Written to on rank 0 only.</param>
 /// <param name="runtime">The ranks' runtime, whose signals ask for a stop while steps are done. Not owned.</param>
-public sealed class TrainingRun(
+internal sealed class TrainingRun(
     RunPlan plan,
     DeviceMesh mesh,
     string settings,

@@ -2,11 +2,12 @@ using LongNet.Core;
 using LongNet.Core.Model;
 using LongNet.Core.Model.Torchscale;
 using LongNet.Core.Optimization;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Distributed.DataParallel;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Runs;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Loop;
@@ -15,7 +16,7 @@ namespace LongNet.Trainer.Loop;
 /// What training changes: parameters, optimizer state and the counters of steps, sequences and tokens. All of it is
 /// alike on every rank, but for the optimizer state where that is sharded; a checkpoint fits any mesh, sharded or not.
 /// </summary>
-public sealed class TrainingState : IDisposable
+internal sealed class TrainingState : IDisposable
 {
     private readonly RunPlan plan;
     private readonly DeviceMesh mesh;
@@ -28,8 +29,6 @@ public sealed class TrainingState : IDisposable
     /// <exception cref="AgreedUserException">A rank has no disk, or too little of it, for what is offloaded.</exception>
     public TrainingState(RunPlan plan, DeviceMesh mesh)
     {
-        ArgumentNullException.ThrowIfNull(plan);
-        ArgumentNullException.ThrowIfNull(mesh);
         this.plan = plan;
         this.mesh = mesh;
         RunConfig config = plan.Config;

@@ -2,9 +2,10 @@ using System.Diagnostics;
 using LongNet.Core.Model;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Trainer.Data;
+using LongNet.Trainer.Platform;
 using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
 
@@ -18,7 +19,7 @@ namespace LongNet.Trainer.Loop;
 /// In float16 the loss is scaled for backward (<see cref="LossScaler"/>). A step that overflows changes neither
 /// parameters nor optimizer state, but it is a step as any other for the learning rate and for the data.
 /// </remarks>
-public sealed class TrainingStep
+internal sealed class TrainingStep
 {
     private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
 
@@ -47,8 +48,6 @@ public sealed class TrainingStep
         FaultInjection? drill = null
     )
     {
-        ArgumentNullException.ThrowIfNull(plan);
-        ArgumentNullException.ThrowIfNull(state);
         this.plan = plan;
         this.mesh = mesh;
         this.state = state;

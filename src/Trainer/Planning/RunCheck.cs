@@ -2,6 +2,7 @@ using System.Text.Json;
 using LongNet.Core;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Runs;
 
 namespace LongNet.Trainer.Planning;
 

@@ -4,7 +4,7 @@ namespace LongNet.Trainer.Reporting;
 /// <param name="output">Where lines go.</param>
 /// <param name="lastStep">The step the run ends at.</param>
 /// <param name="everySteps">Steps between lines.</param>
-public sealed class ConsoleReporter(TextWriter output, long lastStep, long everySteps)
+internal sealed class ConsoleReporter(TextWriter output, long lastStep, long everySteps)
 {
     private bool first = true;
 
@@ -12,7 +12,6 @@ public sealed class ConsoleReporter(TextWriter output, long lastStep, long every
 
     public void Step(StepMetrics metrics)
     {
-        ArgumentNullException.ThrowIfNull(metrics);
         if (!first && metrics.Step % everySteps != 0 && metrics.Step != lastStep)
             return;
         first = false;
@@ -34,7 +33,6 @@ public sealed class ConsoleReporter(TextWriter output, long lastStep, long every
 
     public void Evaluation(EvaluationMetrics metrics)
     {
-        ArgumentNullException.ThrowIfNull(metrics);
         Say(
             $"step {metrics.Step}/{lastStep}  validation {metrics.BitsPerByte:F4} bits per byte (loss "
                 + $"{metrics.Loss:F4})"

@@ -14,7 +14,7 @@ namespace LongNet.Trainer.Reporting;
 /// <param name="CommunicationTotalSeconds">How long rank 0 had collectives under way in this step, hidden or
 /// not.</param>
 /// <param name="CheckpointStallSeconds">How long saving has held up rank 0 since the line before.</param>
-public sealed record StepMetrics(
+internal sealed record StepMetrics(
     long Step,
     double Loss,
     double GradientNorm,
@@ -49,7 +49,7 @@ public sealed record StepMetrics(
 /// <param name="Loss">Mean cross-entropy per held-out target token, in nats.</param>
 /// <param name="BytesPerToken">Bytes of text that a target token stood for on average; 1 where tokens are
 /// bytes.</param>
-public sealed record EvaluationMetrics(long Step, double Loss, double BytesPerToken = 1)
+internal sealed record EvaluationMetrics(long Step, double Loss, double BytesPerToken = 1)
 {
     /// <summary>The loss in bits per byte of the text that was evaluated.</summary>
     public double BitsPerByte => Loss / Math.Log(2) / BytesPerToken;

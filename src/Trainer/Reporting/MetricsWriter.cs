@@ -8,7 +8,7 @@ namespace LongNet.Trainer.Reporting;
 /// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. Lines
 /// appear whole, as soon as they are known; while the disk refuses them they wait in memory, and training goes on.
 /// </summary>
-public sealed class MetricsWriter : IDisposable
+internal sealed class MetricsWriter : IDisposable
 {
     private readonly FileStream file;
     private readonly Lock gate = new();
@@ -48,7 +48,6 @@ public sealed class MetricsWriter : IDisposable
 
     public void Write(StepMetrics metrics)
     {
-        ArgumentNullException.ThrowIfNull(metrics);
         WriteLine(json =>
         {
             json.WriteNumber("step", metrics.Step);
@@ -73,7 +72,6 @@ public sealed class MetricsWriter : IDisposable
 
     public void Write(EvaluationMetrics metrics)
     {
-        ArgumentNullException.ThrowIfNull(metrics);
         WriteLine(json =>
         {
             json.WriteNumber("step", metrics.Step);

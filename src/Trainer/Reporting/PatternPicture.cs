@@ -8,7 +8,7 @@ namespace LongNet.Trainer.Reporting;
 /// <param name="HeadOffsets">Which rows each head keeps.</param>
 /// <param name="Heads">Heads of the model; the first few are drawn.</param>
 /// <param name="Causal">Whether a row sees only itself and earlier rows.</param>
-public sealed record PatternPicture(SegmentSchedule Schedule, HeadOffsets HeadOffsets, long Heads, bool Causal)
+internal sealed record PatternPicture(SegmentSchedule Schedule, HeadOffsets HeadOffsets, long Heads, bool Causal)
 {
     private const int Cells = 64,
         CellPixels = 5,

@@ -1,5 +1,6 @@
 using System.Diagnostics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;

@@ -2,7 +2,7 @@ using LongNet.Core.Attention;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Core.Serialization;
-using LongNet.Distributed;
+using LongNet.Distributed.Lifetime;
 using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;

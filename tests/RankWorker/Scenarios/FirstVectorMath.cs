@@ -1,7 +1,7 @@
 using LongNet.Core.Native;
-using LongNet.Distributed;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Configuration;
-using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;

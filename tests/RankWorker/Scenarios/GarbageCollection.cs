@@ -1,4 +1,5 @@
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using LongNet.TestKit;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;

@@ -1,8 +1,9 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Distributed.DataParallel;
+using LongNet.Distributed.Lifetime;
 using LongNet.Distributed.SequenceParallel;
 using TorchSharp;
 using Xunit;

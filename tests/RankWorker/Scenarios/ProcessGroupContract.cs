@@ -1,7 +1,9 @@
 using LongNet.Core.Native;
-using LongNet.Distributed;
-using LongNet.Distributed.Communicators;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Collectives.Transport;
 using LongNet.Distributed.Diagnostics;
+using LongNet.Distributed.Launch;
+using LongNet.Distributed.Lifetime;
 using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;

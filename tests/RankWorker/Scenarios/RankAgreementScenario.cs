@@ -1,5 +1,6 @@
 using LongNet.Core;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using Xunit;
 
 namespace LongNet.RankWorker.Scenarios;

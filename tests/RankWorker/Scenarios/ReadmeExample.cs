@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Numerics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
 using LongNet.Distributed.SequenceParallel;
 using Xunit;
 using static TorchSharp.torch;

@@ -1,6 +1,7 @@
 using LongNet.Core;
-using LongNet.Distributed;
-using LongNet.Trainer.Checkpoints;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Lifetime;
+using LongNet.Trainer.Runs;
 using Xunit;
 
 namespace LongNet.RankWorker.Scenarios;

@@ -1,6 +1,7 @@
 using LongNet.Core.Optimization;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Distributed.DataParallel;
+using LongNet.Distributed.Lifetime;
 using TorchSharp.Modules;
 using Xunit;
 using static TorchSharp.torch;

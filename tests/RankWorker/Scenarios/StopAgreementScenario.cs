@@ -1,9 +1,10 @@
 using System.Diagnostics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Diagnostics;
-using LongNet.Trainer.Checkpoints;
+using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Runs;
 using Xunit;
 
 namespace LongNet.RankWorker.Scenarios;

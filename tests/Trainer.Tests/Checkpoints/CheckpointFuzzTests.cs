@@ -9,7 +9,10 @@ using LongNet.Core.Serialization;
 using LongNet.TestKit;
 using LongNet.TestKit.Ranks;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Checkpoints.Tools;
 using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Runs;
+using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Checkpoints;

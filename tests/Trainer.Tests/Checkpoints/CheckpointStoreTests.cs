@@ -1,9 +1,11 @@
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using LongNet.Core;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.TestKit;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Runs;
+using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Checkpoints;

@@ -1,4 +1,4 @@
-using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Storage;
 using Microsoft.Win32.SafeHandles;
 
 namespace LongNet.Trainer.Tests.Checkpoints;

@@ -4,6 +4,8 @@ using LongNet.TestKit;
 using LongNet.TestKit.Ranks;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Reporting;
+using LongNet.Trainer.Runs;
+using LongNet.Trainer.Storage;
 using LongNet.Trainer.Tests.Ranks;
 
 namespace LongNet.Trainer.Tests.Checkpoints;
@@ -165,7 +167,9 @@ public class FullDiskTests
             ],
         };
         string message = Assert
-            .Throws<Distributed.AgreedUserException>(() => SavedCheckpoint.Save(store, part, files: new WasFree()))
+            .Throws<Distributed.Collectives.AgreedUserException>(() =>
+                SavedCheckpoint.Save(store, part, files: new WasFree())
+            )
             .Message;
         Assert.Matches(
             $"^The checkpoint of step 20 cannot be written to {Regex.Escape(store.Folder)}: No space left "

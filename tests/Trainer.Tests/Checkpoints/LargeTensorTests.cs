@@ -4,6 +4,8 @@ using LongNet.Core.Serialization;
 using LongNet.TestKit;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Checkpoints.Tools;
+using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Checkpoints;

@@ -1,6 +1,7 @@
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.TestKit;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Runs;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Checkpoints;

@@ -1,7 +1,8 @@
 using System.Text;
 using System.Text.Json;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Tests.Checkpoints;

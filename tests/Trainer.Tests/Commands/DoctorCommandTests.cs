@@ -128,7 +128,7 @@ public class DoctorCommandTests
     [Fact]
     public void Doctor_MoreRanksThanCores_SaysHowManyToStart()
     {
-        int processors = Distributed.CpuThreads.Processors().Machine;
+        int processors = Distributed.Launch.CpuThreads.Processors().Machine;
         Assert.SkipWhen(processors > 4, "so many ranks would take minutes to start");
         ProgramResult result = RankTests.Launcher(MpiKind.OpenMpi).Run(processors + 1, Repository.LongNet, ["doctor"]);
         Assert.Equal(1, result.ExitCode);

@@ -1,7 +1,9 @@
 using System.Text.Json;
-using LongNet.Distributed;
+using LongNet.Distributed.Backends.Mpi;
+using LongNet.Distributed.Launch;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Doctor;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Tests.Doctor;
 

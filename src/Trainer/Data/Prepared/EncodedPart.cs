@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 using System.Security.Cryptography;
-using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Data.Prepared;
 

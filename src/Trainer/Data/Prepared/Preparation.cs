@@ -2,8 +2,8 @@ using System.Buffers.Binary;
 using System.Runtime.ExceptionServices;
 using System.Security.Cryptography;
 using LongNet.Core;
-using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Data.Tokenization;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Data.Prepared;
 

@@ -8,10 +8,10 @@ namespace LongNet.Trainer.Data.Prepared;
 /// <summary>Where a document begins.</summary>
 /// <param name="FirstToken">Its first token.</param>
 /// <param name="FirstByte">Bytes of text of the documents before it.</param>
-public readonly record struct DocumentStart(long FirstToken, long FirstByte);
+internal readonly record struct DocumentStart(long FirstToken, long FirstByte);
 
 /// <summary>A file of longnet data prepare, to train on.</summary>
-public sealed class TokenFile : ITokenCorpus
+internal sealed class TokenFile : ITokenCorpus
 {
     /// <summary>How names of such files end.</summary>
     public const string Extension = ".tokens";
@@ -69,7 +69,6 @@ public sealed class TokenFile : ITokenCorpus
     /// <exception cref="UserException">It is none, of a newer version, or damaged.</exception>
     public static TokenFile Open(string path)
     {
-        ArgumentNullException.ThrowIfNull(path);
         try
         {
             using FileStream file = File.OpenRead(path);

@@ -15,7 +15,7 @@ namespace LongNet.Trainer.Data.Prepared;
 /// <param name="SourceFingerprint">Of the files that it was made of: names, sizes and first bytes.</param>
 /// <param name="ContentDigest">SHA-256 of everything after the header.</param>
 /// <param name="Tokenizer">Its name.</param>
-public sealed record TokenFileHeader(
+internal sealed record TokenFileHeader(
     int TokenBytes,
     int VocabularySize,
     long Tokens,

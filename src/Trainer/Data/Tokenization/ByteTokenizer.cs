@@ -3,7 +3,7 @@ using System.Security.Cryptography;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>Every byte is a token, and byte 0, which no text has, ends one.</summary>
-public sealed class ByteTokenizer : ITextTokenizer
+internal sealed class ByteTokenizer : ITextTokenizer
 {
     private static readonly byte[] Values = [.. Enumerable.Range(0, 256).Select(value => (byte)value)];
 
@@ -25,7 +25,6 @@ public sealed class ByteTokenizer : ITextTokenizer
 
     public void Encode(ReadOnlySpan<byte> text, List<int> tokens)
     {
-        ArgumentNullException.ThrowIfNull(tokens);
         tokens.EnsureCapacity(tokens.Count + text.Length);
         foreach (byte value in text)
             tokens.Add(value);

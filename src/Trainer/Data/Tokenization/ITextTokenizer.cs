@@ -1,7 +1,7 @@
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>Turns text into tokens and back. Safe to use from several threads at once.</summary>
-public interface ITextTokenizer
+internal interface ITextTokenizer
 {
     /// <summary>What messages and tables call it: byte, or its file's name.</summary>
     string Name { get; }
@@ -35,7 +35,7 @@ public interface ITextTokenizer
 }
 
 /// <summary>Where the parts of a text can be encoded one by one, with the same result.</summary>
-public enum TextCuts
+internal enum TextCuts
 {
     Nowhere,
 

@@ -4,7 +4,7 @@ using LongNet.Core;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>Tokenizers by what data.tokenizer and --tokenizer call them.</summary>
-public static class TextTokenizers
+internal static class TextTokenizers
 {
     /// <summary>The tokenizer that needs no file.</summary>
     public const string Byte = "byte";
@@ -12,7 +12,6 @@ public static class TextTokenizers
     /// <summary>Whether it is byte, or the name of a file that <see cref="Load"/> may take.</summary>
     public static bool IsNameOrFile(string tokenizer)
     {
-        ArgumentNullException.ThrowIfNull(tokenizer);
         return tokenizer == Byte || IsHuggingFace(tokenizer) || IsTiktoken(tokenizer);
     }
 
@@ -21,7 +20,6 @@ public static class TextTokenizers
     /// <exception cref="UserException">The file cannot be used; says why.</exception>
     public static ITextTokenizer Load(string tokenizer)
     {
-        ArgumentNullException.ThrowIfNull(tokenizer);
         if (tokenizer == Byte)
             return ByteTokenizer.Instance;
         try
@@ -43,8 +41,6 @@ public static class TextTokenizers
     /// <summary>The text of tokens; what is no UTF-8 becomes U+FFFD.</summary>
     public static string Decode(this ITextTokenizer tokenizer, IEnumerable<int> tokens)
     {
-        ArgumentNullException.ThrowIfNull(tokenizer);
-        ArgumentNullException.ThrowIfNull(tokens);
         using var bytes = new MemoryStream();
         foreach (int token in tokens)
             bytes.Write(tokenizer.BytesOf(token));

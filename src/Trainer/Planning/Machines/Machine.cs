@@ -4,7 +4,7 @@ namespace LongNet.Trainer.Planning.Machines;
 /// What a rank can do on a machine: rates that training reaches, not those of a data sheet. Keys of the JSON files are
 /// the properties' names in snake_case.
 /// </summary>
-public sealed record Machine
+internal sealed record Machine
 {
     public required string Name { get; init; }
 

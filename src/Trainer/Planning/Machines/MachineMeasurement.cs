@@ -1,9 +1,10 @@
 using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
-using LongNet.Distributed;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Launch;
 using LongNet.Trainer.Benchmarks;
-using LongNet.Trainer.Doctor;
+using LongNet.Trainer.Platform;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Planning.Machines;

@@ -1,0 +1,189 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+
+namespace LongNet.Distributed.Backends.Mpi;
+
+/// <summary>
+/// Moves the collectives of a process on. MPI does nothing between calls, so where no one waits, a thread calls it now
+/// and then and communication goes on beside the computation.
+/// </summary>
+internal sealed partial class MpiProgress : IDisposable
+{
+    // The pauses of the thread: short enough to hide a collective behind computation, long enough to cost no core.
+    private const uint PauseMicroseconds = 50,
+        LongPauseMicroseconds = 500,
+        LongestPauseMicroseconds = 2000;
+
+    // After this long without communication the thread sleeps until it is called.
+    private static readonly long IdleTicks = Stopwatch.Frequency / 50;
+
+    private readonly MpiNative native;
+    private readonly bool crowded;
+    private readonly Lock gate = new();
+    private readonly List<MpiStream> busy = [];
+    private readonly AutoResetEvent called = new(false);
+    private readonly Thread thread;
+    private volatile bool sleeping,
+        stopped;
+    private int waiters;
+
+    /// <param name="crowded">Whether this machine has more ranks than processors, so that a waiting rank takes
+    /// another's.</param>
+    public MpiProgress(MpiNative native, bool crowded)
+    {
+        this.native = native;
+        this.crowded = crowded;
+        thread = new Thread(Run) { IsBackground = true, Name = "longnet-progress" };
+        thread.Start();
+    }
+
+    /// <summary>Adds a transfer to a stream, and starts it unless others go before it.</summary>
+    public MpiTransfer Enqueue(MpiStream stream, MpiTransfer transfer)
+    {
+        lock (gate)
+        {
+            stream.Transfers.Enqueue(transfer);
+            if (stream.Transfers.Count == 1)
+            {
+                busy.Add(stream);
+                Advance(stream);
+            }
+        }
+
+        if (sleeping && !transfer.IsCompleted)
+            called.Set();
+        return transfer;
+    }
+
+    /// <summary>Returns when the transfer is completed; moves all others on meanwhile.</summary>
+    public void Wait(MpiTransfer transfer)
+    {
+        if (transfer.IsCompleted)
+            return;
+        Interlocked.Increment(ref waiters);
+        try
+        {
+            long start = Stopwatch.GetTimestamp();
+            for (long polls = 1; ; polls++)
+            {
+                lock (gate)
+                    AdvanceAll();
+                if (transfer.IsCompleted)
+                    return;
+                Pause(polls, start);
+            }
+        }
+        finally
+        {
+            Interlocked.Decrement(ref waiters);
+        }
+    }
+
+    /// <summary>Waits until a stream has nothing to do.</summary>
+    public void Drain(MpiStream stream)
+    {
+        while (true)
+        {
+            MpiTransfer? last;
+            lock (gate)
+                last = stream.Transfers.LastOrDefault();
+            if (last is null)
+                return;
+            Wait(last);
+        }
+    }
+
+    public void Dispose()
+    {
+        stopped = true;
+        called.Set();
+        thread.Join();
+        called.Dispose();
+    }
+
+    // Spinning is quickest for what takes microseconds. Later, others may want the processor: ranks of this machine, or
+    // the threads that send and receive.
+    private void Pause(long polls, long start)
+    {
+        if (polls < (crowded ? 20 : 4000))
+            return;
+        if (polls % 16 == 0 && Stopwatch.GetTimestamp() - start > Stopwatch.Frequency / (crowded ? 1000 : 50))
+            _ = Sleep(PauseMicroseconds);
+        else
+            _ = Yield();
+    }
+
+    private void Run()
+    {
+        long lastBusy = Stopwatch.GetTimestamp(),
+            lastUseful = 0;
+        while (!stopped)
+        {
+            bool any = false;
+            // Who waits moves everything on, and two that do so hinder each other.
+            if (Volatile.Read(ref waiters) == 0)
+            {
+                lock (gate)
+                {
+                    AdvanceAll();
+                    any = busy.Count > 0;
+                }
+            }
+
+            long now = Stopwatch.GetTimestamp();
+            if (any)
+                lastUseful = now;
+            if (any || Volatile.Read(ref waiters) > 0)
+                lastBusy = now;
+            if (now - lastBusy < IdleTicks)
+            {
+                // A program that waits for each of its collectives needs this thread for none of them.
+                _ = Sleep(
+                    any ? PauseMicroseconds
+                    : now - lastUseful < Stopwatch.Frequency ? LongPauseMicroseconds
+                    : LongestPauseMicroseconds
+                );
+                continue;
+            }
+
+            sleeping = true;
+            // One that was enqueued before the flag was seen did not call.
+            lock (gate)
+                any = busy.Count > 0;
+            if (!any)
+                called.WaitOne();
+            sleeping = false;
+            lastBusy = Stopwatch.GetTimestamp();
+        }
+    }
+
+    private void AdvanceAll()
+    {
+        for (int i = busy.Count - 1; i >= 0; i--)
+            Advance(busy[i]);
+    }
+
+    private void Advance(MpiStream stream)
+    {
+        while (stream.Transfers.TryPeek(out MpiTransfer? first))
+        {
+            if (!first.Advance(native))
+                return;
+            stream.Transfers.Dequeue();
+        }
+
+        busy.Remove(stream);
+    }
+
+    [LibraryImport("libc", EntryPoint = "usleep")]
+    private static partial int Sleep(uint microseconds);
+
+    [LibraryImport("libc", EntryPoint = "sched_yield")]
+    private static partial int Yield();
+}
+
+/// <summary>Transfers that run one after another. Touched only under the lock of <see cref="MpiProgress"/>.</summary>
+internal sealed class MpiStream
+{
+    public Queue<MpiTransfer> Transfers { get; } = new();
+}

@@ -1,0 +1,150 @@
+using System.Runtime.InteropServices;
+
+namespace LongNet.Distributed.Backends.Nccl;
+
+/// <summary>Streams, events and contexts of the NVIDIA driver, which TorchSharp does not offer.</summary>
+internal static unsafe partial class CudaDriver
+{
+    /// <summary>The legacy default stream, on which TorchSharp computes.</summary>
+    public const nint DefaultStream = 0;
+
+    /// <summary>Bytes of a GPU's UUID.</summary>
+    public const int UuidLength = 16;
+
+    // CUDA_SUCCESS, CUDA_ERROR_NOT_READY, CU_STREAM_NON_BLOCKING and CU_EVENT_DISABLE_TIMING of cuda.h.
+    private const int Success = 0,
+        NotReady = 600;
+    private const uint NonBlocking = 1,
+        DisableTiming = 2;
+    private const string Driver = "libcuda.so.1";
+
+    /// <summary>
+    /// The context in which libtorch computes on a GPU. Held until the process ends, as libtorch holds it.
+    /// </summary>
+    /// <param name="device">As in <c>cuda:index</c>.</param>
+    public static nint RetainContext(int device)
+    {
+        nint context;
+        Check(PrimaryContextRetain(&context, Device(device)), "cuDevicePrimaryCtxRetain");
+        return context;
+    }
+
+    /// <summary>What tells a GPU apart from all others, whatever index each process gives it.</summary>
+    public static void ReadUuid(int device, Span<byte> uuid)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(uuid.Length, UuidLength);
+        fixed (byte* bytes = uuid)
+            Check(DeviceGetUuid(bytes, Device(device)), "cuDeviceGetUuid");
+    }
+
+    public static void SetCurrent(nint context) => Check(ContextSetCurrent(context), "cuCtxSetCurrent");
+
+    /// <summary>Makes a context current on this thread until the result is disposed.</summary>
+    public static ContextScope Enter(nint context)
+    {
+        Check(ContextPushCurrent(context), "cuCtxPushCurrent");
+        return default;
+    }
+
+    /// <summary>A stream that does not wait for the default stream, nor that for it.</summary>
+    public static nint CreateStream()
+    {
+        nint stream;
+        Check(StreamCreate(&stream, NonBlocking), "cuStreamCreate");
+        return stream;
+    }
+
+    public static void DestroyStream(nint stream) => Check(StreamDestroy(stream), "cuStreamDestroy");
+
+    /// <summary>Marks what has been put on a stream so far.</summary>
+    public static nint Record(nint stream)
+    {
+        nint mark;
+        Check(EventCreate(&mark, DisableTiming), "cuEventCreate");
+        Check(EventRecord(mark, stream), "cuEventRecord");
+        return mark;
+    }
+
+    /// <summary>Lets what is put on a stream from now on wait for a mark. Returns at once.</summary>
+    public static void Wait(nint stream, nint mark) => Check(StreamWaitEvent(stream, mark, 0), "cuStreamWaitEvent");
+
+    public static bool HasPassed(nint mark)
+    {
+        int code = EventQuery(mark);
+        if (code != NotReady)
+            Check(code, "cuEventQuery");
+        return code == Success;
+    }
+
+    public static void Forget(nint mark) => Check(EventDestroy(mark), "cuEventDestroy");
+
+    private static int Device(int index)
+    {
+        int device;
+        Check(DeviceGet(&device, index), "cuDeviceGet");
+        return device;
+    }
+
+    private static void Check(int code, string function)
+    {
+        if (code == Success)
+            return;
+        byte* text;
+        string reason =
+            GetErrorString(code, &text) == Success ? Marshal.PtrToStringUTF8((nint)text)! : "an unknown error";
+        throw new NcclException($"{function} of the NVIDIA driver failed with code {code}: {reason}.");
+    }
+
+    /// <summary>Gives back to the thread the context that it had.</summary>
+    public readonly ref struct ContextScope
+    {
+        // Always a push before it; what goes wrong here went wrong before and was told.
+        public void Dispose()
+        {
+            nint context;
+            _ = ContextPopCurrent(&context);
+        }
+    }
+
+    [LibraryImport(Driver, EntryPoint = "cuGetErrorString")]
+    private static partial int GetErrorString(int code, byte** text);
+
+    [LibraryImport(Driver, EntryPoint = "cuDeviceGet")]
+    private static partial int DeviceGet(int* device, int index);
+
+    [LibraryImport(Driver, EntryPoint = "cuDeviceGetUuid_v2")]
+    private static partial int DeviceGetUuid(byte* uuid, int device);
+
+    [LibraryImport(Driver, EntryPoint = "cuDevicePrimaryCtxRetain")]
+    private static partial int PrimaryContextRetain(nint* context, int device);
+
+    [LibraryImport(Driver, EntryPoint = "cuCtxSetCurrent")]
+    private static partial int ContextSetCurrent(nint context);
+
+    [LibraryImport(Driver, EntryPoint = "cuCtxPushCurrent_v2")]
+    private static partial int ContextPushCurrent(nint context);
+
+    [LibraryImport(Driver, EntryPoint = "cuCtxPopCurrent_v2")]
+    private static partial int ContextPopCurrent(nint* context);
+
+    [LibraryImport(Driver, EntryPoint = "cuStreamCreate")]
+    private static partial int StreamCreate(nint* stream, uint flags);
+
+    [LibraryImport(Driver, EntryPoint = "cuStreamDestroy_v2")]
+    private static partial int StreamDestroy(nint stream);
+
+    [LibraryImport(Driver, EntryPoint = "cuStreamWaitEvent")]
+    private static partial int StreamWaitEvent(nint stream, nint mark, uint flags);
+
+    [LibraryImport(Driver, EntryPoint = "cuEventCreate")]
+    private static partial int EventCreate(nint* mark, uint flags);
+
+    [LibraryImport(Driver, EntryPoint = "cuEventRecord")]
+    private static partial int EventRecord(nint mark, nint stream);
+
+    [LibraryImport(Driver, EntryPoint = "cuEventQuery")]
+    private static partial int EventQuery(nint mark);
+
+    [LibraryImport(Driver, EntryPoint = "cuEventDestroy_v2")]
+    private static partial int EventDestroy(nint mark);
+}

@@ -1,0 +1,66 @@
+using System.Diagnostics;
+using LongNet.Core.Attention;
+using LongNet.Distributed.Collectives.Transport;
+using LongNet.Distributed.Diagnostics;
+using static TorchSharp.torch;
+
+namespace LongNet.Distributed.Collectives;
+
+/// <summary>
+/// A collective that was started. Its tensors must be left alone until <see cref="Wait"/> has returned; a work that
+/// nobody waits for still runs to its end.
+/// </summary>
+public sealed class CollectiveWork : IPendingTensor
+{
+    private readonly ITransfer transfer;
+    private readonly CollectiveMonitor monitor;
+    private readonly Tensor? result;
+
+    internal CollectiveWork(CollectiveCall? call, ITransfer transfer, CollectiveMonitor monitor, Tensor? result)
+    {
+        Call = call;
+        this.transfer = transfer;
+        this.monitor = monitor;
+        this.result = result;
+    }
+
+    /// <summary>What was called; null in a group of one rank.</summary>
+    public CollectiveCall? Call { get; }
+
+    /// <summary>Whether <see cref="Wait"/> would return at once.</summary>
+    public bool IsCompleted => transfer.IsCompleted;
+
+    /// <summary>
+    /// Waits for this rank's part. A CPU tensor then holds the result; a CUDA tensor will hold it for everything that
+    /// is put on the current stream from now on.
+    /// </summary>
+    public void Wait()
+    {
+        if (transfer.IsCompleted)
+        {
+            transfer.Wait();
+            return;
+        }
+
+        long start = Stopwatch.GetTimestamp();
+        try
+        {
+            transfer.Wait();
+        }
+        finally
+        {
+            monitor.AddWait(Stopwatch.GetTimestamp() - start);
+        }
+    }
+
+    /// <summary>
+    /// Waits and returns the result: the new tensor, owned by the caller of the collective, or the one that it changed
+    /// in place.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">The collective has no result (send, barrier).</exception>
+    public Tensor Result()
+    {
+        Wait();
+        return result ?? throw new InvalidOperationException("This collective has no result.");
+    }
+}

@@ -1,0 +1,100 @@
+using LongNet.Distributed.Backends.Nccl;
+using LongNet.Distributed.Diagnostics;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace LongNet.Distributed.Collectives.Transport;
+
+/// <summary>
+/// The one place that decides what carries a tensor: NCCL where it lies in a GPU's memory, else what joins the
+/// processes, which also has barriers, splits, and all that is known before a tensor moves.
+/// </summary>
+/// <remarks>
+/// NCCL is not loaded before the first CUDA tensor comes. A refusal because it is missing is thrown alike on all ranks.
+/// </remarks>
+internal sealed class DeviceCommunicator : ICommunicator
+{
+    private readonly ICommunicator host;
+    private readonly CollectiveMonitor monitor;
+    private readonly NcclCommunicator gpus;
+
+    /// <param name="host">For CPU tensors; owned by this.</param>
+    /// <param name="name">The group, for messages.</param>
+    public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor)
+        : this(host, name, monitor, null) { }
+
+    private DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, NcclQueue? queue)
+    {
+        this.host = host;
+        this.monitor = monitor;
+        gpus = new NcclCommunicator(host, name, monitor, queue);
+    }
+
+    public int Rank => host.Rank;
+
+    public int Size => host.Size;
+
+    public IReadOnlyList<int> Members => host.Members;
+
+    public string Served => "CPU or CUDA";
+
+    public bool Serves(Tensor tensor) => IsOnGpu(tensor) || host.Serves(tensor);
+
+    public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
+        IsOnGpu(all) ? gpus.AllGather(call, own, all, counts) : host.AllGather(call, own, all, counts);
+
+    public ITransfer ReduceScatter(
+        CollectiveCall call,
+        Tensor input,
+        Tensor output,
+        IReadOnlyList<long> counts,
+        ReduceOperation operation
+    ) =>
+        IsOnGpu(input)
+            ? gpus.ReduceScatter(call, input, output, counts, operation)
+            : host.ReduceScatter(call, input, output, counts, operation);
+
+    public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation) =>
+        IsOnGpu(tensor) ? gpus.AllReduce(call, tensor, operation) : host.AllReduce(call, tensor, operation);
+
+    public ITransfer Broadcast(CollectiveCall call, Tensor tensor, int root) =>
+        IsOnGpu(tensor) ? gpus.Broadcast(call, tensor, root) : host.Broadcast(call, tensor, root);
+
+    public ITransfer AllToAll(
+        CollectiveCall call,
+        Tensor input,
+        IReadOnlyList<long> sendCounts,
+        Tensor output,
+        IReadOnlyList<long> receiveCounts
+    ) =>
+        IsOnGpu(input)
+            ? gpus.AllToAll(call, input, sendCounts, output, receiveCounts)
+            : host.AllToAll(call, input, sendCounts, output, receiveCounts);
+
+    public ITransfer Send(CollectiveCall call, Tensor tensor, int peer) =>
+        IsOnGpu(tensor) ? gpus.Send(call, tensor, peer) : host.Send(call, tensor, peer);
+
+    public ITransfer Receive(CollectiveCall call, Tensor tensor, int peer) =>
+        IsOnGpu(tensor) ? gpus.Receive(call, tensor, peer) : host.Receive(call, tensor, peer);
+
+    public ITransfer Barrier(CollectiveCall call) => host.Barrier(call);
+
+    public ICommunicator Split(CollectiveCall call, int color, int key, string name)
+    {
+        ICommunicator part = host.Split(call, color, key, name);
+        // One rank of several needs no communicator, but takes part in making the others'. Where there is one rank in
+        // all it gets one.
+        bool isAlone = part.Size == 1 && Size > 1;
+        NcclQueue? queue = gpus.Split(call, color, key, name, isAlone ? null : part);
+        return isAlone ? part : new DeviceCommunicator(part, name, monitor, queue);
+    }
+
+    public void Dispose()
+    {
+        gpus.Dispose();
+        host.Dispose();
+    }
+
+    // The rule.
+    private static bool IsOnGpu(Tensor tensor) => tensor.device_type == DeviceType.CUDA;
+}

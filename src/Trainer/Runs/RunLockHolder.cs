@@ -1,0 +1,119 @@
+using System.Globalization;
+using System.Text.Json;
+
+namespace LongNet.Trainer.Runs;
+
+/// <summary>What a run's lock says: which process of which machine wrote it, since when, and how often since.</summary>
+/// <param name="Host">The machine's name.</param>
+/// <param name="Process">The process.</param>
+/// <param name="ProcessStart">When it started, in ticks since the machine did: another process gets the same number
+/// some day, but not the same start.</param>
+/// <param name="ProcessNamespace">Where the process's number holds: containers of one machine each have their own
+/// numbers.</param>
+/// <param name="BootId">Of the machine's start.</param>
+/// <param name="Started">When the lock was taken, by that machine's clock.</param>
+/// <param name="Token">Of this lock alone.</param>
+/// <param name="Heartbeat">Raised while the lock is held.</param>
+internal sealed record RunLockHolder(
+    string Host,
+    int Process,
+    long ProcessStart,
+    string ProcessNamespace,
+    string BootId,
+    DateTime Started,
+    Guid Token,
+    long Heartbeat
+)
+{
+    // More than the longest names, numbers and times come to.
+    private const int TextBytes = 1024;
+
+    private static readonly JsonSerializerOptions Json = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+        WriteIndented = true,
+        RespectNullableAnnotations = true,
+        RespectRequiredConstructorParameters = true,
+    };
+
+    /// <summary>
+    /// Whether the process has ended for sure. Where it has not, or is another machine's or container's, only its
+    /// heartbeat can tell.
+    /// </summary>
+    public bool HasEnded()
+    {
+        RunLockHolder here = OfThisProcess();
+        return here.BootId.Length > 0
+            && here.ProcessNamespace.Length > 0
+            && (Host, BootId, ProcessNamespace) == (here.Host, here.BootId, here.ProcessNamespace)
+            && StartOf(Process) != ProcessStart;
+    }
+
+    public static RunLockHolder OfThisProcess() =>
+        new(
+            Environment.MachineName,
+            Environment.ProcessId,
+            StartOf(Environment.ProcessId) ?? 0,
+            Attempt(() => new FileInfo("/proc/self/ns/pid").LinkTarget) ?? "",
+            Attempt(() => File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim()) ?? "",
+            DateTime.UtcNow,
+            Guid.NewGuid(),
+            0
+        );
+
+    /// <summary>Reads what a lock says; null where it is empty, half written or something else.</summary>
+    public static RunLockHolder? Parse(ReadOnlySpan<byte> text)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<RunLockHolder>(text, Json);
+        }
+        catch (JsonException)
+        {
+            return null;
+        }
+    }
+
+    /// <summary>
+    /// What a lock says, equally long for all holders: where several write at once, each writes over all of what the
+    /// others have written, and nobody's setting of the file's size changes another's text.
+    /// </summary>
+    public byte[] ToText()
+    {
+        byte[] json = JsonSerializer.SerializeToUtf8Bytes(this, Json);
+        var text = new byte[Math.Max(TextBytes, json.Length + 1)];
+        text.AsSpan().Fill((byte)' ');
+        json.CopyTo(text, 0);
+        text[^1] = (byte)'\n';
+        return text;
+    }
+
+    public override string ToString() => $"process {Process} on {Host}";
+
+    // Null where there is no such process, or it has ended and its parent has not asked for its exit code.
+    private static long? StartOf(int process)
+    {
+        string? status = Attempt(() => File.ReadAllText($"/proc/{process}/stat"));
+        // After the name in parentheses, which may hold anything: the state is field 3, the start field 22.
+        string[] fields = status?[(status.LastIndexOf(')') + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries)
+            ?? [];
+        return
+            fields.Length > 19
+            && fields[0] is not ("Z" or "X")
+            && long.TryParse(fields[19], NumberStyles.None, CultureInfo.InvariantCulture, out long start)
+            ? start
+            : null;
+    }
+
+    private static string? Attempt(Func<string?> read)
+    {
+        try
+        {
+            return read();
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    }
+}
