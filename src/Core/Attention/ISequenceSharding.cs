@@ -38,8 +38,8 @@ public interface ISegmentPeers
     IPendingTensor StartAllGather(Tensor rows, IReadOnlyList<long> counts);
 
     /// <summary>
-    /// Starts the transpose of <see cref="StartAllGather"/>: sums every peer's gradients of the gathered rows and brings
-    /// each peer the sum for its own. Collective among the peers.
+    /// Starts the transpose of <see cref="StartAllGather"/>: sums every peer's gradients of the gathered rows and
+    /// brings each peer the sum for its own. Collective among the peers.
     /// </summary>
     /// <param name="gradients">[Σ counts], contiguous; unchanged until the result is taken. Not disposed.</param>
     /// <param name="counts">Elements of every peer.</param>

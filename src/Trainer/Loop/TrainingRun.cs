@@ -40,7 +40,8 @@ internal sealed class TrainingRun(
     /// <returns>
     /// Whether the last step is done; false where the run was asked to stop before, and has saved a checkpoint.
     /// </returns>
-    /// <exception cref="AgreedUserException">The run directory, a checkpoint or the numbers forbid to go on.</exception>
+    /// <exception cref="AgreedUserException">The run directory, a checkpoint or the numbers forbid to go
+    /// on.</exception>
     public bool Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;

@@ -26,7 +26,8 @@ internal sealed class TrainingState : IDisposable
     /// <summary>Makes the initial state. Collective over the mesh.</summary>
     /// <param name="plan">The run. </param>
     /// <param name="mesh">The ranks. Not owned.</param>
-    /// <exception cref="AgreedUserException">A rank has no disk, or too little of it, for what is offloaded.</exception>
+    /// <exception cref="AgreedUserException">A rank has no disk, or too little of it, for what is
+    /// offloaded.</exception>
     public TrainingState(RunPlan plan, DeviceMesh mesh)
     {
         this.plan = plan;

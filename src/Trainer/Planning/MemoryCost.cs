@@ -54,8 +54,8 @@ internal sealed record MemoryCost(
 
     // glibc leaves freed memory in the process, and what is kept of one block lies between the next one's temporaries,
     // so that a block finds no room in the last one's. A first step leaves a third of what it needs in holes; then the
-    // process grows by MallocTrimPolicy.MostGrowth and part of a step before it gives back. Measured, as a share of what a
-    // step needs.
+    // process grows by MallocTrimPolicy.MostGrowth and part of a step before it gives back. Measured, as a share of
+    // what a step needs.
     private const double HolesOfKeptMemory = 1.85;
 
     // Where blocks are recomputed, memory is given back after each step, and during steps too, if the tensors are

@@ -39,7 +39,9 @@ public partial class DepartureTests
         IReadOnlyList<FlightRecord> records = gone.Records();
         Assert.Equal(Enumerable.Range(0, ranks), records.Select(record => record.Rank));
         Assert.Matches(
-            """^Rank 1 \(\S+, process \d+, about to throw\) failed: System\.InvalidOperationException: the GPU fell off the bus Meanwhile rank.* waited in all-reduce #4 of the group 'world' \(\[3\] Float32, sum\) at Departures\.cs:\d+\.$""",
+            """^Rank 1 \(\S+, process \d+, about to throw\) failed: System\.InvalidOperationException: the """
+                + """GPU fell off the bus Meanwhile rank.* waited in all-reduce #4 of the group 'world' \(\[3\] """
+                + """Float32, sum\) at Departures\.cs:\d+\.$""",
             FlightRecordAnalysis.Explain(records)
         );
     }
@@ -65,7 +67,8 @@ public partial class DepartureTests
         Assert.NotEqual(0, gone.Result.ExitCode);
         string line = Assert.Single(Told(gone.Result));
         Assert.Matches(
-            """^longnet: rank 1 \(\S+, process \d+\) was killed: by kill -9, the out-of-memory killer \(dmesg tells\) or a crash in native code\.$""",
+            """^longnet: rank 1 \(\S+, process \d+\) was killed: by kill -9, the out-of-memory killer """
+                + """\(dmesg tells\) or a crash in native code\.$""",
             line
         );
     }
@@ -90,7 +93,11 @@ public partial class DepartureTests
         Assert.Equal(DistributedRuntime.TimedOut, gone.Result.ExitCode);
         // Others may have got one further, if the rank was stopped after it had sent.
         Assert.Matches(
-            $"""^longnet: rank \d: All-reduce #\d+ of the group 'world' \(\[2000000\] Float32, sum\) did not finish within 4 s \(parallel\.timeout_seconds\): rank 1 did not answer within 3 s, so its process is stopped or dead or its machine is out of reach; ranks? [\d, -]+ waits? in it at Departures\.cs:\d+, waiting\. The ranks' flight records are in {Regex.Escape(gone.Folder)} \(longnet flight-record\)\.$""",
+            """^longnet: rank \d: All-reduce #\d+ of the group 'world' \(\[2000000\] Float32, sum\) did not """
+                + """finish within 4 s \(parallel\.timeout_seconds\): rank 1 did not answer within 3 s, so its """
+                + """process is stopped or dead or its machine is out of reach; ranks? [\d, -]+ waits? in it at """
+                + $"""Departures\.cs:\d+, waiting\. The ranks' flight records are in {Regex.Escape(gone.Folder)} """
+                + """\(longnet flight-record\)\.$""",
             Assert.Single(Told(gone.Result))
         );
         // The stopped rank may write its own once the launcher lets it go on in order to end it.
@@ -107,7 +114,10 @@ public partial class DepartureTests
         using Departure gone = Depart(kind, ranks, "hang");
         Assert.Equal(DistributedRuntime.TimedOut, gone.Result.ExitCode);
         Assert.Matches(
-            $"""^longnet: rank \d: All-reduce #4 of the group 'world' \(\[3\] Float32, sum\) did not finish within 4 s \(parallel\.timeout_seconds\): rank 1 \(\S+, process \d+\) never called it: it is at "about to hang", since \d+ s, and its last was all-reduce #3 of the group 'world' \(\[2000000\] Float32, sum\); {Others(ranks)} in it at Departures\.cs:\d+, waiting\. """,
+            """^longnet: rank \d: All-reduce #4 of the group 'world' \(\[3\] Float32, sum\) did not finish """
+                + """within 4 s \(parallel\.timeout_seconds\): rank 1 \(\S+, process \d+\) never called it: it is """
+                + """at "about to hang", since \d+ s, and its last was all-reduce #3 of the group 'world' """
+                + $"""\(\[2000000\] Float32, sum\); {Others(ranks)} in it at Departures\.cs:\d+, waiting\. """,
             Assert.Single(Told(gone.Result))
         );
         IReadOnlyList<FlightRecord> records = gone.Records();
@@ -128,7 +138,11 @@ public partial class DepartureTests
         Assert.Equal(DistributedRuntime.TimedOut, gone.Result.ExitCode);
         string line = Assert.Single(Told(gone.Result));
         Assert.Matches(
-            """did not finish within 4 s \(parallel\.timeout_seconds\): rank 1 \(\S+, process \d+\) never called it: it waits in barrier #1 of the group 'end of the program' at DistributedRuntime\.cs, finished; |^longnet: rank 1: Barrier #1 of the group 'end of the program' did not finish within 4 s \(parallel\.timeout_seconds\): rank 0 \(\S+, process \d+\) never called it: it waits in all-reduce #4 of the group 'world'""",
+            """did not finish within 4 s \(parallel\.timeout_seconds\): rank 1 \(\S+, process \d+\) never """
+                + """called it: it waits in barrier #1 of the group 'end of the program' at """
+                + """DistributedRuntime\.cs, finished; |^longnet: rank 1: Barrier #1 of the group 'end of the """
+                + """program' did not finish within 4 s \(parallel\.timeout_seconds\): rank 0 \(\S+, process \d+\) """
+                + """never called it: it waits in all-reduce #4 of the group 'world'""",
             line
         );
     }
@@ -143,7 +157,10 @@ public partial class DepartureTests
         using Departure gone = Depart(kind, 3, how);
         Assert.Equal(1, gone.Result.ExitCode);
         Assert.Matches(
-            $"""^longnet: rank 0: Ranks are about to run different collectives: rank 1 calls {Regex.Escape(called)} at Departures\.cs:\d+, about to {how}; rank 0 calls all-reduce #4 of the group 'world' \(\[3\] Float32, sum\) at Departures\.cs:\d+, waiting\. All ranks of a group must make the same calls in the same order\.$""",
+            """^longnet: rank 0: Ranks are about to run different collectives: rank 1 calls """
+                + $"""{Regex.Escape(called)} at Departures\.cs:\d+, about to {how}; rank 0 calls all-reduce #4 of """
+                + """the group 'world' \(\[3\] Float32, sum\) at Departures\.cs:\d+, waiting\. All ranks of a """
+                + """group must make the same calls in the same order\.$""",
             Assert.Single(Told(gone.Result))
         );
     }

@@ -725,7 +725,8 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             lines[..3]
         );
         Assert.Matches(
-            @"^106 of 106 tensors differ, at most [0-9.E-]+ in a parameter \(\S+\), at most [0-9.E-]+ of a tensor's largest value \(\S+\)$",
+            @"^106 of 106 tensors differ, at most [0-9.E-]+ in a parameter \(\S+\), at most [0-9.E-]+ of a "
+                + @"tensor's largest value \(\S+\)$",
             lines[^1]
         );
         // One run, so one configuration.

@@ -114,8 +114,10 @@ public class DoctorCommandTests
         string[] lines = result.Output.TrimEnd().Split('\n');
         Assert.Contains("FIX   affinity       ranks 0-1: processor 0, 1 thread", lines);
         Assert.Matches(
-            @"^[0-9]+\. On .+ ranks 0-1 may run on 1 processor of [0-9]+ only \(0\), so that they take turns and wait for each other\. "
-                + @"Open MPI binds ranks unless told otherwise: source scripts/mpi-environment\.sh, which sets OMPI_MCA_hwloc_base_binding_policy=none in the environment of mpiexec, "
+            @"^[0-9]+\. On .+ ranks 0-1 may run on 1 processor of [0-9]+ only \(0\), so that they take turns "
+                + @"and wait for each other\. "
+                + @"Open MPI binds ranks unless told otherwise: source scripts/mpi-environment\.sh, which sets "
+                + @"OMPI_MCA_hwloc_base_binding_policy=none in the environment of mpiexec, "
                 + @"or start with mpiexec --bind-to none; and without taskset\.$",
             Assert.Single(lines, line =>
                 line.Contains("take turns", StringComparison.Ordinal)
@@ -133,7 +135,8 @@ public class DoctorCommandTests
         ProgramResult result = RankTests.Launcher(MpiKind.OpenMpi).Run(processors + 1, Repository.LongNet, ["doctor"]);
         Assert.Equal(1, result.ExitCode);
         Assert.Matches(
-            $@"(?m)^[0-9]+\. .+ has fewer processors than ranks, which take turns and wait for each other: start at most {processors} ranks? there\.$",
+            @"(?m)^[0-9]+\. .+ has fewer processors than ranks, which take turns and wait for each other: "
+                + $@"start at most {processors} ranks? there\.$",
             result.Output
         );
     }

@@ -210,7 +210,10 @@ public partial class FailureTests
             .AssertSuccess();
         string[] lines = read.Output.Split('\n');
         Assert.Matches(
-            """^All-gather #\d+ of the group 'world' \(\[1\] Byte\) did not finish: rank 1 \(\S+, process \d+\) never called it: it is at "step 5: optimizer", since \d+ s, and its last was all-gather #\d+ of the group 'world' \(.*\); rank 0 waits in it at RankAgreement\.cs:\d+, step 5: agreeing on whether to go on\.$""",
+            """^All-gather #\d+ of the group 'world' \(\[1\] Byte\) did not finish: rank 1 \(\S+, process """
+                + """\d+\) never called it: it is at "step 5: optimizer", since \d+ s, and its last was all-gather """
+                + """#\d+ of the group 'world' \(.*\); rank 0 waits in it at RankAgreement\.cs:\d+, step 5: """
+                + """agreeing on whether to go on\.$""",
             lines[0]
         );
         Assert.Equal(2, lines.Count(line => line.StartsWith("rank ", StringComparison.Ordinal)));
@@ -271,7 +274,8 @@ public partial class FailureTests
             );
         Assert.Equal(2, result.ExitCode);
         Assert.Matches(
-            $"""^longnet: Rank {ranks - 1}: the configuration or the text here \(.*\) is not that of rank 0: give every machine the same files\.\n""",
+            $"""^longnet: Rank {ranks - 1}: the configuration or the text here \(.*\) is not that of rank 0: """
+                + """give every machine the same files\.\n""",
             result.Error
         );
         Assert.False(Directory.Exists(folder["run"]));
@@ -293,7 +297,8 @@ public partial class FailureTests
             .Run(ranks - 1, Repository.LongNet, [.. arguments, ":", "-n", "1", other, .. arguments]);
         Assert.Equal(2, result.ExitCode);
         Assert.Matches(
-            $"""^longnet: Rank {ranks - 1} runs longnet 9\.1\.0\S* \(build \w+\), and rank 0 runs longnet 0\.1\.0\S* \(build \w+\): give every machine the same program\.\n""",
+            $"""^longnet: Rank {ranks - 1} runs longnet 9\.1\.0\S* \(build \w+\), and rank 0 runs longnet """
+                + """0\.1\.0\S* \(build \w+\): give every machine the same program\.\n""",
             result.Error
         );
         Assert.False(Directory.Exists(folder["run"]));

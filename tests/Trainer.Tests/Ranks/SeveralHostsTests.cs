@@ -90,8 +90,11 @@ public sealed class SeveralHostsTests : IDisposable
         Assert.NotEqual(0, result.ExitCode);
         Assert.Matches(
             kind == MpiKind.OpenMpi
-                ? $@"Remote daemon: \[\[\d+,\d+\],\d+\] on node {NamespaceHosts.Name(lost)}\b|rank {lost} did not answer within"
-                : $@"longnet: rank \d: .* did not finish within {timeout} s \(parallel\.timeout_seconds\): rank {lost} did not answer within \d+ s, so its process is stopped or dead or its machine is out of reach",
+                ? $@"Remote daemon: \[\[\d+,\d+\],\d+\] on node {NamespaceHosts.Name(lost)}\b|rank {lost} did "
+                    + @"not answer within"
+                : $@"longnet: rank \d: .* did not finish within {timeout} s \(parallel\.timeout_seconds\): rank "
+                    + $@"{lost} did not answer within \d+ s, so its process is stopped or dead or its machine is out "
+                    + @"of reach",
             result.Error
         );
         // Nor does anything stay on the host that nobody reaches. MPICH's ranks there learn nothing from their

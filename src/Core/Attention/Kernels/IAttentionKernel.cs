@@ -3,8 +3,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows, on one kind of device. <see cref="AttentionKernels"/> chooses among them and says what
-/// the arguments and results are.
+/// Attention over one block of rows, on one kind of device. <see cref="AttentionKernels"/> chooses among them and says
+/// what the arguments and results are.
 /// </summary>
 /// <remarks>
 /// Backward is given the output and log-sum-exp of a whole mixture instead of what this kernel's forward returned, so a

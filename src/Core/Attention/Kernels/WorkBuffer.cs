@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works, lent again to the next one: as many
-/// buffers exist as workers ever ran at once.
+/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works, lent again to the next one: as
+/// many buffers exist as workers ever ran at once.
 /// </summary>
 internal sealed unsafe class WorkBuffer : SafeHandle
 {
