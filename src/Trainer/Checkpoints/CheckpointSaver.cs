@@ -174,8 +174,8 @@ internal sealed class CheckpointSaver : IDisposable
             stall.Start();
             // Ranks that write nothing wait in the exchange, which has a deadline, and the disk has none.
             Task? own = committing ?? (Task?)writing;
-            own?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankAgreement.Patience(world));
-            byte[] statuses = RankAgreement.AllGather(world, [Status]);
+            own?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankConsensus.Patience(world));
+            byte[] statuses = ObjectCollectives.AllGather(world, [Status]);
             stall.Stop();
             Advance(statuses);
         }
@@ -292,11 +292,11 @@ internal sealed class CheckpointSaver : IDisposable
         {
             if (failed.IsShared)
             {
-                RankAgreement.Run(world, Tell);
+                RankConsensus.Run(world, Tell);
             }
             else
             {
-                RankAgreement.RunOnRoot(world, () =>
+                RankConsensus.RunOnRoot(world, () =>
                 {
                     Tell();
                     return true;
@@ -336,7 +336,7 @@ internal sealed class CheckpointSaver : IDisposable
         Convert.FromHexString(own.Sha256).CopyTo(bytes, sizeof(long));
         return
         [
-            .. RankAgreement
+            .. ObjectCollectives
                 .AllGather(world, bytes)
                 .Chunk(bytes.Length)
                 .Select(

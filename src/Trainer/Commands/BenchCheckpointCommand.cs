@@ -54,7 +54,7 @@ internal static class BenchCheckpointCommand
                     plan.Config.Memory.Recompute != Recompute.None
                 );
                 string place = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
-                RankAgreement.RunOnRoot(runtime.World, () =>
+                RankConsensus.RunOnRoot(runtime.World, () =>
                     Directory.Exists(place)
                         ? throw new UserException($"{place} is already there: remove it, or give another --folder.")
                         : true

@@ -112,7 +112,7 @@ internal static class BenchCollectivesCommand
                     }
                 }
 
-                RankAgreement.RunOnRoot(runtime.World, () =>
+                RankConsensus.RunOnRoot(runtime.World, () =>
                 {
                     BenchCommand.Write("--json", parsed.GetValue(json), report.ToJson);
                     BenchCommand.Write("--markdown", parsed.GetValue(markdown), report.ToMarkdown);

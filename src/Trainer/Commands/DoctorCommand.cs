@@ -56,8 +56,8 @@ internal static class DoctorCommand
         RankFacts own = RankFacts.Collect(runtime.Environment, libTorchLoaded: true, runtime.Mpi, settings);
         RankFacts[] ranks =
         [
-            .. RankAgreement
-                .GatherTexts(runtime.World, JsonSerializer.Serialize(own))
+            .. ObjectCollectives
+                .AllGatherText(runtime.World, JsonSerializer.Serialize(own))
                 .Select(text => JsonSerializer.Deserialize<RankFacts>(text)!),
         ];
         IReadOnlyList<Finding> findings =
@@ -77,7 +77,7 @@ internal static class DoctorCommand
             Console.Write(asJson ? DoctorReport.Json(findings, machine) : DoctorReport.Text(findings));
         // What is measured is the same on all ranks, but clocks are read by each.
         return
-            RankAgreement.BroadcastText(runtime.World, DoctorReport.IsReady(findings) ? DoctorReport.Ready : "", 0)
+            ObjectCollectives.BroadcastText(runtime.World, DoctorReport.IsReady(findings) ? DoctorReport.Ready : "", 0)
             == DoctorReport.Ready
             ? 0
             : NotReady;

@@ -48,9 +48,9 @@ internal sealed record RunPlan(
     /// 0's.</exception>
     public static RunPlan Agree(ProcessGroup world, Func<RunConfig> load)
     {
-        RunPlan plan = RankAgreement.Run(world, () => Create(load(), world.Size));
-        string ofRoot = RankAgreement.BroadcastText(world, plan.Fingerprint, 0);
-        RankAgreement.Run(world, () =>
+        RunPlan plan = RankConsensus.Run(world, () => Create(load(), world.Size));
+        string ofRoot = ObjectCollectives.BroadcastText(world, plan.Fingerprint, 0);
+        RankConsensus.Run(world, () =>
         {
             if (plan.Fingerprint != ofRoot)
             {

@@ -90,7 +90,7 @@ internal sealed class StopAgreement
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(extra, 15);
         world.Monitor.Activity = $"step {step}: agreeing on whether to go on";
-        byte[] all = RankAgreement.AllGather(world, [(byte)((int)OwnReason() | extra << ExtraShift)]);
+        byte[] all = ObjectCollectives.AllGather(world, [(byte)((int)OwnReason() | extra << ExtraShift)]);
         StopReason[] reasons = [.. all.Select(each => (StopReason)(each & (1 << ExtraShift) - 1))];
         int rank = Math.Max(0, Array.FindIndex(reasons, reason => reason != StopReason.None));
         agreed = reasons[rank];
@@ -117,14 +117,14 @@ internal sealed class StopAgreement
     /// <exception cref="AgreedUserException">They cannot be removed.</exception>
     public void Finish()
     {
-        bool signalled = RankAgreement
+        bool signalled = ObjectCollectives
             .AllGather(world, [request.Received is null ? (byte)0 : (byte)1])
             .Contains((byte)1);
         if (signalled)
             runtime.StopRecording();
         // Now every rank has come here, so none writes a record any more.
-        RankAgreement.Run(world, () => { });
-        RankAgreement.RunOnRoot(world, () =>
+        RankConsensus.Run(world, () => { });
+        RankConsensus.RunOnRoot(world, () =>
             (agreed == StopReason.StopFile && directory.DeleteStopFile())
             | (signalled && directory.DeleteFlightRecords())
         );

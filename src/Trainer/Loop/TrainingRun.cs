@@ -45,11 +45,11 @@ internal sealed class TrainingRun(
     public bool Run()
     {
         var reporter = isRoot ? new ConsoleReporter(console, lastStep, plan.Config.Logging.EverySteps) : null;
-        using RunLock? held = RankAgreement.RunLongOnRoot(mesh.World, directory.AcquireLock);
+        using RunLock? held = RankConsensus.RunLongOnRoot(mesh.World, directory.AcquireLock);
         if (held?.StaleHolder is { } holder)
             reporter!.Say($"note: the lock of {directory.Path} was left by {holder}.");
-        StartingPoint? start = RankAgreement.RunLongOnRoot(mesh.World, () => directory.FindStart(resume));
-        bool resumes = RankAgreement.Broadcast(mesh.World, [start is null ? (byte)0 : (byte)1], 0) is [1];
+        StartingPoint? start = RankConsensus.RunLongOnRoot(mesh.World, () => directory.FindStart(resume));
+        bool resumes = ObjectCollectives.Broadcast(mesh.World, [start is null ? (byte)0 : (byte)1], 0) is [1];
 
         mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         mesh.World.Monitor.Activity = "building the model";
@@ -80,17 +80,17 @@ internal sealed class TrainingRun(
             return true;
         }
 
-        RankAgreement.RunLongOnRoot(mesh.World, directory.RemoveLeftovers);
-        if (RankAgreement.RunOnRoot(mesh.World, directory.DeleteStopFile))
+        RankConsensus.RunLongOnRoot(mesh.World, directory.RemoveLeftovers);
+        if (RankConsensus.RunOnRoot(mesh.World, directory.DeleteStopFile))
             reporter!.Say(
                 $"note: removed {directory.StopFile}, which was there before the run and would have stopped it."
             );
         if (plan.Config.Parallel.ShardOptimizer)
             directory.RequireShared(mesh.World);
-        using MetricsWriter? metrics = RankAgreement.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
+        using MetricsWriter? metrics = RankConsensus.RunOnRoot(mesh.World, () => Open(resumes ? state.Step : null));
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
-        FaultInjection? drill = RankAgreement.Run(mesh.World, FaultInjection.FromProcess);
+        FaultInjection? drill = RankConsensus.Run(mesh.World, FaultInjection.FromProcess);
         var step = new TrainingStep(plan, mesh, state, reader, drill);
         var evaluation = new Evaluation(plan, mesh, state, reader);
         using CheckpointSaver saver = Saver(held, state, metrics, reporter, drill);

@@ -34,11 +34,11 @@ internal sealed class TrainingState : IDisposable
         this.mesh = mesh;
         RunConfig config = plan.Config;
         Exchange = new AllGatherSequenceParallel(mesh.Sequence);
-        Model = RankAgreement.Run(mesh.World, () =>
+        Model = RankConsensus.Run(mesh.World, () =>
             new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution())
         );
         long offloaded = Model.OffloadedBytes(plan.Batch.MicroBatchSize, plan.RowsPerRank);
-        RankAgreement.Run(mesh.World, () => Model.ReserveOffload(offloaded));
+        RankConsensus.Run(mesh.World, () => Model.ReserveOffload(offloaded));
         LossScaler = config.Precision.Compute == ComputePrecision.Float16 ? new LossScaler() : null;
         var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
         parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];
@@ -166,7 +166,7 @@ internal sealed class TrainingState : IDisposable
     /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
     public void Load(StartingPoint? start)
     {
-        using OptimizerReader? reader = RankAgreement.RunLongOnRoot(mesh.World, () =>
+        using OptimizerReader? reader = RankConsensus.RunLongOnRoot(mesh.World, () =>
         {
             CheckpointStore.ReadInto(Path.Combine(start!.Checkpoint, CheckpointStore.ModelFile), parameters);
             return OptimizerReader.Open(
@@ -197,7 +197,7 @@ internal sealed class TrainingState : IDisposable
     /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
     public IReadOnlyList<string> LoadInitialWeights(string path)
     {
-        IReadOnlyList<string>? notes = RankAgreement.RunOnRoot(mesh.World, () =>
+        IReadOnlyList<string>? notes = RankConsensus.RunOnRoot(mesh.World, () =>
         {
             try
             {

@@ -77,16 +77,16 @@ internal sealed record RunDirectory(string Path)
     public void RequireShared(ProcessGroup group)
     {
         // A name that was never asked for: no machine can answer from its cache.
-        string name = RankAgreement.BroadcastText(
+        string name = ObjectCollectives.BroadcastText(
             group,
             group.Rank == 0 ? $".seen-by-all-{Guid.NewGuid():N}" : null,
             0
         );
         string probe = System.IO.Path.Combine(Path, name);
-        RankAgreement.RunOnRoot(group, () => Probing(() => DurableFile.Write(probe, "")));
+        RankConsensus.RunOnRoot(group, () => Probing(() => DurableFile.Write(probe, "")));
         try
         {
-            RankAgreement.Run(group, () =>
+            RankConsensus.Run(group, () =>
             {
                 if (!File.Exists(probe))
                 {

@@ -30,6 +30,6 @@ public class ProcessGroupTests
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 3)]
     [InlineData(MpiKind.Mpich, 2)]
-    public void RankAgreement_MistakeOfSome_IsThrownByAll(MpiKind kind, int ranks) =>
-        RankTests.RunScenario(kind, ranks, "rank-agreement");
+    public void RankConsensus_MistakeOfSome_IsThrownByAll(MpiKind kind, int ranks) =>
+        RankTests.RunScenario(kind, ranks, "rank-consensus");
 }

@@ -20,9 +20,9 @@ internal static class RunLockRace
         {
             if (world.Rank == 0)
                 File.Copy(arguments[1], Path.Combine(directory.Path, RunLock.FileName));
-            _ = RankAgreement.GatherTexts(world, "ready");
+            _ = ObjectCollectives.AllGatherText(world, "ready");
             using RunLock? held = Hold();
-            string[] all = RankAgreement.GatherTexts(
+            string[] all = ObjectCollectives.AllGatherText(
                 world,
                 held is null ? "refused" : held.StaleHolder ?? "there was none"
             );
@@ -31,7 +31,7 @@ internal static class RunLockRace
                 Assert.Single(all, text => text != "refused")
             );
             held?.Dispose();
-            _ = RankAgreement.GatherTexts(world, "done");
+            _ = ObjectCollectives.AllGatherText(world, "done");
         }
 
         RunLock? Hold()

@@ -6,21 +6,21 @@ using Xunit;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>A mistake that some ranks see is thrown by all of them, and then they still communicate.</summary>
-internal static class RankAgreementScenario
+internal static class RankConsensusScenario
 {
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
         ProcessGroup world = runtime.World;
         int last = world.Size - 1;
 
-        Assert.Equal(world.Rank + 1, RankAgreement.Run(world, () => world.Rank + 1));
+        Assert.Equal(world.Rank + 1, RankConsensus.Run(world, () => world.Rank + 1));
 
         var everywhere = Assert.Throws<AgreedUserException>(() =>
-            RankAgreement.Run(world, () => throw new UserException("data.path is missing."))
+            RankConsensus.Run(world, () => throw new UserException("data.path is missing."))
         );
         Assert.Equal("data.path is missing.", everywhere.Message);
 
-        var somewhere = Assert.Throws<AgreedUserException>(() => RankAgreement.Run(world, () =>
+        var somewhere = Assert.Throws<AgreedUserException>(() => RankConsensus.Run(world, () =>
             {
                 if (world.Rank == last)
                     throw new UserException("data.path is missing.");
@@ -30,9 +30,9 @@ internal static class RankAgreementScenario
             somewhere.Message
         );
 
-        Assert.Equal(world.Rank == 0 ? "done" : null, RankAgreement.RunOnRoot(world, () => "done"));
+        Assert.Equal(world.Rank == 0 ? "done" : null, RankConsensus.RunOnRoot(world, () => "done"));
         var onRoot = Assert.Throws<AgreedUserException>(() =>
-            RankAgreement.RunOnRoot<string>(world, () => throw new UserException("the disk is full."))
+            RankConsensus.RunOnRoot<string>(world, () => throw new UserException("the disk is full."))
         );
         Assert.Equal("the disk is full.", onRoot.Message);
 
@@ -40,9 +40,9 @@ internal static class RankAgreementScenario
         {
             Assert.Equal(
                 $"ünïcode {root}",
-                RankAgreement.BroadcastText(world, world.Rank == root ? $"ünïcode {root}" : null, root)
+                ObjectCollectives.BroadcastText(world, world.Rank == root ? $"ünïcode {root}" : null, root)
             );
-            Assert.Empty(RankAgreement.Broadcast(world, world.Rank == root ? [] : null, root));
+            Assert.Empty(ObjectCollectives.Broadcast(world, world.Rank == root ? [] : null, root));
         }
     }
 }
