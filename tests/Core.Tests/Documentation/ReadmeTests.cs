@@ -12,8 +12,22 @@ public partial class ReadmeTests
         "tests/RankWorker/Scenarios/ReadmeExample.cs",
     ];
 
-    [Fact]
-    public void CSharpBlocks_AreTheTextOfCompiledExamples()
+    /// <summary>Every page of the documentation, relative to the repository's root.</summary>
+    public static TheoryData<string> Pages =>
+        [
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            .. Directory
+                .EnumerateFiles(Repository.PathOf("docs"), "*.md", SearchOption.AllDirectories)
+                .Select(page => Path.GetRelativePath(Repository.Root, page))
+                .Order(StringComparer.Ordinal),
+        ];
+
+    [Theory]
+    [InlineData("README.md", 1)]
+    [InlineData("docs/library.md", 3)]
+    public void CSharpBlocks_AreTheTextOfCompiledExamples(string page, int count)
     {
         string compiled = string.Join(
             '\n',
@@ -22,10 +36,10 @@ public partial class ReadmeTests
         string[] blocks =
         [
             .. CSharpBlock()
-                .Matches(File.ReadAllText(Repository.PathOf("README.md")))
+                .Matches(File.ReadAllText(Repository.PathOf(page)))
                 .Select(match => match.Groups[1].Value),
         ];
-        Assert.Equal(4, blocks.Length);
+        Assert.Equal(count, blocks.Length);
         foreach (string block in blocks)
         {
             // Paragraph by paragraph, as a file has its usings apart and asserts between.
@@ -35,12 +49,7 @@ public partial class ReadmeTests
     }
 
     [Theory]
-    [InlineData("README.md")]
-    [InlineData("CONTRIBUTING.md")]
-    [InlineData("CHANGELOG.md")]
-    [InlineData("docs/architecture.md")]
-    [InlineData("docs/attention.md")]
-    [InlineData("docs/semantics.md")]
+    [MemberData(nameof(Pages))]
     public void Links_PointToWhatIsThere(string page)
     {
         string text = File.ReadAllText(Repository.PathOf(page));
