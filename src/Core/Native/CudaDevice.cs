@@ -4,7 +4,7 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Native;
 
 /// <summary>What the NVIDIA driver tells about a GPU, as TorchSharp does not.</summary>
-public static unsafe partial class CudaDevice
+internal static unsafe partial class CudaDevice
 {
     // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and CUDA_SUCCESS of cuda.h.
     private const int ComputeCapabilityMajor = 75,

@@ -6,7 +6,7 @@ namespace LongNet.Core.Native;
 /// glibc maps and unmaps every large tensor anew, and each is paid for in page faults: a quarter of the memory's speed
 /// is left for element-wise work. This keeps freed memory with the process.
 /// </summary>
-public static partial class MemoryAllocator
+internal static partial class MemoryAllocator
 {
     // Names and values of malloc.h.
     private const int TrimThreshold = -1,

@@ -9,7 +9,7 @@ namespace LongNet.Core.Native;
 /// machine, and such a run differed from all others in its last bits.
 /// </summary>
 /// <remarks>One call of any function and type sets up all: seen with exp in float32 before exp in float64.</remarks>
-public static class MklVectorMath
+internal static class MklVectorMath
 {
     /// <summary>
     /// Starts it. Call once per process, after <see cref="LibTorch.Load"/> and <see cref="MklOnAmd.Apply"/> and before

@@ -13,7 +13,7 @@ namespace LongNet.Core.Native;
 /// Chunks are lent to a callback instead of returned: the tensor is kept alive until the callback is done, so that no
 /// span outlives its memory.
 /// </remarks>
-public static unsafe partial class TensorMemory
+internal static unsafe partial class TensorMemory
 {
     /// <summary>Bytes per chunk where the caller does not choose: 64 MiB.</summary>
     public const int DefaultChunkBytes = 64 << 20;

@@ -26,7 +26,7 @@ public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Seq
 }
 
 /// <summary>Inverted dropout with counter-based masks.</summary>
-public static class CounterDropout
+internal static class CounterDropout
 {
     /// <summary>Zeroes each element with the given probability and scales the rest to keep the mean.</summary>
     /// <param name="input">[batch, length, channels]. Not disposed.</param>

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Numerics;
 
 /// <summary>The 2-norm with a float64 accumulator, without a float64 copy of the whole tensor.</summary>
-public static class VectorNorm
+internal static class VectorNorm
 {
     // The operator copies what it is given to float64: 32 MB at a time.
     private const long PieceElements = 1 << 22;

@@ -38,7 +38,7 @@ public sealed class FusedAdamW : IDisposable
     /// <param name="tensors">What to update: parameters or parts of them, under different names. State is made for
     /// these alone.</param>
     /// <param name="options">The method's constants.</param>
-    public FusedAdamW(IReadOnlyList<OptimizedTensor> tensors, AdamWOptions options)
+    internal FusedAdamW(IReadOnlyList<OptimizedTensor> tensors, AdamWOptions options)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentNullException.ThrowIfNull(options);
@@ -137,7 +137,10 @@ public sealed class FusedAdamW : IDisposable
         // Constants stand in the script, as a number passed by call would be a temporary Scalar.
         string Function(string name, double weightDecay) =>
             $"""
-                def {name}(params: List[Tensor], grads: List[Tensor], means: List[Tensor], squares: List[Tensor], steps: List[Tensor], lr: Tensor) -> int:
+                def {name}(
+                    params: List[Tensor], grads: List[Tensor], means: List[Tensor], squares: List[Tensor],
+                    steps: List[Tensor], lr: Tensor
+                ) -> int:
                     none: List[Tensor] = []
                     torch._fused_adamw_(params, grads, means, squares, none, steps, lr=lr, beta1={Number(
                     options.Beta1

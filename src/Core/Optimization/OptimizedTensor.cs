@@ -7,7 +7,7 @@ namespace LongNet.Core.Optimization;
 /// <param name="Values">Updated in place; contiguous. Not owned.</param>
 /// <param name="Gradient">Of the same shape; read at every step. Not owned.</param>
 /// <param name="Decays">Whether weight decay applies: to matrices, not to norms and biases.</param>
-public sealed record OptimizedTensor(string Name, Tensor Values, Tensor Gradient, bool Decays)
+internal sealed record OptimizedTensor(string Name, Tensor Values, Tensor Gradient, bool Decays)
 {
     /// <summary>
     /// Whether a parameter decays: matrices do. Asked of the whole parameter, as a part of one is flat.
