@@ -88,18 +88,14 @@ internal static class LibTorch
     internal static bool TryGetExport(string name, out nint address)
     {
         address = 0;
-        return TryGetLibrary(out nint library) && NativeLibrary.TryGetExport(library, name, out address);
+        // The search by name is TorchSharp's own, so it finds the copy that TorchSharp loaded, wherever that lies.
+        return NativeLibrary.TryLoad("torch_cpu", typeof(torch).Assembly, null, out nint library)
+            && NativeLibrary.TryGetExport(library, name, out address);
     }
 
     /// <summary>Whether this libtorch is one for CUDA, whatever GPUs there are.</summary>
     public static bool BringsCuda =>
         Find(OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so") is not null;
-
-    // The search by name is TorchSharp's own: it finds the copy that TorchSharp loaded, wherever that lies.
-    private static bool TryGetLibrary(out nint library) =>
-        Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder
-            ? NativeLibrary.TryLoad(Path.Combine(folder, CpuLibrary), out library)
-            : NativeLibrary.TryLoad("torch_cpu", typeof(torch).Assembly, null, out library);
 
     private static string? Find(string file) =>
         Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder
