@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works, lent again to the next one. At
-/// most as many buffers are kept as the machine has processors; what workers return beyond that is freed.
+/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works; then the next worker uses it.
+/// At most as many buffers are kept as the machine has processors; a buffer returned beyond that is freed.
 /// </summary>
 internal sealed unsafe class WorkBuffer : SafeHandle
 {
@@ -66,7 +66,7 @@ internal sealed unsafe class WorkBuffer : SafeHandle
         return part;
     }
 
-    /// <summary>Returns the buffer to those that are lent, or frees it where enough are kept.</summary>
+    /// <summary>Keeps the buffer for the next worker, or frees it where enough are kept.</summary>
     public void Return()
     {
         if (Interlocked.Increment(ref kept) <= MostKept)
