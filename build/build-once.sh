@@ -33,7 +33,7 @@ if [ -z "$launch" ] && [ -n "${PMIX_NAMESPACE:-}${SLURM_JOB_ID:-}" ]; then
 fi
 launch="$launch $backend"
 
-# Where no launch can be told from another, every rank builds in its turn, and all but the first find nothing to do.
+# Where launches cannot be distinguished, every rank builds in its turn, and all but the first find nothing to do.
 case $(cat "$stamp" 2>/dev/null) in
   "built $launch") [ "$launch" = " $backend" ] || exit 0 ;;
   "failed $launch") [ "$launch" = " $backend" ] || { echo "another rank's build failed; its messages tell why." >&2; exit 1; } ;;

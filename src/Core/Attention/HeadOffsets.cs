@@ -19,7 +19,13 @@ public enum HeadOffsets
 /// <param name="HeadStride">Distance between heads of the group.</param>
 /// <param name="Heads">Number of heads in the group.</param>
 /// <param name="OffsetStride">What each head's offset has more than that of the head before: 0 or 1.</param>
-public readonly record struct HeadGroup(long Offset, long FirstHead, long HeadStride, long Heads, long OffsetStride = 0)
+internal readonly record struct HeadGroup(
+    long Offset,
+    long FirstHead,
+    long HeadStride,
+    long Heads,
+    long OffsetStride = 0
+)
 {
     /// <summary>Some consecutive heads of the group.</summary>
     /// <param name="first">First of them, counted within the group.</param>
@@ -33,7 +39,7 @@ public readonly record struct HeadGroup(long Offset, long FirstHead, long HeadSt
         };
 }
 
-public static class HeadOffsetRules
+internal static class HeadOffsetRules
 {
     /// <summary>The offset of one head, 0 … dilation − 1.</summary>
     /// <param name="rule">How offsets are dealt out.</param>

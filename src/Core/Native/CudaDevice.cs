@@ -3,8 +3,8 @@ using System.Runtime.InteropServices;
 
 namespace LongNet.Core.Native;
 
-/// <summary>What the NVIDIA driver tells about a GPU, as TorchSharp does not.</summary>
-public static unsafe partial class CudaDevice
+/// <summary>Facts about a GPU that the NVIDIA driver reports and TorchSharp does not.</summary>
+internal static unsafe partial class CudaDevice
 {
     // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and CUDA_SUCCESS of cuda.h.
     private const int ComputeCapabilityMajor = 75,
@@ -25,7 +25,7 @@ public static unsafe partial class CudaDevice
     }
 
     /// <summary>
-    /// Whether the GPU has compute capability 8.0 or more. Where the driver does not tell, it is taken to have.
+    /// Whether the GPU has compute capability 8.0 or more. Where the driver does not say, it counts as one that has.
     /// </summary>
     /// <param name="index">As in <see cref="Name"/>.</param>
     internal static bool IsAmpereOrNewer(int index) => (Capabilities.GetOrAdd(index, Major) ?? int.MaxValue) >= 8;

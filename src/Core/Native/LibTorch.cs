@@ -4,19 +4,21 @@ using TorchSharp;
 namespace LongNet.Core.Native;
 
 /// <summary>Loads libtorch, before the first tensor.</summary>
-public static class LibTorch
+internal static class LibTorch
 {
     /// <summary>
     /// Environment variable that names the folder of another libtorch, such as a Python installation's torch/lib.
     /// </summary>
     public const string FolderVariable = "LONGNET_LIBTORCH";
 
+    private const string CpuLibrary = "libtorch_cpu.so";
+
     // Each library needs those before it. The CUDA ones are missing from a libtorch for CPUs.
     private static readonly (string Pattern, bool Required)[] Order =
     [
         ("libgomp*.so*", false),
         ("libc10.so", true),
-        ("libtorch_cpu.so", true),
+        (CpuLibrary, true),
         ("libc10_cuda.so", false),
         ("libtorch_cuda.so", false),
         ("libtorch.so", true),
@@ -30,7 +32,7 @@ public static class LibTorch
         string? folder = Environment.GetEnvironmentVariable(FolderVariable);
         if (!string.IsNullOrEmpty(folder))
             LoadFrom(folder);
-        else if (OperatingSystem.IsLinux() && !File.Exists(Path.Combine(AppContext.BaseDirectory, "libtorch_cpu.so")))
+        else if (OperatingSystem.IsLinux() && FindBeside(CpuLibrary) is null)
             throw Missing("this build brings none"); // TorchSharp would search on, and copy half a NuGet cache.
         try
         {
@@ -65,10 +67,7 @@ public static class LibTorch
     {
         get
         {
-            if (
-                !OperatingSystem.IsLinux()
-                || !NativeLibrary.TryGetExport(Handle(), "aoti_torch_abi_version", out nint function)
-            )
+            if (!OperatingSystem.IsLinux() || !TryGetExport("aoti_torch_abi_version", out nint function))
                 return null;
             // One byte each: major, minor, patch, and what follows a release candidate's.
             ulong version;
@@ -81,22 +80,47 @@ public static class LibTorch
         }
     }
 
-    /// <summary>The loaded libtorch_cpu, for looking up what it exports.</summary>
-    internal static nint Handle() => NativeLibrary.Load(Path.Combine(Folder, "libtorch_cpu.so"));
-
-    private static string Folder =>
-        Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder
-            ? folder
-            : AppContext.BaseDirectory;
+    /// <summary>
+    /// Looks up a function of libtorch or of a library that it depends on, such as OpenMP's. TorchSharp must have
+    /// loaded libtorch before.
+    /// </summary>
+    /// <returns>Whether there is one; never throws.</returns>
+    internal static bool TryGetExport(string name, out nint address)
+    {
+        address = 0;
+        // The search by name is TorchSharp's own, so it finds the copy that TorchSharp loaded, wherever that lies.
+        return NativeLibrary.TryLoad("torch_cpu", typeof(torch).Assembly, null, out nint library)
+            && NativeLibrary.TryGetExport(library, name, out address);
+    }
 
     /// <summary>Whether this libtorch is one for CUDA, whatever GPUs there are.</summary>
     public static bool BringsCuda =>
-        File.Exists(Path.Combine(Folder, OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so"));
+        Find(OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so") is not null;
+
+    private static string? Find(string file) =>
+        Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder
+            ? Existing(folder, file)
+            : FindBeside(file);
+
+    // Beside the program, or where a program without a runtime identifier keeps its platform's libraries: those folders
+    // are among the ones that the host lists.
+    private static string? FindBeside(string file)
+    {
+        string listed = AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? "";
+        return listed
+            .Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)
+            .Prepend(AppContext.BaseDirectory)
+            .Select(folder => Existing(folder, file))
+            .FirstOrDefault(path => path is not null);
+    }
+
+    private static string? Existing(string folder, string file) =>
+        Path.Combine(folder, file) is var path && File.Exists(path) ? path : null;
 
     private static void LoadFrom(string folder)
     {
         // Two copies of libtorch in one process end it.
-        if (File.Exists(Path.Combine(AppContext.BaseDirectory, "libtorch_cpu.so")))
+        if (FindBeside(CpuLibrary) is not null)
         {
             throw new UserException(
                 $"{FolderVariable} names {folder}, but this build brings its own libtorch: build with "
@@ -118,8 +142,7 @@ public static class LibTorch
                 );
         }
 
-        string binding = Path.Combine(AppContext.BaseDirectory, "libLibTorchSharp.so");
-        if (File.Exists(binding))
+        if (FindBeside("libLibTorchSharp.so") is { } binding)
             LoadLibrary(binding);
     }
 

@@ -3,10 +3,10 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Native;
 
 /// <summary>
-/// glibc maps and unmaps every large tensor anew, and each is paid for in page faults: a quarter of the memory's speed
-/// is left for element-wise work. This keeps freed memory with the process.
+/// glibc maps and unmaps every large tensor again, and each one costs page faults: element-wise work is left with a
+/// quarter of the memory's speed. This class keeps freed memory with the process.
 /// </summary>
-public static partial class MemoryAllocator
+internal static partial class MemoryAllocator
 {
     // Names and values of malloc.h.
     private const int TrimThreshold = -1,
@@ -17,14 +17,13 @@ public static partial class MemoryAllocator
     private const int TopPadBytes = 256 << 20;
 
     /// <summary>
-    /// Size from which tensors are given back where they are long lived and few: what lies between them of the kept
-    /// memory fits no other of their size, and the peak of a long sequence would be half as high again, or twice as
-    /// high.
+    /// Size from which tensors are released where they are long lived and few: the kept memory between them fits no
+    /// other tensor of their size, and the peak of a long sequence would be half as high again, or twice as high.
     /// </summary>
     public const int LongSequenceTensor = 32 << 20;
 
     /// <summary>Keeps freed memory, for this process and from now on.</summary>
-    /// <param name="smallerThan">Bytes of the smallest tensor that is mapped anew and given back each time.</param>
+    /// <param name="smallerThan">Bytes of the smallest tensor that is mapped and released each time.</param>
     /// <returns>Whether the system's allocator is glibc's and took the settings.</returns>
     public static bool KeepFreedMemory(int smallerThan = int.MaxValue)
     {
@@ -41,7 +40,7 @@ public static partial class MemoryAllocator
         }
     }
 
-    /// <summary>Gives freed memory back to the system; for quiet points, such as between two measurements.</summary>
+    /// <summary>Returns freed memory to the system; for quiet points, such as between two measurements.</summary>
     public static void Trim()
     {
         try

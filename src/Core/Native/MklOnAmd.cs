@@ -9,7 +9,7 @@ namespace LongNet.Core.Native;
 /// instructions: less than half of the GEMM rate, measured on an EPYC with AVX-512. One exported function decides; this
 /// makes it answer yes.
 /// </summary>
-public static unsafe partial class MklOnAmd
+internal static unsafe partial class MklOnAmd
 {
     private const string DecidingFunction = "mkl_serv_intel_cpu_true";
 
@@ -30,7 +30,7 @@ public static unsafe partial class MklOnAmd
             || !IsAmdWithAvx2()
         )
             return false;
-        if (!NativeLibrary.TryGetExport(LibTorch.Handle(), DecidingFunction, out nint address))
+        if (!LibTorch.TryGetExport(DecidingFunction, out nint address))
             return false;
         var decides = (delegate* unmanaged<int>)address;
         return decides() == 0 && Overwrite((byte*)address, AnswerYes) && decides() == 1;

@@ -13,7 +13,7 @@ namespace LongNet.Core.Native;
 /// Chunks are lent to a callback instead of returned: the tensor is kept alive until the callback is done, so that no
 /// span outlives its memory.
 /// </remarks>
-public static unsafe partial class TensorMemory
+internal static unsafe partial class TensorMemory
 {
     /// <summary>Bytes per chunk where the caller does not choose: 64 MiB.</summary>
     public const int DefaultChunkBytes = 64 << 20;
@@ -49,7 +49,7 @@ public static unsafe partial class TensorMemory
     /// <summary>
     /// Address of the first element in the GPU's memory, the storage offset included; zero for a tensor without
     /// elements. Of use to the driver and its libraries only. Valid only while the caller keeps the tensor alive, and
-    /// libtorch's streams are not told of what is done by it.
+    /// libtorch's streams do not see that use.
     /// </summary>
     /// <param name="tensor">Any shape and dtype; contiguous, on a CUDA device.</param>
     /// <exception cref="ArgumentException">The tensor is strided or on another device.</exception>
@@ -128,7 +128,7 @@ public static unsafe partial class TensorMemory
     }
 
     /// <summary>
-    /// Copies a tensor's bytes over another's, by the calling thread alone. Autograd does not see the change.
+    /// Copies a tensor's bytes over another's, by the calling thread only. Autograd does not see the change.
     /// </summary>
     /// <param name="source">Contiguous, on the CPU.</param>
     /// <param name="destination">Likewise, of as many bytes.</param>

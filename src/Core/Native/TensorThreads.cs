@@ -12,7 +12,7 @@ namespace LongNet.Core.Native;
 internal static unsafe class TensorThreads
 {
     // void GOMP_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags), of GNU's and LLVM's
-    // OpenMP.
+    // OpenMP. Null where libtorch was built with another one: then .NET's own threads do the work.
     private static readonly delegate* unmanaged<delegate* unmanaged<nint, void>, nint, uint, uint, void> Parallel =
         Find();
 
@@ -54,7 +54,7 @@ internal static unsafe class TensorThreads
     }
 
     private static delegate* unmanaged<delegate* unmanaged<nint, void>, nint, uint, uint, void> Find() =>
-        NativeLibrary.TryGetExport(LibTorch.Handle(), "GOMP_parallel", out nint address)
+        LibTorch.TryGetExport("GOMP_parallel", out nint address)
             ? (delegate* unmanaged<delegate* unmanaged<nint, void>, nint, uint, uint, void>)address
             : null;
 

@@ -1,15 +1,16 @@
 using System.Runtime.InteropServices;
+using LongNet.Core.Native;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// The random choices of one training step, for the rows that this process holds. A row's choices depend on its
+/// The random choices of one training step, for the rows of this process. A row's choices depend on its
 /// sequence and its absolute position, so they are the same however the batch and the sequence are sharded.
 /// </summary>
 /// <param name="Stream">Stream of the step, e.g. derived from (seed, step).</param>
 /// <param name="Sequences">Identity of every sequence of the batch, e.g. its place in the global batch.</param>
-/// <param name="FirstRow">Absolute position of the first row held.</param>
+/// <param name="FirstRow">Absolute position of this process's first row.</param>
 public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, long FirstRow)
 {
     /// <summary>Choices that TorchSharp's generator decides, for what has to make them twice.</summary>
@@ -26,7 +27,7 @@ public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Seq
 }
 
 /// <summary>Inverted dropout with counter-based masks.</summary>
-public static class CounterDropout
+internal static class CounterDropout
 {
     /// <summary>Zeroes each element with the given probability and scales the rest to keep the mean.</summary>
     /// <param name="input">[batch, length, channels]. Not disposed.</param>
@@ -69,20 +70,17 @@ public static class CounterDropout
         uint threshold = (uint)Math.Min(probability * 4294967296.0, uint.MaxValue);
         float kept = (float)(1 / (1 - probability));
         Tensor mask = empty(shape, dtype: ScalarType.Float32);
-        nint address = Native.TensorMemory.Address(mask);
-        Parallel.For(
-            0L,
-            shape[0] * length,
-            new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, get_num_threads()) },
-            row =>
-                FillRow(
-                    address,
-                    row * channels,
-                    channels,
-                    sequences[row / length].Derive(context.FirstRow + row % length),
-                    threshold,
-                    kept
-                )
+        nint address = TensorMemory.Address(mask);
+        // Each row has its own stream, so the threads that fill the mask do not change it.
+        TensorThreads.ForEach(shape[0] * length, row =>
+            FillRow(
+                address,
+                row * channels,
+                channels,
+                sequences[row / length].Derive(context.FirstRow + row % length),
+                threshold,
+                kept
+            )
         );
         GC.KeepAlive(mask);
         return mask;

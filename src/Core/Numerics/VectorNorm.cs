@@ -2,8 +2,8 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Numerics;
 
-/// <summary>The 2-norm with a float64 accumulator, without a float64 copy of the whole tensor.</summary>
-public static class VectorNorm
+/// <summary>The 2-norm with a float64 accumulator, without a float64 copy of the complete tensor.</summary>
+internal static class VectorNorm
 {
     // The operator copies what it is given to float64: 32 MB at a time.
     private const long PieceElements = 1 << 22;

@@ -33,12 +33,12 @@ public sealed class FusedAdamW : IDisposable
         IReadOnlyList<Tensor> gradients,
         AdamWOptions options
     )
-        : this(Whole(parameters, gradients), options) { }
+        : this(Complete(parameters, gradients), options) { }
 
-    /// <param name="tensors">What to update: parameters or parts of them, under different names. State is made for
-    /// these alone.</param>
+    /// <param name="tensors">Parameters to update, or parts of them, under different names. State is made for these
+    /// only.</param>
     /// <param name="options">The method's constants.</param>
-    public FusedAdamW(IReadOnlyList<OptimizedTensor> tensors, AdamWOptions options)
+    internal FusedAdamW(IReadOnlyList<OptimizedTensor> tensors, AdamWOptions options)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentNullException.ThrowIfNull(options);
@@ -107,7 +107,7 @@ public sealed class FusedAdamW : IDisposable
             value.Dispose();
     }
 
-    private static OptimizedTensor[] Whole(
+    private static OptimizedTensor[] Complete(
         IReadOnlyList<(string Name, Parameter Parameter)> parameters,
         IReadOnlyList<Tensor> gradients
     )
@@ -137,7 +137,10 @@ public sealed class FusedAdamW : IDisposable
         // Constants stand in the script, as a number passed by call would be a temporary Scalar.
         string Function(string name, double weightDecay) =>
             $"""
-                def {name}(params: List[Tensor], grads: List[Tensor], means: List[Tensor], squares: List[Tensor], steps: List[Tensor], lr: Tensor) -> int:
+                def {name}(
+                    params: List[Tensor], grads: List[Tensor], means: List[Tensor], squares: List[Tensor],
+                    steps: List[Tensor], lr: Tensor
+                ) -> int:
                     none: List[Tensor] = []
                     torch._fused_adamw_(params, grads, means, squares, none, steps, lr=lr, beta1={Number(
                     options.Beta1
@@ -148,7 +151,7 @@ public sealed class FusedAdamW : IDisposable
 
                 """;
 
-        // TorchScript tells floats from ints by the point or the exponent.
+        // TorchScript takes a number for a float by its point or exponent.
         static string Number(double value) => value.ToString("0.0##################E+0", CultureInfo.InvariantCulture);
     }
 

@@ -2,15 +2,15 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Optimization;
 
-/// <summary>What an optimizer updates: a whole parameter, or the part of one that this process is to update.</summary>
+/// <summary>A tensor that an optimizer updates: a parameter, or this process's part of one.</summary>
 /// <param name="Name">The parameter's name.</param>
 /// <param name="Values">Updated in place; contiguous. Not owned.</param>
 /// <param name="Gradient">Of the same shape; read at every step. Not owned.</param>
 /// <param name="Decays">Whether weight decay applies: to matrices, not to norms and biases.</param>
-public sealed record OptimizedTensor(string Name, Tensor Values, Tensor Gradient, bool Decays)
+internal sealed record OptimizedTensor(string Name, Tensor Values, Tensor Gradient, bool Decays)
 {
     /// <summary>
-    /// Whether a parameter decays: matrices do. Asked of the whole parameter, as a part of one is flat.
+    /// Whether a parameter decays: matrices do. Asked of the complete parameter, as a part of one is flat.
     /// </summary>
     public static bool DecaysFor(Tensor parameter)
     {

@@ -9,8 +9,8 @@ namespace LongNet.Core.Serialization;
 public static class SafetensorsWriter
 {
     /// <summary>
-    /// Writes the file beside its final name, syncs it to the disk and renames it: it appears whole or not at all, and
-    /// a file that was there is replaced only then.
+    /// Writes the file beside its final name, syncs it to the disk and renames it: it appears complete or not at all,
+    /// and a file that was there is replaced only then.
     /// </summary>
     /// <param name="path">File to write; its folder must exist.</param>
     /// <param name="tensors">

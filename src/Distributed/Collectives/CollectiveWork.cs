@@ -25,7 +25,7 @@ public sealed class CollectiveWork : IPendingTensor
     }
 
     /// <summary>What was called; null in a group of one rank.</summary>
-    public CollectiveCall? Call { get; }
+    internal CollectiveCall? Call { get; }
 
     /// <summary>Whether <see cref="Wait"/> would return at once.</summary>
     public bool IsCompleted => transfer.IsCompleted;

@@ -15,7 +15,7 @@ public sealed record Bucket(int? Layer, long Start, long Length, IReadOnlyList<i
 /// <param name="Start">First element, within the parameter.</param>
 /// <param name="Length">Elements; at least one.</param>
 /// <param name="FlatStart">Where that element lies in flat memory.</param>
-public sealed record ParameterSlice(int Parameter, long Start, long Length, long FlatStart);
+internal sealed record ParameterSlice(int Parameter, long Start, long Length, long FlatStart);
 
 /// <summary>
 /// How a model's parameters lie in flat memory: one bucket per transformer block ("layers.N."), the last block first,
@@ -71,7 +71,7 @@ public sealed class BucketLayout
     /// <summary>
     /// What a rank updates of every parameter that its shard touches, in flat order. Each is one slice at most.
     /// </summary>
-    public IReadOnlyList<ParameterSlice> Shard(int rank, int ranks) =>
+    internal IReadOnlyList<ParameterSlice> Shard(int rank, int ranks) =>
         [
             .. Buckets
                 .SelectMany(bucket => bucket.Parameters)
@@ -83,7 +83,7 @@ public sealed class BucketLayout
     /// <summary>
     /// The ranks that update a parameter, in their order, and which part of it each; together they are all of it.
     /// </summary>
-    public IEnumerable<(int Rank, ParameterSlice Slice)> Owners(int parameter, int ranks)
+    internal IEnumerable<(int Rank, ParameterSlice Slice)> Owners(int parameter, int ranks)
     {
         long first = starts[parameter],
             end = first + lengths[parameter];

@@ -9,7 +9,7 @@ namespace LongNet.Distributed.DataParallel;
 /// What one rank updates of a model whose optimizer is sharded over the ranks (ZeRO stage 1, arXiv:1910.02054): an even
 /// part of every bucket. Its optimizer keeps state for that alone; the updated parts are gathered after the step.
 /// </summary>
-public sealed class ParameterShard : IDisposable
+internal sealed class ParameterShard : IDisposable
 {
     private readonly GradientBuffer gradients;
     private readonly Tensor[] values;

@@ -1,7 +1,7 @@
 namespace LongNet.Distributed.Diagnostics;
 
 /// <summary>One collective as one rank called it: what it was, where, and how far it came.</summary>
-public sealed class CollectiveCall
+internal sealed class CollectiveCall
 {
     // Made when it is asked for: a small collective takes less time than its description.
     private readonly Func<string> describe;

@@ -1,7 +1,7 @@
 namespace LongNet.Distributed.Diagnostics;
 
 /// <summary>What ranks do together.</summary>
-public enum CollectiveKind
+internal enum CollectiveKind
 {
     AllGather,
     ReduceScatter,
@@ -15,7 +15,7 @@ public enum CollectiveKind
 }
 
 /// <summary>Names for messages.</summary>
-public static class CollectiveKindNames
+internal static class CollectiveKindNames
 {
     /// <summary>The standard term, e.g. "all-gather".</summary>
     public static string Term(this CollectiveKind kind) =>

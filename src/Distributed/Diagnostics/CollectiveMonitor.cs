@@ -22,7 +22,7 @@ public sealed class CollectiveMonitor
     private volatile string activity = "";
     private long activitySince = Stopwatch.GetTimestamp();
 
-    private readonly DateTime startTime = DateTime.UtcNow;
+    private readonly DateTime startTime = TimeProvider.System.GetUtcNow().UtcDateTime;
     private readonly long startTicks = Stopwatch.GetTimestamp();
 
     /// <summary>How long a collective may take before the job ends.</summary>
@@ -65,7 +65,7 @@ public sealed class CollectiveMonitor
     }
 
     /// <summary>The last collectives, oldest first.</summary>
-    public IReadOnlyList<CollectiveCall> Recent()
+    internal IReadOnlyList<CollectiveCall> Recent()
     {
         lock (gate)
         {
@@ -75,14 +75,15 @@ public sealed class CollectiveMonitor
     }
 
     /// <summary>Collectives that were called and are not done, oldest first.</summary>
-    public IReadOnlyList<CollectiveCall> Open()
+    internal IReadOnlyList<CollectiveCall> Open()
     {
         lock (gate)
             return [.. open];
     }
 
     /// <summary>A call's ticks as a time of day, UTC; null for 0.</summary>
-    public DateTime? TimeOf(long ticks) => ticks == 0 ? null : startTime + Stopwatch.GetElapsedTime(startTicks, ticks);
+    internal DateTime? TimeOf(long ticks) =>
+        ticks == 0 ? null : startTime + Stopwatch.GetElapsedTime(startTicks, ticks);
 
     /// <summary>
     /// The first collective that has taken longer than <see cref="Timeout"/>; null where there is none.

@@ -8,14 +8,14 @@ namespace LongNet.Distributed.Diagnostics;
 /// <summary>A group as flight records name it.</summary>
 /// <param name="Name">E.g. "world".</param>
 /// <param name="Members">World ranks, in group order.</param>
-public sealed record RecordedGroup(string Name, IReadOnlyList<int> Members);
+internal sealed record RecordedGroup(string Name, IReadOnlyList<int> Members);
 
 /// <summary>A collective as a rank remembers it. Times are UTC; null: that has not happened.</summary>
 /// <param name="Group">Key of <see cref="FlightRecord.Groups"/>.</param>
 /// <param name="Sequence">As <see cref="CollectiveCall.Sequence"/>.</param>
 /// <param name="Kind">E.g. "all-reduce".</param>
 /// <param name="Signature">As <see cref="CollectiveCall.Signature"/>.</param>
-public sealed record RecordedCollective(
+internal sealed record RecordedCollective(
     string Group,
     long Sequence,
     string Kind,
@@ -32,7 +32,7 @@ public sealed record RecordedCollective(
 /// What one rank knew of its collectives when the job came to grief. Every rank writes its own, as JSON, into one
 /// folder; <see cref="FlightRecordAnalysis"/> reads them together.
 /// </summary>
-public sealed record FlightRecord
+internal sealed record FlightRecord
 {
     /// <summary>Name of the folder within a run directory.</summary>
     public const string FolderName = "flight-record";
@@ -104,7 +104,7 @@ public sealed record FlightRecord
             Size = environment.Size,
             Host = Environment.MachineName,
             ProcessId = Environment.ProcessId,
-            Written = DateTime.UtcNow,
+            Written = TimeProvider.System.GetUtcNow().UtcDateTime,
             Reason = reason,
             FailedRank = failedRank,
             Activity = monitor.Activity,

@@ -3,7 +3,7 @@ using System.Globalization;
 namespace LongNet.Distributed.Diagnostics;
 
 /// <summary>Says in one sentence what several ranks' flight records tell together.</summary>
-public static class FlightRecordAnalysis
+internal static class FlightRecordAnalysis
 {
     /// <param name="records">Of at least one rank.</param>
     /// <param name="limit">How long the collective could take, e.g. " within 300 s"; empty where that is not

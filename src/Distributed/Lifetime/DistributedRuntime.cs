@@ -67,7 +67,7 @@ public sealed class DistributedRuntime : IDisposable
     public RankEnvironment Environment { get; }
 
     /// <summary>The MPI library; null where no launcher started the process.</summary>
-    public MpiLibrary? Mpi => session is null ? null : MpiLibrary.Of(session.Native);
+    internal MpiLibrary? Mpi => session is null ? null : MpiLibrary.Of(session.Native);
 
     /// <summary>All ranks. Owned by the runtime.</summary>
     public ProcessGroup World { get; }
@@ -108,13 +108,13 @@ public sealed class DistributedRuntime : IDisposable
     /// <returns>
     /// What says whether there was one. Owned by the runtime, which ends by signals as before once it is disposed.
     /// </returns>
-    public StopRequest DeferSignals() => request ??= termination?.DeferSignals() ?? new StopRequest();
+    internal StopRequest DeferSignals() => request ??= termination?.DeferSignals() ?? new StopRequest();
 
     /// <summary>
     /// Lets this rank write no flight record any more, for a program that has obeyed a <see cref="StopRequest"/> and
     /// removes the records that its ranks wrote at the signal, in case the launcher would kill them.
     /// </summary>
-    public void StopRecording() => termination?.StopRecording();
+    internal void StopRecording() => termination?.StopRecording();
 
     /// <summary>
     /// Leaves MPI. Collective: waits for the other ranks, as long as for any collective, then ends the job.

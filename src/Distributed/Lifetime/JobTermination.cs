@@ -77,7 +77,7 @@ internal sealed partial class JobTermination : IDisposable
     public void End(string? message, int? failedRank, int exitCode, string? reason = null)
     {
         if (Interlocked.Exchange(ref ending, 1) != 0)
-            Thread.Sleep(Timeout.Infinite);
+            EndOfProcess.Await();
         // Nothing below may keep the job: not a full pipe, a file system that hangs, nor an MPI that has lost the
         // others.
         using var deadline = new Timer(
@@ -98,7 +98,9 @@ internal sealed partial class JobTermination : IDisposable
         Attempt(() => WriteRecord(reason, failedRank));
         if (session.IsActive)
             Attempt(() => watchdog.TellOthers(failedRank, reason));
+#pragma warning disable RS0030 // This rank is about to end; nothing may shorten the pause.
         Thread.Sleep(TimeToBeHeard);
+#pragma warning restore RS0030
         session.Abort(exitCode);
         Environment.Exit(exitCode);
     }
@@ -108,7 +110,9 @@ internal sealed partial class JobTermination : IDisposable
     {
         // Where several ranks see the same failure, one speaks for them; the others wait for the end that it brings.
         if (error is CollectiveException { Speaker: int speaker } && speaker != environment.Rank)
+#pragma warning disable RS0030 // The rank that reports the failure ends this process.
             Thread.Sleep(CollectiveException.SpeakerTime);
+#pragma warning restore RS0030
         bool isForPeople = error is UserException;
         End(
             isForPeople ? error.Message : error.ToString(),

@@ -100,7 +100,7 @@ internal sealed class RankSentinel : IDisposable
         {
             foreach (string old in Directory.EnumerateDirectories(folder, MarkerPrefix + "*"))
             {
-                if (DateTime.UtcNow - Directory.GetCreationTimeUtc(old) > MarkerLife)
+                if (TimeProvider.System.GetUtcNow() - Directory.GetCreationTimeUtc(old) > MarkerLife)
                     Directory.Delete(old);
             }
         }

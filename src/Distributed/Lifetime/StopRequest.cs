@@ -7,7 +7,7 @@ namespace LongNet.Distributed.Lifetime;
 /// From when it is made, the first signal of <see cref="StopSignal"/> to this process is only noted, for a program that
 /// stops where it can. A later one ends the process at once.
 /// </summary>
-public sealed partial class StopRequest : IDisposable
+internal sealed partial class StopRequest : IDisposable
 {
     // Launchers, terminals and "dotnet run" pass one signal on more than once.
     private static readonly TimeSpan OneEvent = TimeSpan.FromSeconds(0.5);
@@ -65,7 +65,7 @@ public sealed partial class StopRequest : IDisposable
     {
         _ = SetHandler(signal.Number(), 0);
         _ = Kill(Environment.ProcessId, signal.Number());
-        Thread.Sleep(Timeout.Infinite);
+        EndOfProcess.Await();
     }
 
     [LibraryImport("libc", EntryPoint = "signal")]

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace LongNet.Distributed.Lifetime;
 
 /// <summary>A signal by which people, launchers and schedulers ask a program to stop.</summary>
-public enum StopSignal
+internal enum StopSignal
 {
     SIGTERM,
     SIGINT,

@@ -104,7 +104,9 @@ internal sealed record CollectiveBenchmark(ProcessGroup Group, ScalarType Type, 
             warm += calls * Round(call, calls);
             if (!isFirst)
                 continue;
+#pragma warning disable RS0030 // The compiler does not report when it is done.
             Thread.Sleep(CompilerPause);
+#pragma warning restore RS0030
             warm += CompilerPause.TotalSeconds;
         }
 

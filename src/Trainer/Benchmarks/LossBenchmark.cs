@@ -1,5 +1,6 @@
 using LongNet.Core.Model.Memory;
 using LongNet.Core.Numerics;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;
@@ -34,7 +35,8 @@ internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, 
         using var scope = NewDisposeScope();
         using TorchSharp.Modules.LayerNorm norm = nn.LayerNorm(Channels);
         Tensor hidden = randn(1, Rows, Channels).to(Type).requires_grad_(true);
-        Tensor projection = randn(vocabulary, Channels).mul(0.02).detach().requires_grad_(true);
+        using Scalar deviation = 0.02.ToScalar();
+        Tensor projection = randn(vocabulary, Channels).mul(deviation).detach().requires_grad_(true);
         Tensor targets = randint(vocabulary, [1, Rows], dtype: ScalarType.Int64);
         Tensor[] leaves = [hidden, projection, norm.weight!, norm.bias!];
 

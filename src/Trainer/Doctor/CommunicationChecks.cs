@@ -81,7 +81,10 @@ internal static class CommunicationChecks
         for (int attempt = 0; attempt < ClockTries; attempt++)
         {
             world.Barrier();
-            long[] clocks = world.AllGather(tensor(new[] { DateTime.UtcNow.Ticks })).data<long>().ToArray();
+            long[] clocks = world
+                .AllGather(tensor(new[] { TimeProvider.System.GetUtcNow().UtcTicks }))
+                .data<long>()
+                .ToArray();
             least = Math.Min(least, clocks.Max() - clocks.Min());
         }
 

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using LongNet.Core;
+using LongNet.Distributed.Lifetime;
 
 namespace LongNet.Trainer.Loop;
 
@@ -74,7 +75,9 @@ internal sealed record FaultInjection
         if (reached != place || worldRank != rank || currentStep != step)
             return;
         string where = $"{place.ToString().ToLowerInvariant()} of step {step}";
-        Console.WriteLine($"{Variable}: {action} on rank {rank} in {where} at {DateTime.UtcNow:O}");
+        Console.WriteLine(
+            $"{Variable}: {action} on rank {rank} in {where} at {TimeProvider.System.GetUtcNow().UtcDateTime:O}"
+        );
         Console.Out.Flush();
         switch (action)
         {
@@ -84,7 +87,7 @@ internal sealed record FaultInjection
                 Environment.Exit(0);
                 break;
             case "hang":
-                Thread.Sleep(Timeout.Infinite);
+                EndOfProcess.Await();
                 break;
             default:
                 using (
@@ -93,7 +96,7 @@ internal sealed record FaultInjection
                         [action == "kill" ? "-KILL" : "-STOP", Environment.ProcessId.ToString()]
                     )
                 )
-                    Thread.Sleep(Timeout.Infinite);
+                    EndOfProcess.Await();
                 break;
         }
     }

@@ -56,7 +56,9 @@ internal sealed class StopAgreement
     private readonly RunLock? held;
 
     // The system's clock may be set meanwhile.
+#pragma warning disable RS0030 // To become an argument.
     private readonly TimeSpan before = DateTime.UtcNow - Process.GetCurrentProcess().StartTime.ToUniversalTime();
+#pragma warning restore RS0030
     private readonly Stopwatch clock = Stopwatch.StartNew();
     private StopReason agreed;
 

@@ -7,6 +7,7 @@ using LongNet.Distributed.Diagnostics;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Platform;
 using LongNet.Trainer.Reporting;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Loop;
@@ -21,7 +22,7 @@ namespace LongNet.Trainer.Loop;
 /// </remarks>
 internal sealed class TrainingStep
 {
-    private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
+    private static readonly Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget.ToScalar();
 
     private readonly RunPlan plan;
     private readonly DeviceMesh mesh;

@@ -195,7 +195,9 @@ internal sealed class RunLock : IDisposable
         {
             for (int look = 0; look < Looks; look++)
             {
+#pragma warning disable RS0030 // To become an argument, with the clock.
                 Thread.Sleep(beat / LooksPerBeat);
+#pragma warning restore RS0030
                 if (LockFile.Read(path) is not { } now)
                     return false;
                 if (!now.AsSpan().SequenceEqual(text))

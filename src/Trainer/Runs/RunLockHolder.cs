@@ -56,7 +56,7 @@ internal sealed record RunLockHolder(
             StartOf(Environment.ProcessId) ?? 0,
             Attempt(() => new FileInfo("/proc/self/ns/pid").LinkTarget) ?? "",
             Attempt(() => File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim()) ?? "",
-            DateTime.UtcNow,
+            TimeProvider.System.GetUtcNow().UtcDateTime,
             Guid.NewGuid(),
             0
         );

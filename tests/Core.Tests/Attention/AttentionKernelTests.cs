@@ -17,13 +17,18 @@ public class AttentionKernelTests
             for axis in range(3):
                 assert x.stride(axis) % 8 == 0, "an axis is not aligned"
 
-        def flash_forward(q: Tensor, k: Tensor, v: Tensor, p: float, causal: bool, mask: bool, scale: float) -> Tuple[Tensor, Tensor]:
+        def flash_forward(
+            q: Tensor, k: Tensor, v: Tensor, p: float, causal: bool, mask: bool, scale: float
+        ) -> Tuple[Tensor, Tensor]:
             check(q)
             check(k)
             check(v)
             return torch._scaled_dot_product_flash_attention_for_cpu(q, k, v, p, causal, scale=scale)
 
-        def flash_backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, from_q: Tensor, from_k: Tensor, rows_q: int, rows_k: int, p: float, causal: bool, state: Tensor, unused: Tensor, scale: float) -> Tuple[Tensor, Tensor, Tensor]:
+        def flash_backward(
+            g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, from_q: Tensor, from_k: Tensor,
+            rows_q: int, rows_k: int, p: float, causal: bool, state: Tensor, unused: Tensor, scale: float
+        ) -> Tuple[Tensor, Tensor, Tensor]:
             check(g)
             check(q)
             check(k)
@@ -31,16 +36,24 @@ public class AttentionKernelTests
             check(o)
             assert lse.is_contiguous() and rows_q == q.size(2) and rows_k == k.size(2), "log-sum-exp or rows"
             assert state.numel() == 2 and unused.dim() == 0, "state"
-            return torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, p, causal, scale=scale)
+            return torch._scaled_dot_product_flash_attention_for_cpu_backward(
+                g, q, k, v, o, lse, p, causal, scale=scale)
 
-        def efficient_forward(q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor], statistics: bool, p: float, causal: bool, scale: float) -> Tuple[Tensor, Tensor]:
+        def efficient_forward(
+            q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor], statistics: bool, p: float, causal: bool,
+            scale: float
+        ) -> Tuple[Tensor, Tensor]:
             check(q)
             check(k)
             check(v)
             o, lse = torch._scaled_dot_product_flash_attention_for_cpu(q, k, v, p, causal, scale=scale)
             return o, torch.constant_pad_nd(lse, [0, (32 - lse.size(2) % 32) % 32], float('inf'))
 
-        def efficient_backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor], o: Tensor, from_q: Optional[Tensor], from_k: Optional[Tensor], rows_q: int, rows_k: int, lse: Tensor, p: float, seed: Tensor, offset: Tensor, mask: int, bias_gradient: bool, scale: float) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        def efficient_backward(
+            g: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor], o: Tensor, from_q: Optional[Tensor],
+            from_k: Optional[Tensor], rows_q: int, rows_k: int, lse: Tensor, p: float, seed: Tensor, offset: Tensor,
+            mask: int, bias_gradient: bool, scale: float
+        ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
             check(g)
             check(q)
             check(k)

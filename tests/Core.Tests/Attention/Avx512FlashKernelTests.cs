@@ -83,7 +83,8 @@ public class Avx512FlashKernelTests
         bias.AddToTable(ofTable);
         exactBias.AddToTable(expectedOfTable);
         Assert.True(expectedOfTable.abs().max().item<double>() > 0.1);
-        Compare.AssertClose(ofTable, expectedOfTable, 1e-5, "gradient of the table"); // sums over all pairs that share a bucket
+        // Sums over all pairs that share a bucket.
+        Compare.AssertClose(ofTable, expectedOfTable, 1e-5, "gradient of the table");
 
         // [3, 2, rows, headDim]: every other row and head of a larger tensor.
         Tensor Strided(long rows) =>
@@ -212,7 +213,8 @@ public class Avx512FlashKernelTests
         Tensor v = randn(1, 1, 1000, 32);
         var (output, logSumExp) = Avx512FlashKernel.Forward(q, k, v, false, null);
         Tensor logits = q.to(float64).matmul(k.to(float64).transpose(2, 3)) / Math.Sqrt(32);
-        Compare.AssertClose(output, logits.softmax(-1).matmul(v.to(float64)), 1e-5, "output"); // logits of 5600 keep 5e-4 of themselves
+        // Logits of 5600 keep 5e-4 of themselves.
+        Compare.AssertClose(output, logits.softmax(-1).matmul(v.to(float64)), 1e-5, "output");
         Compare.AssertClose(logSumExp, logits.logsumexp(-1), 1e-6, "log-sum-exp", floor: 1);
     }
 

@@ -146,7 +146,8 @@ public class RotaryPositionsTests
         var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(40869));
 
         // A row with itself: every pair gives ζ⁰ · 2.
-        Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself"); // float32 rounding
+        // Float32 rounding.
+        Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself");
     }
 
     [Fact]

@@ -47,7 +47,8 @@ public sealed class NamespaceHosts : IDisposable
             "enter",
             $"""
             host=$1; shift
-            exec nsenter --net=/run/netns/{id}-"$host" unshare --uts --mount sh -c 'hostname "$0" && mount --bind {names} /etc/hosts && exec "$@"' "$host" "$@"
+            exec nsenter --net=/run/netns/{id}-"$host" unshare --uts --mount \
+              sh -c 'hostname "$0" && mount --bind {names} /etc/hosts && exec "$@"' "$host" "$@"
             """
         );
         // HOST WORD..., as ssh does it: a shell's command line, with none of this side's environment but what a login
@@ -56,7 +57,8 @@ public sealed class NamespaceHosts : IDisposable
             "agent",
             $"""
             host=$1; shift
-            exec env -i HOME="$HOME" PATH="$PATH" ${"{"}DOTNET_ROOT:+DOTNET_ROOT="$DOTNET_ROOT"{"}"} {enter} "$host" sh -c "$*"
+            exec env -i HOME="$HOME" PATH="$PATH" ${"{"}DOTNET_ROOT:+DOTNET_ROOT="$DOTNET_ROOT"{"}"} \
+              {enter} "$host" sh -c "$*"
             """
         );
         try

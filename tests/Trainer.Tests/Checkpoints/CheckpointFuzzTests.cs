@@ -121,8 +121,9 @@ public sealed class CheckpointFuzzTests : IDisposable
     {
         // With the right size and digest, so that nothing but the name is wrong.
         byte[] content = files[CheckpointStore.ModelFile];
-        string entry =
-            $$"""{"name": "{{name.Replace("FOLDER", folder.Path, StringComparison.Ordinal)}}", "bytes": {{content.Length}}, "sha256": "{{Convert.ToHexStringLower(SHA256.HashData(content))}}"}""";
+        string written = name.Replace("FOLDER", folder.Path, StringComparison.Ordinal);
+        string digest = Convert.ToHexStringLower(SHA256.HashData(content));
+        string entry = $$"""{"name": "{{written}}", "bytes": {{content.Length}}, "sha256": "{{digest}}"}""";
         SavedCheckpoint.Rewrite(StateFile, text =>
             text.Replace("\"files\": [", $"\"files\": [{entry},", StringComparison.Ordinal)
         );

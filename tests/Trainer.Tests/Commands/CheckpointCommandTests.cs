@@ -576,9 +576,10 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
             config  model.heads: none → [1, 2]
             tensor  exp_avg.weight: 1 of 6 elements, at most 0, 0 of its largest value; not finite: 1
             tensor  weight: 2 of 6 elements, at most 0.5, 0.0476 of its largest value
-            2 of 3 tensors differ, at most 0.5 in a parameter (weight), at most 0.0476 of a tensor's largest value (weight), not finite: 1 elements
 
-            """,
+            """
+                + "2 of 3 tensors differ, at most 0.5 in a parameter (weight), at most 0.0476 of a tensor's largest "
+                + "value (weight), not finite: 1 elements\n",
             "",
             Run("diff", first, second)
         );

@@ -98,7 +98,8 @@ public class RunCheckTests
             string.Concat(
                 seconds.Select(
                     (each, step) =>
-                        $"{{\"step\":{step + 1},\"step_seconds\":{each},\"bytes_sent\":7,\"peak_memory_bytes\":{100 + step}}}\n"
+                        $"{{\"step\":{step + 1},\"step_seconds\":{each},\"bytes_sent\":7,"
+                        + $"\"peak_memory_bytes\":{100 + step}}}\n"
                         + $"{{\"step\":{step + 1},\"eval_loss\":1}}\n"
                 )
             )

@@ -79,7 +79,8 @@ public sealed class MetricsWriterTests : IDisposable
         Assert.False((step with { Loss = 5, GradientNorm = 1 }).IsSkipped);
         Write(0, writer => writer.Write(step));
         Assert.Equal(
-            "{\"step\":7,\"loss\":null,\"grad_norm\":null,\"lr\":0.0003,\"tokens\":64,\"tokens_per_second\":1,\"step_seconds\":1,\"bytes_sent\":0,"
+            "{\"step\":7,\"loss\":null,\"grad_norm\":null,\"lr\":0.0003,\"tokens\":64,"
+                + "\"tokens_per_second\":1,\"step_seconds\":1,\"bytes_sent\":0,"
                 + "\"communication_seconds\":0,\"communication_total_seconds\":0,\"checkpoint_stall_seconds\":0,"
                 + "\"peak_memory_bytes\":12884901888,\"loss_scale\":65536,\"skipped_steps\":2}\n",
             System.IO.File.ReadAllText(File)

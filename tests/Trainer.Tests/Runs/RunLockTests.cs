@@ -150,7 +150,8 @@ public sealed class RunLockTests : IDisposable
     [InlineData("null")]
     [InlineData("[1]")]
     [InlineData(
-        "{\"host\":null,\"process\":1,\"process_start\":1,\"process_namespace\":\"\",\"boot_id\":\"\",\"started\":\"2026-01-02T03:04:05Z\",\"token\":\"00000000-0000-0000-0000-000000000000\",\"heartbeat\":1}"
+        "{\"host\":null,\"process\":1,\"process_start\":1,\"process_namespace\":\"\",\"boot_id\":\"\","
+            + "\"started\":\"2026-01-02T03:04:05Z\",\"token\":\"00000000-0000-0000-0000-000000000000\",\"heartbeat\":1}"
     )]
     public void Hold_TextThatSaysNothing_IsTolerated(string text)
     {

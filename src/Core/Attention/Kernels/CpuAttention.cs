@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>Which kernel attends in float32 and bfloat16 on CPUs, for this process.</summary>
-public static class CpuAttention
+internal static class CpuAttention
 {
     // In float32 ours is the faster one wherever it runs. In bfloat16 libtorch's was on an EPYC of AMD's fourth
     // generation, whose products of bfloat16 are twice as fast as float32's: 516 ms to 603 ms forward and backward. On
@@ -17,9 +17,10 @@ public static class CpuAttention
     public static bool PrefersOwnKernel { get; set; } = true;
 
     /// <summary>
-    /// Whether it is used, for heads of a multiple of 32 channels: the processor has AVX-512 and nobody turned it off.
+    /// Whether it is used, for heads of a multiple of 32 channels: the system is Linux, where the kernel is tested, the
+    /// processor has AVX-512, and nobody turned the kernel off.
     /// </summary>
-    public static bool UsesOwnKernel => PrefersOwnKernel && Avx512F.IsSupported;
+    public static bool UsesOwnKernel => PrefersOwnKernel && OperatingSystem.IsLinux() && Avx512F.X64.IsSupported;
 
     /// <summary>Whether it is used for a type of which it is not the only kernel that can do what is asked.</summary>
     internal static bool UsesOwnKernelFor(ScalarType type) =>

@@ -12,7 +12,9 @@ internal sealed class CpuFlashKernel() : OperatorKernel(Operators)
         def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tuple[Tensor, Tensor]:
             return torch._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
 
-        def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool) -> Tuple[Tensor, Tensor, Tensor]:
+        def backward(
+            g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool
+        ) -> Tuple[Tensor, Tensor, Tensor]:
             return torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, 0.0, causal)
         """
     );

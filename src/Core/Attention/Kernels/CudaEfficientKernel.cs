@@ -29,12 +29,15 @@ internal sealed class CudaEfficientKernel() : OperatorKernel(Operators)
                 return aligned(x).transpose(1, 2)
 
             # Mask 1 is causal, 0 none. The state of the random numbers is not read without dropout; 4 is int64.
-            def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool) -> Tuple[Tensor, Tensor, Tensor]:
+            def backward(
+                g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool
+            ) -> Tuple[Tensor, Tensor, Tensor]:
                 mask = 1 if causal else 0
                 state = torch.empty([], dtype=4, device=q.device)
                 dq, dk, dv, _ = torch._efficient_attention_backward(
-                    rows_first(g).contiguous(), rows_first(q), rows_first(k), rows_first(v), None, rows_first(o).contiguous(), None, None,
-                    q.size(2), k.size(2), padded(lse), 0.0, state, state, mask, False, scale=scale_of(q))
+                    rows_first(g).contiguous(), rows_first(q), rows_first(k), rows_first(v), None,
+                    rows_first(o).contiguous(), None, None, q.size(2), k.size(2), padded(lse),
+                    0.0, state, state, mask, False, scale=scale_of(q))
                 channels = q.size(3)
                 return (dq.transpose(1, 2).narrow(3, 0, channels), dk.transpose(1, 2).narrow(3, 0, channels),
                     dv.transpose(1, 2).narrow(3, 0, channels))

@@ -15,7 +15,8 @@ internal sealed class CudaFlashKernel() : OperatorKernel(Operators)
     internal const string Source =
         CudaScript.Source
         + """
-            # TorchScript takes no None for a Tensor, so the missing one is an output that an operator was told to leave out.
+            # TorchScript takes no None for a Tensor: the undefined one is an output that an operator was asked to
+            # leave out.
             def undefined() -> Tensor:
                 x = torch.zeros([1, 1])
                 _, left_out, _ = torch.native_layer_norm_backward(x, x, [1], x, x, None, None, [False, False, False])
@@ -26,14 +27,17 @@ internal sealed class CudaFlashKernel() : OperatorKernel(Operators)
                     aligned(q), aligned(k), aligned(v), 0.0, causal, False, scale=scale_of(q))
                 return results[0].narrow(3, 0, q.size(3)), results[1].narrow(2, 0, q.size(2))
 
-            # No cumulated lengths: the batch is dense. The state of the random numbers is not read without dropout; 29 is uint64.
-            def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool) -> Tuple[Tensor, Tensor, Tensor]:
+            # No cumulated lengths: the batch is dense. The state of the random numbers is not read without dropout; 29
+            # is uint64.
+            def backward(
+                g: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool
+            ) -> Tuple[Tensor, Tensor, Tensor]:
                 lengths = undefined()
                 state = torch.empty([2], dtype=29, device=q.device)
                 unused = torch.empty([], dtype=29, device=q.device)
                 dq, dk, dv = torch._scaled_dot_product_flash_attention_backward(
-                    aligned(g), aligned(q), aligned(k), aligned(v), aligned(o), lse.contiguous(), lengths, lengths, q.size(2), k.size(2),
-                    0.0, causal, state, unused, scale=scale_of(q))
+                    aligned(g), aligned(q), aligned(k), aligned(v), aligned(o), lse.contiguous(),
+                    lengths, lengths, q.size(2), k.size(2), 0.0, causal, state, unused, scale=scale_of(q))
                 channels = q.size(3)
                 return dq.narrow(3, 0, channels), dk.narrow(3, 0, channels), dv.narrow(3, 0, channels)
             """;

@@ -11,8 +11,8 @@ internal static class CudaScript
     public const long LargestBatch = 65535;
 
     public const string Source = """
-        # The kernels read 16 bytes at a time: the channels become a multiple of 8 (zeros change neither scores nor sums), and what
-        # does not lie on such boundaries is copied. Memory format 0 is contiguous.
+        # The kernels read 16 bytes at a time: the channels become a multiple of 8 (zeros change neither scores nor
+        # sums), and a tensor that does not lie on such boundaries is copied. Memory format 0 is contiguous.
         def aligned(x: Tensor) -> Tensor:
             missing = (8 - x.size(3) % 8) % 8
             if missing > 0:

@@ -4,14 +4,16 @@ using System.Runtime.InteropServices;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works, lent again to the next one: as
-/// many buffers exist as workers ever ran at once.
+/// Memory that a worker of <see cref="Avx512FlashKernel"/> has to itself while it works; then the next worker uses it.
+/// At most as many buffers are kept as the machine has processors; a buffer returned beyond that is freed.
 /// </summary>
 internal sealed unsafe class WorkBuffer : SafeHandle
 {
     private const int Alignment = 64; // A cache line, and a vector register.
 
+    private static readonly int MostKept = Environment.ProcessorCount;
     private static readonly ConcurrentBag<WorkBuffer> Free = [];
+    private static int kept;
 
     private long capacity; // floats
     private long used;
@@ -25,7 +27,9 @@ internal sealed unsafe class WorkBuffer : SafeHandle
     /// <param name="floats">Its size, with room for what <see cref="Take"/> rounds up.</param>
     public static WorkBuffer Rent(long floats)
     {
-        if (!Free.TryTake(out WorkBuffer? buffer))
+        if (Free.TryTake(out WorkBuffer? buffer))
+            Interlocked.Decrement(ref kept);
+        else
             buffer = new WorkBuffer();
         buffer.used = 0;
         if (buffer.capacity < floats)
@@ -62,8 +66,18 @@ internal sealed unsafe class WorkBuffer : SafeHandle
         return part;
     }
 
-    /// <summary>Gives the buffer back.</summary>
-    public void Return() => Free.Add(this);
+    /// <summary>Keeps the buffer for the next worker, or frees it where enough are kept.</summary>
+    public void Return()
+    {
+        if (Interlocked.Increment(ref kept) <= MostKept)
+        {
+            Free.Add(this);
+            return;
+        }
+
+        Interlocked.Decrement(ref kept);
+        Dispose();
+    }
 
     protected override bool ReleaseHandle()
     {

@@ -1,4 +1,5 @@
 using LongNet.Core.Numerics;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Model.Memory;
@@ -157,7 +158,7 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
                 normalized = MixedPrecision.Normalize(own, normWeight, normBias, call.Epsilon);
             Tensor rows = normalized.detach().view(-1, hidden.shape[2]);
             Tensor targets = tile.View(call.Targets).reshape(-1, 1);
-            Tensor valid = targets.ne(IgnoredTarget);
+            Tensor valid = targets.ne(IgnoredTarget.Value);
             bool all = valid.all().item<bool>();
             if (!all)
                 targets = targets.mul(valid.to(ScalarType.Int64));
@@ -193,6 +194,7 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
         private Tensor MinusOne(Tensor targets) =>
             full(targets.shape, Scalars.MinusOne, dtype: precise, device: hidden.device);
 
-        private static readonly TorchSharp.Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget;
+        // Made at its first use, when libtorch is loaded.
+        private static readonly Lazy<Scalar> IgnoredTarget = new(() => LongNetLanguageModel.IgnoredTarget.ToScalar());
     }
 }

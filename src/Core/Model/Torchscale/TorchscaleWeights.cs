@@ -201,9 +201,12 @@ public static class TorchscaleWeights
             savedPositions = reader.Metadata.GetValueOrDefault(PositionsKey);
         if (destination.HeadsDiffer && savedOffsets is null && destination.HeadOffsets != HeadOffsets.Blocked)
         {
+            string choice = destination.Choose(
+                "model.attention.head_offsets: blocked",
+                "headOffsets: HeadOffsets.Blocked"
+            );
             notes.Add(
-                $"{reader.Path} does not say its head offsets: if the authors' Python code trained it, set "
-                    + $"{destination.Choose("model.attention.head_offsets: blocked", "headOffsets: HeadOffsets.Blocked")}."
+                $"{reader.Path} does not say its head offsets: if the authors' Python code trained it, set {choice}."
             );
         }
 
@@ -214,10 +217,14 @@ public static class TorchscaleWeights
             string? savedBuckets = reader.Metadata.GetValueOrDefault(BucketsKey);
             if (savedBuckets is null && !buckets.Bidirectional)
             {
+                string choice = destination.Choose(
+                    "model.attention.relative_position_bidirectional: true, and "
+                        + "model.attention.relative_position_max_distance to its max_rel_pos",
+                    "both directions and its max_rel_pos in RelativePositionBuckets"
+                );
                 notes.Add(
                     $"{reader.Path} does not say how distances share its relative position biases: if the "
-                        + "authors' Python code trained it, set "
-                        + $"{destination.Choose("model.attention.relative_position_bidirectional: true, and model.attention.relative_position_max_distance to its max_rel_pos", "both directions and its max_rel_pos in RelativePositionBuckets")}."
+                        + $"authors' Python code trained it, set {choice}."
                 );
             }
 

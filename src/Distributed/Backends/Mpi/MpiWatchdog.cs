@@ -48,7 +48,7 @@ internal sealed partial class MpiWatchdog : IDisposable
     // MPI may still write into them.
     private readonly List<byte[]> unfinished = [];
     private readonly Thread thread;
-    private volatile bool stopped;
+    private readonly ManualResetEventSlim stopping = new();
     private long quietUntil;
     private bool defers;
 
@@ -90,7 +90,7 @@ internal sealed partial class MpiWatchdog : IDisposable
     /// <summary>Stops the thread. The communicator stays until MPI ends: freeing it would be collective.</summary>
     public void Dispose()
     {
-        stopped = true;
+        stopping.Set();
         if (Thread.CurrentThread != thread)
             thread.Join();
     }
@@ -99,7 +99,7 @@ internal sealed partial class MpiWatchdog : IDisposable
     {
         try
         {
-            while (!stopped)
+            while (!stopping.IsSet)
             {
                 Serve();
                 if (Stopwatch.GetTimestamp() >= Volatile.Read(ref quietUntil) && monitor.Overdue() is { } overdue)
@@ -111,7 +111,7 @@ internal sealed partial class MpiWatchdog : IDisposable
                         environment.Rank,
                         1
                     );
-                Thread.Sleep(Period);
+                stopping.Wait(Period);
             }
         }
         catch (InvalidOperationException error)
@@ -177,7 +177,9 @@ internal sealed partial class MpiWatchdog : IDisposable
         while (answers.Count < environment.Size && Stopwatch.GetElapsedTime(start) < AnswerTime)
         {
             Serve();
+#pragma warning disable RS0030 // MPI signals nothing that could be waited for.
             Thread.Sleep(QuickPeriod);
+#pragma warning restore RS0030
         }
 
         // A collective that has ended meanwhile was only slow.
@@ -273,7 +275,9 @@ internal sealed partial class MpiWatchdog : IDisposable
                 return null;
             }
 
+#pragma warning disable RS0030 // MPI signals nothing that could be waited for.
             Thread.Sleep(QuickPeriod);
+#pragma warning restore RS0030
         }
 
         return Encoding.UTF8.GetString(text, 0, bytes);

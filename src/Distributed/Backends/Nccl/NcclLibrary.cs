@@ -5,7 +5,7 @@ using LongNet.Core.Native;
 namespace LongNet.Distributed.Backends.Nccl;
 
 /// <summary>Finds and loads libnccl.so.2, once per process, when the first CUDA tensor is to travel.</summary>
-public static unsafe class NcclLibrary
+internal static unsafe class NcclLibrary
 {
     /// <summary>Environment variable that names the library, by path.</summary>
     public const string LibraryVariable = "LONGNET_NCCL_LIBRARY";

@@ -182,7 +182,9 @@ internal sealed unsafe class NcclQueue : IDisposable
             }
 
             for (; running.Count > 0; Poll())
+#pragma warning disable RS0030 // CUDA signals nothing that could be waited for.
                 Thread.Sleep(PollMilliseconds);
+#pragma warning restore RS0030
             Leave();
         }
         catch (Exception error)
