@@ -5,7 +5,6 @@ using System.Reflection;
 using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Model;
-using LongNet.Trainer.Data.Tokenization;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
@@ -263,8 +262,8 @@ internal static class ConfigurationFile
             {
                 Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, FolderOf("data.path")))],
                 Tokenizer =
-                    config.Data.Tokenizer == TextTokenizers.Byte
-                        ? TextTokenizers.Byte
+                    config.Data.Tokenizer == TokenizerName.Byte
+                        ? TokenizerName.Byte
                         : Path.GetFullPath(config.Data.Tokenizer, FolderOf("data.tokenizer")),
             },
             Optimizer = config.Optimizer with

@@ -44,7 +44,7 @@ internal sealed class Corpus : ITokenCorpus
 
     public string TokenUnit => "bytes";
 
-    public string Tokenizer => TextTokenizers.Byte;
+    public string Tokenizer => TokenizerName.Byte;
 
     public int VocabularySize => ByteTokenizer.Instance.VocabularySize;
 

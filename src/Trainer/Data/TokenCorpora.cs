@@ -21,7 +21,7 @@ internal static class TokenCorpora
             );
         if (prepared.Length == 0)
         {
-            return data.Tokenizer == TextTokenizers.Byte
+            return data.Tokenizer == TokenizerName.Byte
                 ? Corpus.Open(data)
                 : throw new UserException(
                     $"data.tokenizer is {data.Tokenizer}, and data.path names text, which is tokenized "
@@ -32,7 +32,7 @@ internal static class TokenCorpora
 
         TokenFile file = TokenFile.Open(prepared[0]);
         if (
-            data.Tokenizer != TextTokenizers.Byte
+            data.Tokenizer != TokenizerName.Byte
             && TextTokenizers.Load(data.Tokenizer).Fingerprint != file.Header.TokenizerFingerprint
         )
         {

@@ -1,4 +1,5 @@
 using System.Security.Cryptography;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Data.Tokenization;
 
@@ -11,7 +12,7 @@ internal sealed class ByteTokenizer : ITextTokenizer
 
     public static ByteTokenizer Instance { get; } = new();
 
-    public string Name => TextTokenizers.Byte;
+    public string Name => TokenizerName.Byte;
 
     public int VocabularySize => 256;
 
