@@ -33,7 +33,9 @@ internal static class BenchCommand
             ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
             : throw new AgreedUserException($"bench {name} measures one process: start it without mpiexec.");
 
-    /// <summary>The plan of a configuration whose training or saving is measured, and its settings. Collective.</summary>
+    /// <summary>
+    /// The plan of a configuration whose training or saving is measured, and the settings it was given. Collective.
+    /// </summary>
     public static (RunPlan Plan, string Settings) LoadPlan(
         DistributedRuntime runtime,
         string nameOrPath,

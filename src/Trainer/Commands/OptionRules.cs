@@ -2,7 +2,9 @@ using System.CommandLine;
 
 namespace LongNet.Trainer.Commands;
 
-/// <summary>What the value of an option must be. A value that is not gives one line that names option and value.</summary>
+/// <summary>
+/// What the value of an option must be. A value that breaks the rule gives one line that names option and value.
+/// </summary>
 internal static class OptionRules
 {
     /// <param name="option">Where it has no value, its default counts and is not checked.</param>

@@ -205,9 +205,11 @@ internal sealed record RunDirectory(string Path)
             }
         }
 
+        IEnumerable<string> problems = damaged.Select(one =>
+            $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"
+        );
         throw new UserException(
-            $"No checkpoint in {CheckpointFolder} is whole: "
-                + $"{string.Join("; ", damaged.Select(one => $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"))}. "
+            $"No checkpoint in {CheckpointFolder} is whole: {string.Join("; ", problems)}. "
                 + "Start from another run's with --resume PATH, or start anew with another --output."
         );
 

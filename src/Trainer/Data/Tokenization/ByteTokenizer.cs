@@ -20,7 +20,7 @@ internal sealed class ByteTokenizer : ITextTokenizer
 
     public string Fingerprint { get; } = Convert.ToHexStringLower(SHA256.HashData("longnet byte 1"u8));
 
-    public TextCuts Cuts => TextCuts.Anywhere;
+    public SplitPoints SplitPoints => SplitPoints.Anywhere;
 
     public bool RequiresUtf8 => false;
 
