@@ -15,7 +15,7 @@ internal static class BenchCollectivesCommand
     // Of one rank; the ranks of a machine have as many buffers.
     private const long LargestBytes = 16L << 30;
 
-    private static readonly string[] Types = ["float32", "bfloat16"];
+    private static readonly string[] Types = [TypeNames.Float32, TypeNames.BFloat16];
 
     public static Command Create()
     {
@@ -39,7 +39,7 @@ internal static class BenchCollectivesCommand
         Option<string> dtype = new Option<string>("--dtype")
         {
             Description = "Element type: float32 or bfloat16",
-            DefaultValueFactory = _ => "float32",
+            DefaultValueFactory = _ => TypeNames.Float32,
         }.MustBeOneOf(Types);
         Option<int> rounds = new Option<int>("--rounds")
         {

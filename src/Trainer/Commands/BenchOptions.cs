@@ -1,4 +1,5 @@
 using System.CommandLine;
+using LongNet.Trainer.Configuration;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Commands;
@@ -6,12 +7,12 @@ namespace LongNet.Trainer.Commands;
 /// <summary>Options of several benchmarks.</summary>
 internal static class BenchOptions
 {
-    /// <summary>Types by their names on the command line.</summary>
+    /// <summary>Types by their names on the command line; no model can have the last one.</summary>
     public static IReadOnlyDictionary<string, ScalarType> Types { get; } =
         new Dictionary<string, ScalarType>
         {
-            ["float32"] = ScalarType.Float32,
-            ["bfloat16"] = ScalarType.BFloat16,
+            [TypeNames.Float32] = ScalarType.Float32,
+            [TypeNames.BFloat16] = ScalarType.BFloat16,
             ["float64"] = ScalarType.Float64,
         };
 
@@ -19,7 +20,7 @@ internal static class BenchOptions
         new Option<string>("--dtype")
         {
             Description = "Compute type",
-            DefaultValueFactory = _ => "float32",
+            DefaultValueFactory = _ => TypeNames.Float32,
         }.MustBeOneOf(Types.Keys);
 
     public static Option<int?> Threads() => new("--threads") { Description = "CPU threads; default: all" };

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LongNet.Core.Native;
 using LongNet.Trainer.Checkpoints.Tools;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Commands;
 
@@ -24,9 +25,9 @@ internal static class CheckpointExportCommand
         Option<string> type = new Option<string>("--dtype")
         {
             Description = "Type of the numbers in it",
-            HelpName = string.Join('|', CheckpointExport.Types.Keys),
-            DefaultValueFactory = _ => "float32",
-        }.MustBeOneOf(CheckpointExport.Types.Keys);
+            HelpName = string.Join('|', TypeNames.All),
+            DefaultValueFactory = _ => TypeNames.Float32,
+        }.MustBeOneOf(TypeNames.All);
         var force = new Option<bool>("--force") { Description = "Replaces a file that is there" };
         var command = new Command(
             "export",
