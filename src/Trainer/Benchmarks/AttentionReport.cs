@@ -4,7 +4,7 @@ using LongNet.Core.Native;
 
 namespace LongNet.Trainer.Benchmarks;
 
-/// <summary>What the attention benchmark found: a table for the console, for machines and for readers.</summary>
+/// <summary>What the attention benchmark measured: a table for the console, JSON and Markdown.</summary>
 /// <param name="benchmark">What was measured.</param>
 /// <param name="productRate">The device's rate of matrix products, in floating-point operations per second.</param>
 /// <param name="settings">Threads, kernels, memory.</param>
@@ -35,7 +35,7 @@ internal sealed class AttentionReport(AttentionBenchmark benchmark, double produ
         + $"{"(a)", 8} {"(b)", 8} {"a/b", 5} {"(k)", 8} {"a/k", 5} {"(c)", 8} {"rate", 5} | {"ns/token", 8} | "
         + $"{"forward", 9}\n";
 
-    /// <summary>Takes one length's times.</summary>
+    /// <summary>Adds one length's times.</summary>
     /// <returns>Their line of the console's table.</returns>
     public string Add(AttentionTimes times)
     {

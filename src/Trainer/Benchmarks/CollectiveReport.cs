@@ -1,9 +1,10 @@
 using System.Text;
 using System.Text.Json;
+using LongNet.Trainer.Measuring;
 
 namespace LongNet.Trainer.Benchmarks;
 
-/// <summary>What the benchmark of collectives found: a table for the console, for machines and for readers.</summary>
+/// <summary>What the benchmark of collectives measured: a table for the console, JSON and Markdown.</summary>
 /// <param name="benchmark">What was measured.</param>
 /// <param name="transport">What carries the collectives, e.g. "Open MPI v4.1.4".</param>
 /// <param name="settings">Threads, kernels, memory.</param>
@@ -31,7 +32,7 @@ internal sealed class CollectiveReport(CollectiveBenchmark benchmark, string tra
         + $"{"operation", -14} | {"size", 8} | {"median ms", 10} | {"bus GB/s", 9} | {"best ms", 10} | "
         + $"{"bus GB/s", 9}\n";
 
-    /// <summary>Takes the times of one operation and size.</summary>
+    /// <summary>Adds the times of one operation and size.</summary>
     /// <returns>Their line of the console's table.</returns>
     public string Add(CollectiveTimes times)
     {

@@ -1,18 +1,19 @@
 using LongNet.Core.Attention;
+using LongNet.Trainer.Measuring;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;
 
 /// <summary>What decoding one row takes after a prompt.</summary>
-/// <param name="Prompt">Rows that came before, all at once.</param>
-/// <param name="PromptSeconds">What they took.</param>
-/// <param name="RowSeconds">The mean of the rows that follow, one by one.</param>
+/// <param name="Prompt">Rows of the prompt, all at once.</param>
+/// <param name="PromptSeconds">Seconds of the prompt.</param>
+/// <param name="RowSeconds">Mean seconds of a row that follows, one by one.</param>
 /// <param name="KeptKeys">Keys that the cache holds after the prompt, per head.</param>
 internal sealed record DecodeTimes(long Prompt, double PromptSeconds, double RowSeconds, double KeptKeys);
 
 /// <summary>
-/// Decoding by an attention with its projections: a row costs the keys that its segments keep, not those that came
-/// before.
+/// Decoding by an attention with its projections: the cost of a row depends on the keys that its segments keep, not on
+/// all that came before.
 /// </summary>
 /// <param name="Heads">Heads.</param>
 /// <param name="HeadDim">Channels per head.</param>
@@ -32,16 +33,16 @@ internal sealed record DecodeBenchmark(long Heads, long HeadDim, SegmentSchedule
             causal: true,
             useRope: true
         );
-        Tensor before = randn(1, prompt, channels),
+        Tensor promptRows = randn(1, prompt, channels),
             next = randn(1, 1, channels);
         using (KeyValueCache warm = attention.CreateCache(1, prompt + 1))
         {
-            attention.Decode(before, warm).Dispose();
+            attention.Decode(promptRows, warm).Dispose();
             attention.Decode(next, warm).Dispose();
         }
 
         using KeyValueCache cache = attention.CreateCache(1, prompt + Rows);
-        double ofPrompt = Measurement.Seconds(() => attention.Decode(before, cache).Dispose());
+        double ofPrompt = Measurement.Seconds(() => attention.Decode(promptRows, cache).Dispose());
         double kept = (double)cache.KeptKeys / Heads;
         double ofRows = Measurement.Seconds(() =>
         {

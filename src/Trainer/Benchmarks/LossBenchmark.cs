@@ -1,5 +1,6 @@
 using LongNet.Core.Model.Memory;
 using LongNet.Core.Numerics;
+using LongNet.Trainer.Measuring;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -9,8 +10,9 @@ namespace LongNet.Trainer.Benchmarks;
 /// <param name="Vocabulary">Tokens.</param>
 /// <param name="TiledSeconds">Tile by tile, as in training.</param>
 /// <param name="PlainSeconds">With the logits of all rows at once.</param>
-/// <param name="TiledBytes">What the tiled one's resident memory grows by; null where the system does not tell.</param>
-/// <param name="PlainBytes">What the plain one's grows by.</param>
+/// <param name="TiledBytes">Growth of the resident memory, tile by tile; null where the system does not
+/// report it.</param>
+/// <param name="PlainBytes">Growth with the logits of all rows at once.</param>
 internal sealed record LossTimes(
     long Vocabulary,
     double TiledSeconds,
@@ -27,7 +29,7 @@ internal sealed record LossTimes(
 /// <param name="Channels">d_model.</param>
 /// <param name="Type">Compute type; parameters are float32, as in training.</param>
 /// <param name="TileRows">Most rows of a tile; null: as many as training takes.</param>
-/// <param name="Rounds">How often each is measured.</param>
+/// <param name="Rounds">Times that each is measured.</param>
 internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, long? TileRows, int Rounds)
 {
     public LossTimes Run(long vocabulary)
@@ -62,7 +64,7 @@ internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, 
                 );
             });
 
-        // Memory first: what is freed by a round that was timed would be taken again unseen.
+        // Memory is measured first: a timed round leaves freed memory behind, and reusing that shows no growth.
         long? tiledBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Tiled),
             plainBytes = Measurement.PeakGrowth(BenchDevice.Cpu, Plain);
         double[] seconds = Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, Tiled, Plain);

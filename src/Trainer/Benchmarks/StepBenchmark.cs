@@ -3,28 +3,35 @@ using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Measuring;
 using LongNet.Trainer.Reporting;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;
 
 /// <summary>What a training step of a configuration takes.</summary>
-/// <param name="Tokens">Target tokens of a step, over all ranks.</param>
-/// <param name="Seconds">The shortest step.</param>
-/// <param name="CommunicationSeconds">What of it rank 0 waited for collectives.</param>
-/// <param name="CommunicationTotalSeconds">How long collectives were under way in it.</param>
-/// <param name="Flops">Floating-point operations of a step's matrix products, over all ranks.</param>
-/// <param name="ProductRate">Rate of matrix products of all ranks together, in operations per second, each with its own
-/// threads.</param>
-internal sealed record StepTimes(
-    long Tokens,
-    double Seconds,
-    double CommunicationSeconds,
-    double CommunicationTotalSeconds,
-    double Flops,
-    double ProductRate
-)
+internal sealed record StepTimes
 {
+    /// <summary>Target tokens of a step, over all ranks.</summary>
+    public required long Tokens { get; init; }
+
+    /// <summary>The shortest step.</summary>
+    public required double Seconds { get; init; }
+
+    /// <summary>The part of it for which rank 0 waited for collectives.</summary>
+    public required double CommunicationSeconds { get; init; }
+
+    /// <summary>How long collectives were in flight in it.</summary>
+    public required double CommunicationTotalSeconds { get; init; }
+
+    /// <summary>Floating-point operations of a step's matrix products, over all ranks.</summary>
+    public required double Flops { get; init; }
+
+    /// <summary>
+    /// Rate of matrix products of all ranks together, in operations per second, each with its own threads.
+    /// </summary>
+    public required double ProductRate { get; init; }
+
     public double TokensPerSecond => Tokens / Seconds;
 
     public double FlopsPerSecond => Flops / Seconds;
@@ -56,22 +63,23 @@ internal static class StepBenchmark
             .Select(_ => step.Run())
             .MinBy(each => (each.IsSkipped, each.StepSeconds))!;
         long tokens = plan.Config.Training.BatchSize * plan.Config.Training.SequenceLength;
-        return new StepTimes(
-            tokens,
-            shortest.StepSeconds,
-            shortest.CommunicationSeconds,
-            shortest.CommunicationTotalSeconds,
-            Flops(plan.Config, tokens),
-            rate
-        );
+        return new StepTimes
+        {
+            Tokens = tokens,
+            Seconds = shortest.StepSeconds,
+            CommunicationSeconds = shortest.CommunicationSeconds,
+            CommunicationTotalSeconds = shortest.CommunicationTotalSeconds,
+            Flops = Flops(plan.Config, tokens),
+            ProductRate = rate,
+        };
     }
 
     /// <summary>Operations of a step, from the shapes alone.</summary>
     public static double Flops(RunConfig config, long tokens)
     {
         ModelConfig model = config.Model;
-        // Four projections and two of the feed-forward network per layer, and the one to the vocabulary. The embedding
-        // is no product.
+        // Matrix products per layer: four projections of the attention and two of the feed-forward network; then the
+        // projection to the vocabulary. The embedding is a lookup.
         double parameters =
             model.Layers * (4.0 * model.DModel * model.DModel + 2.0 * model.DModel * model.FeedForward!.Value)
             + (double)model.DModel * model.Vocabulary;
@@ -79,7 +87,7 @@ internal static class StepBenchmark
             + config.Training.BatchSize * model.Layers * (1 + AttentionTimes.BackwardFlops) * AttentionFlops(config);
     }
 
-    // Forward, of one layer and one sequence.
+    // Operations of forward, of one layer and one sequence.
     private static double AttentionFlops(RunConfig config)
     {
         long length = config.Training.SequenceLength,
@@ -89,9 +97,9 @@ internal static class StepBenchmark
             .Model.ToModel()
             .Schedule.Sum(branch =>
             {
-                Branch whole = branch with { SegmentLength = Math.Min(branch.SegmentLength, length) };
+                Branch clipped = branch with { SegmentLength = Math.Min(branch.SegmentLength, length) };
                 return RowBlock
-                    .OfBranch(whole, config.Model.Attention.HeadOffsets, heads, RowRange.Whole(1, length))
+                    .OfBranch(clipped, config.Model.Attention.HeadOffsets, heads, RowRange.Whole(1, length))
                     .Sum(block => AttentionBenchmark.CausalFlops(block, headDim));
             });
     }

@@ -1,15 +1,12 @@
 using System.CommandLine;
 using LongNet.Core;
-using LongNet.Core.Model;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Benchmarks;
-using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Loop;
-using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Commands;
 
-/// <summary>longnet bench checkpoint: what saving costs, alone and behind training.</summary>
+/// <summary>longnet bench checkpoint: what saving costs, by itself and behind training.</summary>
 internal static class BenchCheckpointCommand
 {
     public static Command Create()
@@ -22,13 +19,11 @@ internal static class BenchCheckpointCommand
             HelpName = "DIR",
             Required = true,
         };
-        Option<int> saves = BenchCommand.AtLeastOne(
-            new Option<int>("--saves")
-            {
-                Description = "Times that each is measured; the median is told",
-                DefaultValueFactory = _ => 3,
-            }
-        );
+        Option<int> saves = new Option<int>("--saves")
+        {
+            Description = "Times that each is measured; the median is told",
+            DefaultValueFactory = _ => 3,
+        }.AtLeastOne();
         var command = new Command(
             "checkpoint",
             "Checkpoints of a configuration's state, on the ranks that mpiexec started, or on one without it"
@@ -42,38 +37,37 @@ internal static class BenchCheckpointCommand
         command.SetAction(parsed =>
             RankProgram.Run(runtime =>
             {
-                RunPlan plan = RunPlan.Agree(runtime.World, () =>
-                    ConfigurationFile.Load(
-                        ConfigurationFile.Find(parsed.GetRequiredValue(config)),
-                        parsed.GetValue(set)!
-                    )
+                var (plan, settings) = BenchCommand.LoadPlan(
+                    runtime,
+                    parsed.GetRequiredValue(config),
+                    parsed.GetValue(set)!
                 );
-                string settings = ProcessSettings.Apply(
-                    plan.Config.Runtime,
-                    runtime.Environment,
-                    plan.Config.Memory.Recompute != Recompute.None
-                );
-                string place = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
+                string checkpoints = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
                 RankConsensus.RunOnRoot(runtime.World, () =>
-                    Directory.Exists(place)
-                        ? throw new UserException($"{place} is already there: remove it, or give another --folder.")
+                    Directory.Exists(checkpoints)
+                        ? throw new UserException(
+                            $"{checkpoints} is already there: remove it, or give another --folder."
+                        )
                         : true
                 );
                 using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
-                SaveTimes times = CheckpointBenchmark.Run(plan, mesh, place, parsed.GetValue(saves));
+                SaveTimes times = CheckpointBenchmark.Run(plan, mesh, checkpoints, parsed.GetValue(saves));
                 if (!runtime.Environment.IsRoot)
                     return;
-                Directory.Delete(place, recursive: true);
-                Console.WriteLine($"{plan.Config.Name}: {settings}");
-                Console.WriteLine(
-                    $"save: {times.Bytes} bytes in {times.Seconds:F3} s, {times.BytesPerSecond / 1e6:F0} MB/s"
-                );
-                Console.WriteLine(
-                    $"behind training: {times.BehindSeconds:F3} s, of which the loop was held up "
-                        + $"{times.StallSeconds:F4} s, {times.StallShare:P1}"
-                );
+                Directory.Delete(checkpoints, recursive: true);
+                Print(times, plan, settings);
             })
         );
         return command;
+    }
+
+    private static void Print(SaveTimes times, RunPlan plan, string settings)
+    {
+        Console.WriteLine($"{plan.Config.Name}: {settings}");
+        Console.WriteLine($"save: {times.Bytes} bytes in {times.Seconds:F3} s, {times.BytesPerSecond / 1e6:F0} MB/s");
+        Console.WriteLine(
+            $"behind training: {times.BehindSeconds:F3} s, of which the loop was held up "
+                + $"{times.StallSeconds:F4} s, {times.StallShare:P1}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LongNet.Core.Native;
 using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Measuring;
 
 namespace LongNet.Trainer.Commands;
 
@@ -9,29 +10,29 @@ internal static class BenchLossCommand
 {
     public static Command Create()
     {
-        var vocabularies = BenchCommand.Numbers("--vocabularies", "Tokens of each vocabulary", [256, 4096, 32768]);
-        var rows = BenchCommand.AtLeastOne(
-            new Option<long>("--rows") { Description = "Rows", DefaultValueFactory = _ => 8192 }
+        Option<long[]> vocabularies = ListOption.Numbers(
+            "--vocabularies",
+            "Tokens of each vocabulary",
+            [256, 4096, 32768]
         );
-        var channels = BenchCommand.AtLeastOne(
-            new Option<long>("--d-model") { Description = "Channels of a row", DefaultValueFactory = _ => 512 }
-        );
-        var tileRows = BenchCommand.AtLeastOne(
-            new Option<long?>("--tile-rows") { Description = "Most rows of a tile; default: as many as training takes" }
-        );
-        var (dtype, threads) = (BenchCommand.ComputeType(), BenchCommand.Threads());
-        var rounds = BenchCommand.AtLeastOne(
-            new Option<int>("--rounds")
-            {
-                Description = "Times that each is measured; the shortest counts",
-                DefaultValueFactory = _ => 5,
-            }
-        );
-        var markdown = new Option<string?>("--markdown")
+        Option<long> rows = new Option<long>("--rows")
         {
-            Description = "Writes the table to this file too",
-            HelpName = "FILE",
-        };
+            Description = "Rows",
+            DefaultValueFactory = _ => 8192,
+        }.AtLeastOne();
+        Option<long> channels = new Option<long>("--d-model")
+        {
+            Description = "Channels of a row",
+            DefaultValueFactory = _ => 512,
+        }.AtLeastOne();
+        Option<long?> tileRows = new Option<long?>("--tile-rows")
+        {
+            Description = "Most rows of a tile; default: as many as training takes",
+        }.AtLeastOne();
+        Option<string> dtype = BenchOptions.ComputeType();
+        Option<int?> threads = BenchOptions.Threads();
+        Option<int> rounds = BenchOptions.Rounds(5).AtLeastOne();
+        Option<string?> markdown = OutputFile.Markdown();
         var command = new Command(
             "loss",
             "The loss with its gradients, tile by tile and with the logits of all rows at once"
@@ -49,42 +50,49 @@ internal static class BenchLossCommand
         command.SetAction(parsed =>
             RankProgram.Run(runtime =>
             {
-                string settings = BenchCommand.OneProcess(runtime, "loss", parsed.GetValue(threads));
+                string settings = BenchCommand.ApplyToOneProcess(runtime, "loss", parsed.GetValue(threads));
                 var benchmark = new LossBenchmark(
                     parsed.GetValue(rows),
                     parsed.GetValue(channels),
-                    BenchCommand.Types[parsed.GetValue(dtype)!],
+                    BenchOptions.Types[parsed.GetValue(dtype)!],
                     parsed.GetValue(tileRows),
                     parsed.GetValue(rounds)
                 );
                 string heading =
                     $"{benchmark.Rows} rows, d_model {benchmark.Channels}, {parsed.GetValue(dtype)}; "
                     + $"{BenchDevice.Cpu.Name}, {settings}";
-                var table = new List<string>
-                {
-                    "| vocabulary | tiled | all rows at once | share of its time | memory, tiled | all rows at once |",
-                    "| ---: | ---: | ---: | ---: | ---: | ---: |",
-                };
-                Console.WriteLine($"{heading}\n\n{string.Join('\n', table)}");
-                foreach (long vocabulary in parsed.GetValue(vocabularies)!)
-                {
-                    LossTimes times = benchmark.Run(vocabulary);
-                    table.Add(
-                        $"| {vocabulary} | {times.TiledSeconds * 1e3:F0} ms | "
-                            + $"{times.PlainSeconds * 1e3:F0} ms | "
-                            + $"{100 * times.TiledSeconds / times.PlainSeconds:F0} % | "
-                            + $"{Megabytes(times.TiledBytes)} | {Megabytes(times.PlainBytes)} |"
-                    );
-                    Console.WriteLine(table[^1]);
-                    MemoryAllocator.Trim();
-                }
-
-                BenchCommand.Write("--markdown", parsed.GetValue(markdown), () =>
+                List<string> table = Measure(benchmark, heading, parsed.GetValue(vocabularies)!);
+                OutputFile.Write("--markdown", parsed.GetValue(markdown), () =>
                     $"{heading}:\n\n{string.Join('\n', table)}\n"
                 );
             })
         );
         return command;
+    }
+
+    // Prints each vocabulary's line of the table as soon as it is measured.
+    private static List<string> Measure(LossBenchmark benchmark, string heading, long[] vocabularies)
+    {
+        var table = new List<string>
+        {
+            "| vocabulary | tiled | all rows at once | share of its time | memory, tiled | all rows at once |",
+            "| ---: | ---: | ---: | ---: | ---: | ---: |",
+        };
+        Console.WriteLine($"{heading}\n\n{string.Join('\n', table)}");
+        foreach (long vocabulary in vocabularies)
+        {
+            LossTimes times = benchmark.Run(vocabulary);
+            table.Add(
+                $"| {vocabulary} | {times.TiledSeconds * 1e3:F0} ms | "
+                    + $"{times.PlainSeconds * 1e3:F0} ms | "
+                    + $"{100 * times.TiledSeconds / times.PlainSeconds:F0} % | "
+                    + $"{Megabytes(times.TiledBytes)} | {Megabytes(times.PlainBytes)} |"
+            );
+            Console.WriteLine(table[^1]);
+            MemoryAllocator.Trim();
+        }
+
+        return table;
     }
 
     private static string Megabytes(long? bytes) => bytes is { } number ? $"{number >> 20} MiB" : "";

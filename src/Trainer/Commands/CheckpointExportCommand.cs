@@ -1,10 +1,11 @@
 using System.CommandLine;
 using LongNet.Core.Native;
 using LongNet.Trainer.Checkpoints.Tools;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Commands;
 
-/// <summary>longnet checkpoint export: the weights alone, for another run or another program.</summary>
+/// <summary>longnet checkpoint export: the weights only, for another run or another program.</summary>
 internal static class CheckpointExportCommand
 {
     public static Command Create()
@@ -21,20 +22,12 @@ internal static class CheckpointExportCommand
             if (result.Tokens.Count == 1 && string.IsNullOrWhiteSpace(result.Tokens[0].Value))
                 result.AddError("--output is empty: name a file.");
         });
-        var type = new Option<string>("--dtype")
+        Option<string> type = new Option<string>("--dtype")
         {
             Description = "Type of the numbers in it",
-            HelpName = string.Join('|', CheckpointExport.Types.Keys),
-            DefaultValueFactory = _ => "float32",
-        };
-        type.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && !CheckpointExport.Types.ContainsKey(result.Tokens[0].Value))
-                result.AddError(
-                    $"--dtype is {result.Tokens[0].Value}, but must be one of "
-                        + $"{string.Join(", ", CheckpointExport.Types.Keys)}."
-                );
-        });
+            HelpName = string.Join('|', TypeNames.All),
+            DefaultValueFactory = _ => TypeNames.Float32,
+        }.MustBeOneOf(TypeNames.All);
         var force = new Option<bool>("--force") { Description = "Replaces a file that is there" };
         var command = new Command(
             "export",

@@ -21,17 +21,12 @@ internal static class DataPrepareCommand
             Required = true,
             AllowMultipleArgumentsPerToken = true,
         };
-        var tokenizer = new Option<string>("--tokenizer")
+        Option<string> tokenizer = new Option<string>("--tokenizer")
         {
-            Description = $"{TextTokenizers.Choices}",
+            Description = TokenizerName.Choices,
             HelpName = "byte|FILE",
-            DefaultValueFactory = _ => TextTokenizers.Byte,
-        };
-        tokenizer.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && !TextTokenizers.IsNameOrFile(result.Tokens[0].Value))
-                result.AddError($"--tokenizer is {result.Tokens[0].Value}, but must be {TextTokenizers.Choices}.");
-        });
+            DefaultValueFactory = _ => TokenizerName.Byte,
+        }.MustBe(TokenizerName.IsValid, TokenizerName.Choices);
         var output = new Option<string>("--output", "-o")
         {
             Description = $"File to write, NAME{TokenFile.Extension}",
@@ -48,16 +43,11 @@ internal static class DataPrepareCommand
                     $"--output is {result.Tokens[0].Value}, but its name must end in {TokenFile.Extension}."
                 );
         });
-        var threads = new Option<int>("--threads")
+        Option<int> threads = new Option<int>("--threads")
         {
             Description = "Parts of the text that are encoded at once; default: as many as there are processors",
             DefaultValueFactory = _ => Environment.ProcessorCount,
-        };
-        threads.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && int.TryParse(result.Tokens[0].Value, out int value) && value < 1)
-                result.AddError($"--threads is {value}, but must be at least 1.");
-        });
+        }.AtLeastOne();
         var exclude = new Option<string[]>("--exclude")
         {
             Description = "Globs left out of folders and globs; default: those of data.exclude",
@@ -80,7 +70,7 @@ internal static class DataPrepareCommand
             RankProgram.RunOnRoot(() =>
             {
                 string file = parsed.GetRequiredValue(output);
-                // What waits beside the output is no text.
+                // The parts that a stopped preparation left beside its output are no text.
                 Corpus text = Corpus.Open(
                     parsed.GetRequiredValue(input),
                     [.. parsed.GetValue(exclude)!, $"**/*{Preparation.PartialFolder(TokenFile.Extension)}/**"],

@@ -5,7 +5,7 @@ using System.Reflection;
 using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Model;
-using LongNet.Trainer.Data.Tokenization;
+using LongNet.Trainer.Storage;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
@@ -263,8 +263,8 @@ internal static class ConfigurationFile
             {
                 Path = [.. config.Data.Path.Select(item => Path.GetFullPath(item, FolderOf("data.path")))],
                 Tokenizer =
-                    config.Data.Tokenizer == TextTokenizers.Byte
-                        ? TextTokenizers.Byte
+                    config.Data.Tokenizer == TokenizerName.Byte
+                        ? TokenizerName.Byte
                         : Path.GetFullPath(config.Data.Tokenizer, FolderOf("data.tokenizer")),
             },
             Optimizer = config.Optimizer with
@@ -306,7 +306,7 @@ internal static class ConfigurationFile
         {
             throw new UserException($"{path} is not valid YAML.");
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"The configuration {path} cannot be read: {error.Message}");
         }
@@ -390,7 +390,7 @@ internal static class ConfigurationFile
             case double number:
                 return new YamlScalarNode(number.ToString("R"));
             case Enum choice:
-                return new YamlScalarNode(choice.ToString().ToLowerInvariant());
+                return new YamlScalarNode(KeyName.OfValue(choice));
             case IFormattable number:
                 return new YamlScalarNode(number.ToString(null, CultureInfo.InvariantCulture));
             case IEnumerable list:
@@ -406,7 +406,7 @@ internal static class ConfigurationFile
             // "auto" would be a text like any other.
             bool isAbsentText = property.PropertyType == typeof(string) && property.GetValue(value) is null;
             mapping.Add(
-                YamlBinder.Key(property.Name),
+                KeyName.OfProperty(property.Name),
                 isAbsentText ? new YamlScalarNode("null") : Node(property.GetValue(value))
             );
         }

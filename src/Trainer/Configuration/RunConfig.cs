@@ -2,7 +2,6 @@ using System.Diagnostics.CodeAnalysis;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Checkpoints;
-using LongNet.Trainer.Data.Tokenization;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Configuration;
@@ -156,7 +155,7 @@ internal sealed record DataConfig
     /// byte, where every byte is a token, or a file, relative to the configuration file's folder: a tokenizer.json or a
     /// *.tiktoken. A prepared file says itself what its tokens are; one that is given then must be the same.
     /// </summary>
-    public string Tokenizer { get; init; } = TextTokenizers.Byte;
+    public string Tokenizer { get; init; } = TokenizerName.Byte;
 
     /// <summary>Share of the corpus, at its end, that is held out.</summary>
     public double ValidationFraction { get; init; } = 0.05;
@@ -227,13 +226,7 @@ internal sealed record PrecisionConfig
     public ReducePrecision Reduce { get; init; } = ReducePrecision.Float32;
 
     /// <summary>The compute type, for the library.</summary>
-    public ScalarType ToType() =>
-        Compute switch
-        {
-            ComputePrecision.BFloat16 => ScalarType.BFloat16,
-            ComputePrecision.Float16 => ScalarType.Float16,
-            _ => ScalarType.Float32,
-        };
+    public ScalarType ToType() => TypeNames.TypeOf(Compute);
 }
 
 internal enum Offload

@@ -1,5 +1,4 @@
 using LongNet.Core.Model;
-using LongNet.Trainer.Data.Tokenization;
 
 namespace LongNet.Trainer.Configuration;
 
@@ -47,8 +46,8 @@ internal static class RunConfigRules
             $"model.vocabulary is {config.Model.Vocabulary}, but the byte tokenizer needs at least 256."
         );
         problems.Require(
-            TextTokenizers.IsNameOrFile(config.Data.Tokenizer),
-            $"data.tokenizer is {config.Data.Tokenizer}, but must be {TextTokenizers.Choices}."
+            TokenizerName.IsValid(config.Data.Tokenizer),
+            $"data.tokenizer is {config.Data.Tokenizer}, but must be {TokenizerName.Choices}."
         );
         Within("model.vocabulary", Math.Max(1, config.Model.Vocabulary), 1, 1 << 24);
         problems.Require(
@@ -104,7 +103,7 @@ internal static class RunConfigRules
                     model.Positions == PositionEncoding.None
                         || model.DModel % model.Heads != 0
                         || model.DModel / model.Heads % 2 == 0,
-                    $"model.positions is {model.Positions.ToString().ToLowerInvariant()}, which rotates "
+                    $"model.positions is {KeyName.OfValue(model.Positions)}, which rotates "
                         + $"pairs of channels, but a head has {model.DModel / model.Heads}: make d_model / heads "
                         + "even, or set positions: none."
                 );

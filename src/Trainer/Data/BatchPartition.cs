@@ -3,7 +3,7 @@ using LongNet.Core;
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// How the sequences of one optimizer step are dealt out: data rank d takes the d-th run of batch / ranks consecutive
+/// How the sequences of one optimizer step are distributed: data rank d takes the d-th run of batch / ranks consecutive
 /// sequences, micro-batch by micro-batch. Every mesh sees the same sequences in a step.
 /// </summary>
 /// <param name="BatchSize">Sequences per step over all ranks.</param>
@@ -36,7 +36,7 @@ internal sealed record BatchPartition(long BatchSize, int DataRanks, long MicroB
             );
     }
 
-    /// <summary>Places within the step's batch, 0 … BatchSize − 1, that a rank computes at a micro-step.</summary>
+    /// <summary>Indices within the step's batch, 0 … BatchSize − 1, that a rank computes at a micro-step.</summary>
     public IReadOnlyList<long> Sequences(int dataRank, long microStep)
     {
         long first = dataRank * (BatchSize / DataRanks) + microStep * MicroBatchSize;

@@ -1,12 +1,11 @@
 using System.Buffers;
 using System.IO.MemoryMappedFiles;
-using LongNet.Core;
 
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// A corpus as one sequence of bytes, its documents joined by one 0 byte. Reads through memory maps, only what is
-/// asked.
+/// A corpus as one sequence of bytes, its documents joined by one 0 byte. It is read through memory maps, so that only
+/// the bytes asked for come from the disk.
 /// </summary>
 internal sealed class ByteTokenSource : ITokenSource
 {
@@ -14,7 +13,7 @@ internal sealed class ByteTokenSource : ITokenSource
     private readonly Corpus corpus;
     private readonly long[] starts;
     private readonly Dictionary<int, (MemoryMappedFile Map, MemoryMappedViewAccessor View)> open = [];
-    private readonly Queue<int> order = [];
+    private readonly Queue<int> openOrder = [];
 
     public ByteTokenSource(Corpus corpus)
     {
@@ -78,28 +77,16 @@ internal sealed class ByteTokenSource : ITokenSource
 
     private MemoryMappedViewAccessor View(int file)
     {
-        // A map of a file that has become shorter ends the process when it is read.
-        var now = new FileInfo(corpus.Files[file].Path);
-        if (!now.Exists || now.Length != corpus.Files[file].Bytes)
-        {
-            throw new UserException(
-                $"{now.FullName} "
-                    + $"{(now.Exists ? $"has {now.Length} bytes now, and had {corpus.Files[file].Bytes}" : "is gone, and was there")} "
-                    + "when the run started: "
-                    + "leave the text alone while a run reads it, and go on from the last checkpoint with "
-                    + "--resume auto."
-            );
-        }
-
+        CorpusFile described = corpus.Files[file];
+        MappedFiles.ThrowIfResized(described.Path, described.Bytes, "text");
         if (open.TryGetValue(file, out var mapped))
             return mapped.View;
         while (open.Count >= MostOpenMaps)
-            Close(order.Dequeue());
-        CorpusFile described = corpus.Files[file];
+            Close(openOrder.Dequeue());
         var map = MemoryMappedFile.CreateFromFile(described.Path, FileMode.Open, null, 0, MemoryMappedFileAccess.Read);
         MemoryMappedViewAccessor view = map.CreateViewAccessor(0, described.Bytes, MemoryMappedFileAccess.Read);
         open.Add(file, (map, view));
-        order.Enqueue(file);
+        openOrder.Enqueue(file);
         return view;
     }
 

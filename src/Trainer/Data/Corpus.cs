@@ -9,10 +9,10 @@ namespace LongNet.Trainer.Data;
 
 /// <summary>One document of a corpus.</summary>
 /// <param name="Path">Full path.</param>
-/// <param name="Name">Path relative to where its entry of data.path is rooted, with forward slashes; decides the
+/// <param name="Name">Path relative to the root of its entry of data.path, with forward slashes; decides the
 /// order.</param>
 /// <param name="Bytes">Size.</param>
-/// <param name="StartDigest">Digest of the first bytes, which tells apart most texts of one size.</param>
+/// <param name="StartDigest">Digest of the first bytes, which distinguishes most texts of equal size.</param>
 internal sealed record CorpusFile(string Path, string Name, long Bytes, string StartDigest);
 
 /// <summary>
@@ -28,7 +28,7 @@ internal sealed class Corpus : ITokenCorpus
     public IReadOnlyList<CorpusFile> Files { get; }
 
     /// <summary>
-    /// Tells corpora apart: file count, size, and a digest over names, sizes and the files' first bytes.
+    /// Distinguishes corpora: file count, size, and a digest over names, sizes and the files' first bytes.
     /// </summary>
     public string Fingerprint
     {
@@ -44,7 +44,7 @@ internal sealed class Corpus : ITokenCorpus
 
     public string TokenUnit => "bytes";
 
-    public string Tokenizer => TextTokenizers.Byte;
+    public string Tokenizer => TokenizerName.Byte;
 
     public int VocabularySize => ByteTokenizer.Instance.VocabularySize;
 
@@ -63,8 +63,8 @@ internal sealed class Corpus : ITokenCorpus
     /// <summary>Expands files, directories and globs.</summary>
     /// <param name="paths">What to expand.</param>
     /// <param name="exclude">Globs left out of directories and globs.</param>
-    /// <param name="key">What the paths are called in messages.</param>
-    /// <param name="excludeKey">What the globs are called in messages.</param>
+    /// <param name="key">The option or key of the paths, for messages.</param>
+    /// <param name="excludeKey">The option or key of the globs, for messages.</param>
     /// <exception cref="UserException">A path is missing, nothing matches, or there is no text.</exception>
     public static Corpus Open(IReadOnlyList<string> paths, IReadOnlyList<string> exclude, string key, string excludeKey)
     {
@@ -75,15 +75,15 @@ internal sealed class Corpus : ITokenCorpus
                 files.TryAdd(file.Path, file);
         }
 
-        CorpusFile[] kept =
+        CorpusFile[] ordered =
         [
             .. files
                 .Values.Where(file => file.Bytes > 0)
                 .OrderBy(file => file.Name, StringComparer.Ordinal)
                 .ThenBy(file => file.Path, StringComparer.Ordinal),
         ];
-        return kept.Length > 0
-            ? new Corpus(kept)
+        return ordered.Length > 0
+            ? new Corpus(ordered)
             : throw new UserException(
                 $"{key} {string.Join(", ", paths)} holds no text: every file there is empty, binary or excluded."
             );
@@ -120,11 +120,11 @@ internal sealed class Corpus : ITokenCorpus
             matcher.AddInclude(string.Join('/', parts[wild..]));
         }
 
-        string[] found = [.. matcher.GetResultsInFullPath(root)];
-        if (found.Length == 0)
+        string[] matches = [.. matcher.GetResultsInFullPath(root)];
+        if (matches.Length == 0)
             throw new UserException($"{key} {path} matches no file ({excludeKey}: {string.Join(", ", exclude)}).");
-        // A NUL byte near the start is what no text file has; it also separates documents.
-        return found
+        // No text file has a NUL byte near its start, and in the corpus NUL separates documents.
+        return matches
             .Select(file => (Path: file, Start: Start(file, key)))
             .Where(file => !file.Start.Contains((byte)0))
             .Select(file => Describe(file.Path, Path.GetRelativePath(root, file.Path), file.Start));

@@ -4,7 +4,7 @@ namespace LongNet.Trainer.Data;
 
 /// <summary>
 /// Windows of a corpus. Window i holds tokens i·N … i·N + N: N inputs, and as many targets one token later. The last
-/// windows are held out.
+/// windows are held out for validation.
 /// </summary>
 /// <param name="SequenceLength">N.</param>
 /// <param name="TrainingWindows">Windows 0 … TrainingWindows − 1 are for training.</param>
@@ -15,10 +15,10 @@ internal sealed record CorpusSplit(long SequenceLength, long TrainingWindows, lo
     public static CorpusSplit Create(long tokens, long sequenceLength, double validationFraction)
     {
         long windows = (tokens - 1) / sequenceLength;
-        long held = validationFraction > 0 ? Math.Max(1, (long)(windows * validationFraction)) : 0;
-        if (windows - held < 1)
+        long validation = validationFraction > 0 ? Math.Max(1, (long)(windows * validationFraction)) : 0;
+        if (windows - validation < 1)
         {
-            long longest = (tokens - 1) / (1 + Math.Sign(held));
+            long longest = (tokens - 1) / (1 + Math.Sign(validation));
             throw new UserException(
                 longest < 1
                     ? $"data.path holds {tokens} tokens, too few to train on: add text."
@@ -27,6 +27,6 @@ internal sealed record CorpusSplit(long SequenceLength, long TrainingWindows, lo
             );
         }
 
-        return new CorpusSplit(sequenceLength, windows - held, held);
+        return new CorpusSplit(sequenceLength, windows - validation, validation);
     }
 }

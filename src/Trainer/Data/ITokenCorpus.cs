@@ -1,15 +1,15 @@
 namespace LongNet.Trainer.Data;
 
-/// <summary>What a run trains on, as one sequence of tokens.</summary>
+/// <summary>The text that a run trains on, as one sequence of tokens.</summary>
 internal interface ITokenCorpus
 {
-    /// <summary>Tells corpora apart.</summary>
+    /// <summary>Distinguishes corpora.</summary>
     string Fingerprint { get; }
 
-    /// <summary>What it consists of, for the log.</summary>
+    /// <summary>Its contents in short, for the log.</summary>
     string Summary { get; }
 
-    /// <summary>What its tokens are, for the log: "bytes", or "tokens".</summary>
+    /// <summary>Unit of its tokens, for the log: "bytes" or "tokens".</summary>
     string TokenUnit { get; }
 
     /// <summary>Name of the tokenizer.</summary>
@@ -37,7 +37,6 @@ internal interface ITokenSource : IDisposable
     /// <summary>Copies tokens.</summary>
     /// <param name="start">First token.</param>
     /// <param name="destination">Filled; must end within the source.</param>
-    /// <exception cref="Core.UserException">A file is no longer what it was when the run started, or
-    /// damaged.</exception>
+    /// <exception cref="Core.UserException">A file has changed since the run started, or is damaged.</exception>
     void Read(long start, Span<int> destination);
 }

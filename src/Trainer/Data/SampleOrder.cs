@@ -3,8 +3,8 @@ using LongNet.Core.Numerics;
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// Which training window the n-th sequence of a run is: every epoch a permutation of all windows, a function of (seed,
-/// epoch, index) alone. One cursor counts the sequences that the whole job has consumed, whatever its ranks.
+/// Which training window the n-th sequence of a run is: every epoch a permutation of all windows, a function only of
+/// (seed, epoch, index). One cursor counts the sequences that the job has consumed over all ranks.
 /// </summary>
 internal sealed class SampleOrder
 {
@@ -30,8 +30,8 @@ internal sealed class SampleOrder
         RandomStream epoch = stream.Derive(cursor / windows);
         long index = cursor % windows;
 
-        // A Feistel network permutes the next power of four; walking on until an index is in range permutes the
-        // windows.
+        // A Feistel network permutes the next power of four; following it until an index is in range permutes the
+        // windows (cycle walking).
         do index = Permute(epoch, index);
         while (index >= windows);
         return index;

@@ -8,8 +8,8 @@ namespace LongNet.Trainer.Data;
 /// <summary>Opens what data.path names: text, or one prepared file.</summary>
 internal static class TokenCorpora
 {
-    /// <exception cref="UserException">A file is missing or damaged, the tokenizer is another, or the model's
-    /// vocabulary is too small for it.</exception>
+    /// <exception cref="UserException">A file is missing or damaged, the tokenizer is not the one that the text was
+    /// prepared with, or the model's vocabulary is too small for it.</exception>
     public static ITokenCorpus Open(RunConfig config)
     {
         DataConfig data = config.Data;
@@ -21,7 +21,7 @@ internal static class TokenCorpora
             );
         if (prepared.Length == 0)
         {
-            return data.Tokenizer == TextTokenizers.Byte
+            return data.Tokenizer == TokenizerName.Byte
                 ? Corpus.Open(data)
                 : throw new UserException(
                     $"data.tokenizer is {data.Tokenizer}, and data.path names text, which is tokenized "
@@ -32,7 +32,7 @@ internal static class TokenCorpora
 
         TokenFile file = TokenFile.Open(prepared[0]);
         if (
-            data.Tokenizer != TextTokenizers.Byte
+            data.Tokenizer != TokenizerName.Byte
             && TextTokenizers.Load(data.Tokenizer).Fingerprint != file.Header.TokenizerFingerprint
         )
         {
@@ -52,7 +52,7 @@ internal static class TokenCorpora
             );
     }
 
-    // By its contents. One that is called so and is none is damaged, and must not be taken for text.
+    // A file is recognized by its contents. One that only has the extension is damaged, and must not be read as text.
     private static bool IsPrepared(string path) =>
         File.Exists(path)
         && (path.EndsWith(TokenFile.Extension, StringComparison.OrdinalIgnoreCase) || TokenFile.HasMagic(path));
@@ -66,7 +66,7 @@ internal static class TokenCorpora
             + $"--tokenizer {Quoted(config.Data.Tokenizer)} --output {Quoted($"{config.Name}{TokenFile.Extension}")}";
     }
 
-    // As a shell takes it for one word.
+    // In quotes where a shell would otherwise split or expand it.
     private static string Quoted(string word) =>
         word.All(character =>
             char.IsAsciiLetterOrDigit(character) || "/._-+,:@%".Contains(character, StringComparison.Ordinal)

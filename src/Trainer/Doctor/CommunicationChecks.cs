@@ -1,5 +1,6 @@
 using LongNet.Distributed.Collectives;
-using LongNet.Trainer.Benchmarks;
+using LongNet.Distributed.Diagnostics;
+using LongNet.Trainer.Measuring;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Doctor;
@@ -27,12 +28,12 @@ internal static class CommunicationChecks
             return [new Finding("exchange", "one rank exchanges nothing; mpiexec -n N longnet doctor measures")];
         var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, Rounds);
         var findings = new List<Finding> { Clocks(world.Size, Skew(world)) };
-        foreach (
-            CollectiveOperation operation in CollectiveOperation.All.Where(operation =>
-                operation.Name is "all-gather" or "all-reduce"
-            )
-        )
+        foreach (CollectiveKind kind in new[] { CollectiveKind.AllGather, CollectiveKind.AllReduce })
+        {
+            var operation = CollectiveOperation.Of(kind);
             findings.Add(Bandwidth(operation.Name, [.. Sizes.Select(size => benchmark.Run(operation, size))], hosts));
+        }
+
         return findings;
     }
 

@@ -1,4 +1,4 @@
-using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Measuring;
 using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Doctor;
@@ -24,10 +24,9 @@ internal static class MemoryChecks
         long? limit = ranks.Min(rank => Smaller(rank.Memory.Total, rank.Memory.Group));
         if (limit is long bytes)
         {
+            string byGroup = memory.Group <= memory.Total ? ", by the limit of the control group" : "";
             string value =
-                $"{host}: "
-                + $"{ByteSize.Format(bytes)}{(memory.Group <= memory.Total ? ", by the limit of the control group" : "")}, "
-                + $"{Size(memory.Available)} of the machine available";
+                $"{host}: {ByteSize.Format(bytes)}{byGroup}, " + $"{Size(memory.Available)} of the machine available";
             yield return bytes / count >= LeastPerRank
                 ? new Finding("memory", value)
                 : Finding.ToFix(
@@ -64,7 +63,8 @@ internal static class MemoryChecks
             : new Finding(
                 "locked memory",
                 $"{host}: "
-                    + $"{(locked is null ? "unlimited" : Size(locked))}{(memory.HasRdma ? "" : "; no network adapter needs it")}"
+                    + $"{(locked is null ? "unlimited" : Size(locked))}"
+                    + (memory.HasRdma ? "" : "; no network adapter needs it")
             );
 
         if (memory.SharedFree is long free)

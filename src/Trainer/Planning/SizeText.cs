@@ -27,6 +27,14 @@ internal static class SizeText
             : null;
     }
 
+    /// <summary>Reads lengths separated by commas.</summary>
+    /// <returns>In the order given; null where one of them is no length.</returns>
+    public static long[]? ParseLengths(string text)
+    {
+        long?[] lengths = [.. text.Split(',').Select(ParseLength)];
+        return lengths.Contains(null) ? null : [.. lengths.Select(length => length!.Value)];
+    }
+
     /// <summary>Reads bytes: GiB and the like are of 1024, GB and the like of 1000; a point is allowed.</summary>
     /// <returns>At least 1; null where the text is no amount of memory.</returns>
     public static double? ParseMemory(string text)
@@ -114,6 +122,14 @@ internal static class SizeText
         int prefix = 0;
         for (; number >= 999.5 && prefix < prefixes.Length - 1; prefix++)
             number /= 1000;
-        return $"{number.ToString(number < 10 && prefix > 0 ? "0.00" : number < 100 && prefix > 0 ? "0.0" : "0")}{(prefix > 0 ? " " : "")}{prefixes[prefix]}";
+        if (prefix == 0)
+            return number.ToString("0");
+        string digits = number switch
+        {
+            < 10 => "0.00",
+            < 100 => "0.0",
+            _ => "0",
+        };
+        return $"{number.ToString(digits)} {prefixes[prefix]}";
     }
 }

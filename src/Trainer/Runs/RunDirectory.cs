@@ -60,7 +60,7 @@ internal sealed record RunDirectory(string Path)
             File.Delete(StopFile);
             return true;
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException(
                 $"{StopFile}, which asks a run to stop, cannot be removed: {error.Message} Remove it, then "
@@ -111,7 +111,7 @@ internal sealed record RunDirectory(string Path)
                 write();
                 return true;
             }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            catch (Exception error) when (DiskError.Is(error))
             {
                 throw CannotWrite(Path, error);
             }
@@ -172,7 +172,7 @@ internal sealed record RunDirectory(string Path)
         {
             return remove();
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"{what} in {Path} cannot be removed: {error.Message}");
         }
@@ -205,9 +205,11 @@ internal sealed record RunDirectory(string Path)
             }
         }
 
+        IEnumerable<string> problems = damaged.Select(one =>
+            $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"
+        );
         throw new UserException(
-            $"No checkpoint in {CheckpointFolder} is whole: "
-                + $"{string.Join("; ", damaged.Select(one => $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"))}. "
+            $"No checkpoint in {CheckpointFolder} is whole: {string.Join("; ", problems)}. "
                 + "Start from another run's with --resume PATH, or start anew with another --output."
         );
 
@@ -218,7 +220,7 @@ internal sealed record RunDirectory(string Path)
                 return $"warning: the checkpoint of step {step} is damaged ({problem.File}: {problem.Problem}) and "
                     + $"now called {store.SetAside(step)}: going on from {System.IO.Path.GetFileName(taken)}";
             }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            catch (Exception error) when (DiskError.Is(error))
             {
                 throw new UserException(
                     $"The damaged checkpoint {store.PathOf(step)} cannot be set aside, and this run would "

@@ -2,9 +2,9 @@ using System.Runtime.InteropServices;
 using LongNet.Core.Native;
 using LongNet.Core.Serialization;
 using LongNet.TestKit;
-using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Checkpoints.Tools;
+using LongNet.Trainer.Measuring;
 using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
 

@@ -1,7 +1,7 @@
 using System.Text.Json;
 using LongNet.TestKit;
 using LongNet.TestKit.Ranks;
-using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Measuring;
 
 namespace LongNet.Trainer.Tests.Commands;
 

@@ -1,8 +1,8 @@
 using System.Text.Json;
 using LongNet.Distributed.Backends.Mpi;
 using LongNet.Distributed.Launch;
-using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Doctor;
+using LongNet.Trainer.Measuring;
 using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Tests.Doctor;

@@ -5,11 +5,11 @@ using LongNet.Trainer.Storage;
 namespace LongNet.Trainer.Data.Prepared;
 
 /// <summary>
-/// The tokens of a part, as they wait in a file until all parts are there: counts, tokens, where documents begin within
+/// The tokens of a part, in a file of its own until all parts are encoded: counts, tokens, where documents begin within
 /// the part, and a digest. Every document has the end-of-text token, if there is one, before its first token.
 /// </summary>
-/// <param name="Tokens">How many tokens it has.</param>
-/// <param name="Documents">How many documents begin in it.</param>
+/// <param name="Tokens">Its number of tokens.</param>
+/// <param name="Documents">Number of documents that begin in it.</param>
 /// <param name="TextBytes">Bytes of its text.</param>
 /// <param name="UnreadableFile">A file with text that is no UTF-8; −1 for none.</param>
 internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, long UnreadableFile)
@@ -33,30 +33,30 @@ internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, 
         long[] counts = [part.Tokens, part.Documents, part.TextBytes, part.UnreadableFile];
         for (int count = 0; count < counts.Length; count++)
             BinaryPrimitives.WriteInt64LittleEndian(file.AsSpan(count * sizeof(long)), counts[count]);
-        Span<byte> place = file.AsSpan(HeaderBytes);
+        Span<byte> rest = file.AsSpan(HeaderBytes);
         foreach (int token in tokens)
         {
             if (tokenBytes == sizeof(ushort))
-                BinaryPrimitives.WriteUInt16LittleEndian(place, (ushort)token);
+                BinaryPrimitives.WriteUInt16LittleEndian(rest, (ushort)token);
             else
-                BinaryPrimitives.WriteInt32LittleEndian(place, token);
-            place = place[tokenBytes..];
+                BinaryPrimitives.WriteInt32LittleEndian(rest, token);
+            rest = rest[tokenBytes..];
         }
 
         foreach (DocumentStart document in documents)
         {
-            BinaryPrimitives.WriteInt64LittleEndian(place, document.FirstToken);
-            BinaryPrimitives.WriteInt64LittleEndian(place[sizeof(long)..], document.FirstByte);
-            place = place[TokenFile.IndexEntryBytes..];
+            BinaryPrimitives.WriteInt64LittleEndian(rest, document.FirstToken);
+            BinaryPrimitives.WriteInt64LittleEndian(rest[sizeof(long)..], document.FirstByte);
+            rest = rest[TokenFile.IndexEntryBytes..];
         }
 
-        SHA256.HashData(file.AsSpan(0, file.Length - DigestBytes), place);
+        SHA256.HashData(file.AsSpan(0, file.Length - DigestBytes), rest);
         part.file = file;
         return part;
     }
 
     /// <summary>Reads the counts of a part that was finished before.</summary>
-    /// <returns>Null where the file is not there, or is not what was written.</returns>
+    /// <returns>Null where the file is missing or damaged.</returns>
     public static EncodedPart? Find(string path, int tokenBytes)
     {
         if (!File.Exists(path))
@@ -76,7 +76,7 @@ internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, 
         long Count(int number) => BinaryPrimitives.ReadInt64LittleEndian(file.AsSpan(number * sizeof(long)));
     }
 
-    /// <summary>Brings it to the disk whole, and lets go of its tokens.</summary>
+    /// <summary>Writes it to the disk, complete or not at all, and frees its tokens.</summary>
     public void Save(string path)
     {
         DurableFile.WriteInPlace(DurableFile.PartialOf(path), file, FileOperations.Real);
@@ -87,7 +87,7 @@ internal sealed record EncodedPart(long Tokens, long Documents, long TextBytes, 
     /// <summary>Copies its tokens, as bytes.</summary>
     /// <param name="path">Where it was saved.</param>
     /// <param name="skip">Tokens that are left out at the beginning.</param>
-    /// <param name="write">Takes them, block by block.</param>
+    /// <param name="write">Called with them, block by block.</param>
     public void CopyTokens(string path, int tokenBytes, long skip, Action<ReadOnlySpan<byte>> write)
     {
         using FileStream stream = File.OpenRead(path);

@@ -1,6 +1,5 @@
 using System.Buffers;
 using System.IO.MemoryMappedFiles;
-using LongNet.Core;
 
 namespace LongNet.Trainer.Data.Prepared;
 
@@ -26,21 +25,21 @@ internal sealed class MappedTokenSource : ITokenSource
         ArgumentOutOfRangeException.ThrowIfNegative(start);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(start, Length - destination.Length);
         CheckSize();
-        ulong place = (ulong)(TokenFileHeader.Bytes + start * file.Header.TokenBytes);
+        ulong offset = (ulong)(TokenFileHeader.Bytes + start * file.Header.TokenBytes);
         if (file.Header.TokenBytes == sizeof(int))
         {
-            view.SafeMemoryMappedViewHandle.ReadSpan(place, destination);
+            view.SafeMemoryMappedViewHandle.ReadSpan(offset, destination);
         }
         else
         {
             ushort[] narrow = ArrayPool<ushort>.Shared.Rent(destination.Length);
-            view.SafeMemoryMappedViewHandle.ReadSpan(place, narrow.AsSpan(0, destination.Length));
+            view.SafeMemoryMappedViewHandle.ReadSpan(offset, narrow.AsSpan(0, destination.Length));
             for (int at = 0; at < destination.Length; at++)
                 destination[at] = narrow[at];
             ArrayPool<ushort>.Shared.Return(narrow);
         }
 
-        // A model has no row for another.
+        // The embedding has no row for other tokens.
         int wrong = destination.IndexOfAnyExceptInRange(0, file.VocabularySize - 1);
         if (wrong >= 0)
             throw TokenFile.Damaged(
@@ -55,19 +54,5 @@ internal sealed class MappedTokenSource : ITokenSource
         map.Dispose();
     }
 
-    // A map of a file that has become shorter ends the process when it is read.
-    private void CheckSize()
-    {
-        var now = new FileInfo(file.Path);
-        if (!now.Exists || now.Length != file.Header.FileBytes)
-        {
-            throw new UserException(
-                $"{now.FullName} "
-                    + $"{(now.Exists ? $"has {now.Length} bytes now, and had {file.Header.FileBytes}" : "is gone, and was there")} "
-                    + "when the run started: "
-                    + "leave the file alone while a run reads it, and go on from the last checkpoint with "
-                    + "--resume auto."
-            );
-        }
-    }
+    private void CheckSize() => MappedFiles.ThrowIfResized(file.Path, file.Header.FileBytes, "file");
 }

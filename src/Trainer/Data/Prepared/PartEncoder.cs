@@ -6,11 +6,11 @@ using LongNet.Trainer.Data.Tokenization;
 
 namespace LongNet.Trainer.Data.Prepared;
 
-/// <summary>Encodes parts of a text. Holds one part in memory at a time.</summary>
+/// <summary>Encodes parts of a text. One part is in memory at a time.</summary>
 internal sealed class PartEncoder(PreparationPlan plan)
 {
     /// <summary>Bytes of the longest text that is encoded at once.</summary>
-    public const long MostBytes = 256L << 20;
+    public const long MaxBytes = 256L << 20;
 
     private readonly List<int> tokens = [];
     private readonly List<DocumentStart> documents = [];
@@ -59,23 +59,12 @@ internal sealed class PartEncoder(PreparationPlan plan)
             to = described.Bytes;
         if (part.Files == 1)
         {
-            from = TextCutter.Next(file, part.From, isLines, plan.Tokenizer.Cuts);
-            to = TextCutter.Next(file, part.To, isLines, plan.Tokenizer.Cuts);
+            from = SplitPointFinder.Next(file, part.From, isLines, plan.Tokenizer.SplitPoints);
+            to = SplitPointFinder.Next(file, part.To, isLines, plan.Tokenizer.SplitPoints);
         }
 
-        if (to - from > MostBytes)
-        {
-            throw new UserException(
-                $"{described.Path} has {to - from} bytes from byte {from} on that must be encoded at once, "
-                    + $"and this program takes {MostBytes}: "
-                    + (
-                        isLines
-                            ? "shorten the line."
-                            : "split the file (text is cut between a letter and white space, and "
-                                + $"{(plan.Tokenizer.Cuts == TextCuts.Nowhere ? "not at all with this tokenizer's rules" : "there is none there")})."
-                    )
-            );
-        }
+        if (to - from > MaxBytes)
+            throw TooLong(described, from, to - from, isLines);
 
         if (to == from)
             return;
@@ -86,6 +75,21 @@ internal sealed class PartEncoder(PreparationPlan plan)
             EncodeLines(number, text, from);
         else
             Encode(number, text, isStart: from == 0);
+    }
+
+    private UserException TooLong(CorpusFile file, long from, long bytes, bool isLines)
+    {
+        string where =
+            plan.Tokenizer.SplitPoints == SplitPoints.None
+                ? "not at all with this tokenizer's rules"
+                : "there is none there";
+        string remedy = isLines
+            ? "shorten the line."
+            : $"split the file (text is cut between a letter and white space, and {where}).";
+        return new UserException(
+            $"{file.Path} has {bytes} bytes from byte {from} on that must be encoded at once, "
+                + $"and this program takes {MaxBytes}: {remedy}"
+        );
     }
 
     private void EncodeLines(int number, byte[] text, long from)
@@ -114,7 +118,7 @@ internal sealed class PartEncoder(PreparationPlan plan)
         }
     }
 
-    // Of the object itself, not of objects in it. −1 where it has none.
+    // The "text" of the object itself, not of objects in it; its length, or −1 where there is none.
     private static int TextOf(ReadOnlySpan<byte> line, byte[] text)
     {
         try

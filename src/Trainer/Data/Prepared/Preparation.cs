@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Runtime.ExceptionServices;
 using System.Security.Cryptography;
 using LongNet.Core;
 using LongNet.Trainer.Data.Tokenization;
@@ -8,25 +7,25 @@ using LongNet.Trainer.Storage;
 namespace LongNet.Trainer.Data.Prepared;
 
 /// <summary>
-/// Makes a prepared file. Parts of the text are encoded side by side, each into a file of its own in a folder beside
-/// the output; when all are there they are joined to one file, which takes its name at the end. Whatever stops it, the
-/// parts that are whole are not made again.
+/// Makes a prepared file. Parts of the text are encoded in parallel, each into a file of its own in a folder beside the
+/// output; at the end all parts are joined to one file, which is then renamed to the output. A preparation that was
+/// stopped, by whatever, continues with the parts that are missing.
 /// </summary>
 /// <param name="plan">What to encode.</param>
 /// <param name="output">The file to make.</param>
-/// <param name="say">Takes lines for the user.</param>
-internal sealed class Preparation(PreparationPlan plan, string output, Action<string> say)
+/// <param name="print">Prints a line for the user.</param>
+internal sealed class Preparation(PreparationPlan plan, string output, Action<string> print)
 {
     private readonly string folder = PartialFolder(output);
 
     private string PlanFile => Path.Combine(folder, "plan");
 
-    /// <summary>Where parts wait.</summary>
+    /// <summary>The folder of the parts of an output.</summary>
     public static string PartialFolder(string output) => DurableFile.PartialOf(output);
 
     /// <summary>Prepares the text.</summary>
-    /// <param name="threads">Parts that are encoded at once.</param>
-    /// <param name="progress">Told of every part.</param>
+    /// <param name="threads">Parts that are encoded in parallel.</param>
+    /// <param name="progress">Counts the finished parts.</param>
     /// <returns>Whether there was anything to do.</returns>
     /// <exception cref="UserException">A file cannot be encoded, or the output is in the way.</exception>
     public bool Run(int threads, PreparationProgress progress)
@@ -40,18 +39,20 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
                     $"--output {output} is already there, and is not this text with this tokenizer: remove "
                         + "it, or name another file."
                 );
-            say($"{output} is already there, of this text and tokenizer: nothing to do.");
+            print($"{output} is already there, of this text and tokenizer: nothing to do.");
             RemoveFolder();
             return false;
         }
 
         DurableFile.CreateFolder(folder);
-        using (FileStream held = Hold())
+        using (FileStream folderLock = AcquireLock())
         {
-            TakeFolder();
-            EncodedPart[] parts = Encode(threads, progress);
+            ClaimFolder();
+            EncodedPart[] parts = new ParallelEncoder(plan, PathOf, progress).Run(threads);
+            FileOperations.Real.SyncFolder(folder);
             progress.Finish();
-            Tell(parts);
+            ReportUnreadable(parts);
+            CheckNotEmpty(parts);
             Join(parts);
         }
 
@@ -59,13 +60,13 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
         return true;
     }
 
-    // The plan is the same, and no file of the text is newer.
+    // Whether the output was made by the same plan, and no file of the text is newer.
     private bool IsDone() =>
         TokenFile.HasMagic(output)
         && TokenFile.Open(output).Header.SourceFingerprint == plan.SourceFingerprint
         && File.GetLastWriteTimeUtc(output) >= plan.Times.Max();
 
-    private FileStream Hold()
+    private FileStream AcquireLock()
     {
         try
         {
@@ -84,19 +85,19 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
         }
     }
 
-    // Parts of another text, tokenizer or time are none of this plan's.
-    private void TakeFolder()
+    // Removes parts that were made of other text, with another tokenizer or of older files.
+    private void ClaimFolder()
     {
         string[] others = Directory.GetFiles(folder, "part-*");
         if (File.Exists(PlanFile) && File.ReadAllText(PlanFile) == plan.Fingerprint)
         {
             int finished = Enumerable.Range(0, plan.Parts.Count).Count(part => File.Exists(PathOf(part)));
-            say($"going on in {folder}: {finished} of {plan.Parts.Count} parts are finished.");
+            print($"going on in {folder}: {finished} of {plan.Parts.Count} parts are finished.");
             return;
         }
 
         if (others.Length > 0)
-            say($"note: {folder} was of other text, another tokenizer or older files, so nothing of it is used.");
+            print($"note: {folder} was of other text, another tokenizer or older files, so nothing of it is used.");
         foreach (string other in others)
             File.Delete(other);
         DurableFile.Write(PlanFile, plan.Fingerprint);
@@ -104,59 +105,19 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
 
     private string PathOf(int part) => Path.Combine(folder, $"part-{part:D8}");
 
-    private EncodedPart[] Encode(int threads, PreparationProgress progress)
-    {
-        var encoded = new EncodedPart[plan.Parts.Count];
-        int next = -1;
-        var workers = new Task[Math.Min(threads, plan.Parts.Count)];
-        Exception? failure = null;
-        for (int worker = 0; worker < workers.Length; worker++)
-            workers[worker] = Task.Factory.StartNew(
-                Work,
-                CancellationToken.None,
-                TaskCreationOptions.LongRunning,
-                TaskScheduler.Default
-            );
-        Task.WaitAll(workers);
-        if (failure is not null)
-            ExceptionDispatchInfo.Throw(failure);
-        FileOperations.Real.SyncFolder(folder);
-        return encoded;
-
-        void Work()
-        {
-            var encoder = new PartEncoder(plan);
-            try
-            {
-                for (
-                    int part = Interlocked.Increment(ref next);
-                    part < encoded.Length && Volatile.Read(ref failure) is null;
-                    part = Interlocked.Increment(ref next)
-                )
-                {
-                    EncodedPart? before = EncodedPart.Find(PathOf(part), plan.TokenBytes);
-                    encoded[part] = before ?? encoder.Encode(plan.Parts[part]);
-                    if (before is null)
-                        encoded[part].Save(PathOf(part));
-                    progress.Add(plan.BytesOf(plan.Parts[part]), wasThere: before is not null);
-                }
-            }
-            catch (Exception error)
-            {
-                Interlocked.CompareExchange(ref failure, error, null);
-            }
-        }
-    }
-
-    private void Tell(EncodedPart[] parts)
+    private void ReportUnreadable(EncodedPart[] parts)
     {
         long[] unreadable = [.. parts.Select(part => part.UnreadableFile).Where(file => file >= 0).Distinct()];
         if (unreadable.Length > 0)
-            say(
+            print(
                 $"note: {plan.Files[(int)unreadable[0]].Path} "
                     + $"{(unreadable.Length > 1 ? $"and at least {unreadable.Length - 1} more have" : "has")} "
                     + "bytes that are no UTF-8; each became U+FFFD."
             );
+    }
+
+    private void CheckNotEmpty(EncodedPart[] parts)
+    {
         if (parts.Sum(part => part.Documents) == 0)
             throw new UserException(
                 "--input holds no text: every \"text\" of "
@@ -167,20 +128,21 @@ internal sealed class Preparation(PreparationPlan plan, string output, Action<st
     private void Join(EncodedPart[] parts)
     {
         ITextTokenizer tokenizer = plan.Tokenizer;
-        // The token between documents is before each but the first of all.
+        // Every document begins with the token between documents; the first of all needs none before it.
         int skip = tokenizer.EndOfText is null ? 0 : 1;
-        var header = new TokenFileHeader(
-            plan.TokenBytes,
-            tokenizer.VocabularySize,
-            parts.Sum(part => part.Tokens) - skip,
-            parts.Sum(part => part.Documents),
-            parts.Sum(part => part.TextBytes),
-            tokenizer.EndOfText,
-            tokenizer.Fingerprint,
-            plan.SourceFingerprint,
-            ContentDigest: new string('0', 64),
-            tokenizer.Name
-        );
+        var header = new TokenFileHeader
+        {
+            TokenBytes = plan.TokenBytes,
+            VocabularySize = tokenizer.VocabularySize,
+            Tokens = parts.Sum(part => part.Tokens) - skip,
+            Documents = parts.Sum(part => part.Documents),
+            TextBytes = parts.Sum(part => part.TextBytes),
+            EndOfText = tokenizer.EndOfText,
+            TokenizerFingerprint = tokenizer.Fingerprint,
+            SourceFingerprint = plan.SourceFingerprint,
+            ContentDigest = new string('0', 64), // Known when everything after the header is written.
+            Tokenizer = tokenizer.Name,
+        };
         string joined = Path.Combine(folder, "joined");
         using (var file = new FileStream(joined, FileMode.Create, FileAccess.ReadWrite, FileShare.None, 1 << 20))
         {

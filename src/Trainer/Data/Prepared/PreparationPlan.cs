@@ -4,18 +4,17 @@ using LongNet.Trainer.Data.Tokenization;
 
 namespace LongNet.Trainer.Data.Prepared;
 
-/// <summary>A part of the text that is encoded at once: some whole files, or a stretch of one.</summary>
+/// <summary>A part of the text that is encoded at once: some complete files, or a range of one.</summary>
 /// <param name="FirstFile">Its first file.</param>
 /// <param name="Files">How many files it has.</param>
-/// <param name="From">Where it begins in its only file; the next place from here on where text may be cut.</param>
-/// <param name="To">Where it ends in its only file, found in the same way; the file's size or beyond for its
-/// end.</param>
+/// <param name="From">Where it begins in its only file: the first point from here on where text may be split.</param>
+/// <param name="To">Where it ends in its only file, likewise; the file's size or beyond for its end.</param>
 internal sealed record TextPart(int FirstFile, int Files, long From, long To);
 
 /// <summary>The parts of a text in order, which depend on neither threads nor machine.</summary>
 internal sealed class PreparationPlan
 {
-    /// <summary>Bytes that a part has where text may be cut.</summary>
+    /// <summary>Size of a part of a text that may be split anywhere, in bytes.</summary>
     public const long PartBytes = 4 << 20;
 
     /// <param name="corpus">The text.</param>
@@ -45,20 +44,20 @@ internal sealed class PreparationPlan
 
     public IReadOnlyList<TextPart> Parts { get; }
 
-    /// <summary>Tells texts and tokenizers apart, wherever the files lie.</summary>
+    /// <summary>Distinguishes texts and tokenizers, independent of where the files lie.</summary>
     public string SourceFingerprint { get; }
 
-    /// <summary>Tells apart what parts that were finished before may be taken for.</summary>
+    /// <summary>Parts that were finished under the same fingerprint can be used again.</summary>
     public string Fingerprint { get; }
 
     /// <summary>Bytes per token.</summary>
     public int TokenBytes =>
-        Tokenizer.VocabularySize <= TokenFileHeader.LargestOfTwoBytes ? sizeof(ushort) : sizeof(int);
+        Tokenizer.VocabularySize <= TokenFileHeader.LargestTwoByteVocabulary ? sizeof(ushort) : sizeof(int);
 
     /// <summary>Whether each line of a file is a document.</summary>
     public static bool IsLines(CorpusFile file) => file.Name.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase);
 
-    /// <summary>Bytes of files that a part stands for, but for where its ends are moved to.</summary>
+    /// <summary>Bytes of files that a part stands for, before its ends are moved to split points.</summary>
     public long BytesOf(TextPart part) =>
         part.Files == 1
             ? Math.Min(part.To, Files[part.FirstFile].Bytes) - part.From
@@ -70,8 +69,8 @@ internal sealed class PreparationPlan
         {
             if (Files[file].Bytes > PartBytes)
             {
-                bool whole = Tokenizer.Cuts == TextCuts.Nowhere && !IsLines(Files[file]);
-                long step = whole ? Files[file].Bytes : PartBytes;
+                bool isUnsplittable = Tokenizer.SplitPoints == SplitPoints.None && !IsLines(Files[file]);
+                long step = isUnsplittable ? Files[file].Bytes : PartBytes;
                 for (long from = 0; from < Files[file].Bytes; from += step)
                     yield return new TextPart(file, 1, from, from + step);
                 file++;

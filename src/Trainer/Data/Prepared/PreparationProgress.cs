@@ -4,7 +4,7 @@ namespace LongNet.Trainer.Data.Prepared;
 
 /// <summary>How far a preparation is: a bar that moves on a terminal, and elsewhere a line every few seconds.</summary>
 /// <param name="output">Where it is written.</param>
-/// <param name="isTerminal">Whether a line can be written over.</param>
+/// <param name="isTerminal">Whether a line can be overwritten.</param>
 /// <param name="totalBytes">Bytes of all files.</param>
 internal sealed class PreparationProgress(TextWriter output, bool isTerminal, long totalBytes)
 {
@@ -16,7 +16,7 @@ internal sealed class PreparationProgress(TextWriter output, bool isTerminal, lo
     private readonly Stopwatch clock = Stopwatch.StartNew();
     private long done,
         doneBefore;
-    private double toldAt;
+    private double lastPrinted;
 
     public double Seconds => clock.Elapsed.TotalSeconds;
 
@@ -29,26 +29,26 @@ internal sealed class PreparationProgress(TextWriter output, bool isTerminal, lo
         {
             done += bytes;
             doneBefore += wasThere ? bytes : 0;
-            if (Seconds - toldAt < (isTerminal ? SecondsOnTerminal : SecondsElsewhere))
+            if (Seconds - lastPrinted < (isTerminal ? SecondsOnTerminal : SecondsElsewhere))
                 return;
-            toldAt = Seconds;
-            Tell();
+            lastPrinted = Seconds;
+            Print();
         }
     }
 
-    /// <summary>Leaves the line of a bar.</summary>
+    /// <summary>Ends the line of a bar.</summary>
     public void Finish()
     {
         lock (gate)
         {
             if (!isTerminal)
                 return;
-            Tell();
+            Print();
             output.WriteLine();
         }
     }
 
-    private void Tell()
+    private void Print()
     {
         double share = totalBytes == 0 ? 1 : (double)done / totalBytes,
             rate = (done - doneBefore) / Seconds;

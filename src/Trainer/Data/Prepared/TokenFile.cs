@@ -13,10 +13,10 @@ internal readonly record struct DocumentStart(long FirstToken, long FirstByte);
 /// <summary>A file of longnet data prepare, to train on.</summary>
 internal sealed class TokenFile : ITokenCorpus
 {
-    /// <summary>How names of such files end.</summary>
+    /// <summary>The extension of such files.</summary>
     public const string Extension = ".tokens";
 
-    /// <summary>Bytes of a document in the index.</summary>
+    /// <summary>Bytes of an entry of the index.</summary>
     internal const int IndexEntryBytes = 16;
 
     private readonly ushort[] bytesOfTokens;
@@ -61,12 +61,12 @@ internal sealed class TokenFile : ITokenCorpus
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            return false; // Whoever reads it as text says so.
+            return false; // It is then read as text, which reports the error.
         }
     }
 
-    /// <summary>Opens a file. Header and size are checked; tokens are when they are read.</summary>
-    /// <exception cref="UserException">It is none, of a newer version, or damaged.</exception>
+    /// <summary>Opens a file. Header and size are checked here, tokens when they are read.</summary>
+    /// <exception cref="UserException">It is no prepared file, is of a newer version, or is damaged.</exception>
     public static TokenFile Open(string path)
     {
         try
@@ -134,7 +134,7 @@ internal sealed class TokenFile : ITokenCorpus
         }
     }
 
-    /// <summary>Reads the whole file.</summary>
+    /// <summary>Checks the complete file against its SHA-256.</summary>
     /// <exception cref="UserException">It is not what was written.</exception>
     public void Verify()
     {

@@ -4,8 +4,8 @@ namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
 /// Merges long pieces: always the two neighbours whose bytes together are the token of lowest rank, the leftmost first.
-/// In time n log n, where the library that merges shorter ones takes n²: a piece is as long as a run of letters, and
-/// some texts are one.
+/// Takes time n log n where the library, which merges shorter pieces, takes n²: a piece can be as long as a run of
+/// letters, and some texts consist of a single run.
 /// </summary>
 /// <param name="ranks">Tokens by their bytes, each byte as the character of its number.</param>
 internal sealed class BytePairMerger(Dictionary<string, int> ranks)
@@ -18,7 +18,7 @@ internal sealed class BytePairMerger(Dictionary<string, int> ranks)
     {
         string bytes = KeyOf(piece);
         var byBytes = ranks.GetAlternateLookup<ReadOnlySpan<char>>();
-        // Part p is bytes p … ends[p] − 1; it is gone where ends[p] is 0.
+        // Part p is bytes p … ends[p] − 1; where ends[p] is 0, it was merged into the part before it.
         var ends = new int[bytes.Length];
         var previous = new int[bytes.Length];
         var queue = new PriorityQueue<(int Left, int Middle, int End), (int Rank, int Left)>();

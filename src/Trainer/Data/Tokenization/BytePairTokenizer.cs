@@ -7,7 +7,7 @@ namespace LongNet.Trainer.Data.Tokenization;
 /// <summary>Appends the tokens that the bytes of one piece of text are merged to.</summary>
 internal delegate void PieceEncoder(ReadOnlySpan<char> piece, List<int> tokens);
 
-/// <summary>What a file of byte pairs comes to.</summary>
+/// <summary>The contents of a tokenizer's file of byte pairs.</summary>
 /// <param name="Name">The file's name.</param>
 /// <param name="FileDigest">SHA-256 of the file, lower-case hexadecimal.</param>
 /// <param name="Bytes">The bytes of every token; empty for special tokens and for numbers not in use.</param>
@@ -15,7 +15,7 @@ internal delegate void PieceEncoder(ReadOnlySpan<char> piece, List<int> tokens);
 /// <param name="Splitter">The rules by which text is split into pieces.</param>
 /// <param name="Literals">Tokens that text is searched for before it is split.</param>
 /// <param name="Encode">Merges the bytes of a piece.</param>
-/// <param name="Rules">Whatever else decides the tokens, as text.</param>
+/// <param name="Rules">Anything else that decides the tokens, as text.</param>
 internal sealed record BytePairVocabulary(
     string Name,
     string FileDigest,
@@ -32,13 +32,14 @@ internal sealed record BytePairVocabulary(
 /// </summary>
 internal sealed class BytePairTokenizer : ITextTokenizer
 {
-    // Most pieces of a language are few words.
-    private const int LongestKept = 32,
-        MostKept = 1 << 16;
+    // Most pieces of a text are few different words, so their tokens are cached.
+    private const int LongestCached = 32,
+        MaxCached = 1 << 16;
 
-    // Of each thread alone, as the library's own is behind a lock; of the tokenizer that the thread used last.
+    // One cache per thread, as that of the library is behind a lock; it belongs to the tokenizer that the thread used
+    // last.
     [ThreadStatic]
-    private static (BytePairTokenizer Owner, Dictionary<string, int[]> Pieces) kept;
+    private static (BytePairTokenizer Owner, Dictionary<string, int[]> Pieces) cache;
 
     private readonly BytePairVocabulary vocabulary;
     private readonly Regex? literals;
@@ -54,10 +55,10 @@ internal sealed class BytePairTokenizer : ITextTokenizer
             literals = new Regex(string.Join('|', longestFirst.Select(Regex.Escape)), RegexOptions.CultureInvariant);
         }
 
-        Cuts =
+        SplitPoints =
             vocabulary.Splitter.SeparatesLettersFromSpace && !vocabulary.Literals.Keys.Any(JoinsLetterAndSpace)
-                ? TextCuts.AfterLetters
-                : TextCuts.Nowhere;
+                ? SplitPoints.AfterLetters
+                : SplitPoints.None;
         string rules =
             $"longnet byte pairs 1\n{vocabulary.FileDigest}\n{vocabulary.Rules}\n{vocabulary.Splitter.Rules}\n"
             + $"{vocabulary.EndOfText}";
@@ -72,7 +73,7 @@ internal sealed class BytePairTokenizer : ITextTokenizer
 
     public string Fingerprint { get; }
 
-    public TextCuts Cuts { get; }
+    public SplitPoints SplitPoints { get; }
 
     public bool RequiresUtf8 => true;
 
@@ -100,24 +101,24 @@ internal sealed class BytePairTokenizer : ITextTokenizer
 
     private void EncodeBetween(ReadOnlySpan<char> text, List<int> tokens)
     {
-        if (kept.Owner != this)
-            kept = (this, []);
-        Dictionary<string, int[]> known = kept.Pieces;
+        if (cache.Owner != this)
+            cache = (this, []);
+        Dictionary<string, int[]> known = cache.Pieces;
         var byText = known.GetAlternateLookup<ReadOnlySpan<char>>();
         foreach (var (start, length) in vocabulary.Splitter.Split(text))
         {
             ReadOnlySpan<char> piece = text.Slice(start, length);
-            if (length <= LongestKept && byText.TryGetValue(piece, out int[]? before))
+            if (length <= LongestCached && byText.TryGetValue(piece, out int[]? cached))
             {
-                tokens.AddRange(before);
+                tokens.AddRange(cached);
                 continue;
             }
 
             int first = tokens.Count;
             vocabulary.Encode(piece, tokens);
-            if (length > LongestKept)
+            if (length > LongestCached)
                 continue;
-            if (known.Count == MostKept)
+            if (known.Count == MaxCached)
                 known.Clear();
             known.Add(piece.ToString(), [.. tokens[first..]]);
         }

@@ -1,4 +1,5 @@
 using System.Security.Cryptography;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Data.Tokenization;
 
@@ -11,7 +12,7 @@ internal sealed class ByteTokenizer : ITextTokenizer
 
     public static ByteTokenizer Instance { get; } = new();
 
-    public string Name => TextTokenizers.Byte;
+    public string Name => TokenizerName.Byte;
 
     public int VocabularySize => 256;
 
@@ -19,7 +20,7 @@ internal sealed class ByteTokenizer : ITextTokenizer
 
     public string Fingerprint { get; } = Convert.ToHexStringLower(SHA256.HashData("longnet byte 1"u8));
 
-    public TextCuts Cuts => TextCuts.Anywhere;
+    public SplitPoints SplitPoints => SplitPoints.Anywhere;
 
     public bool RequiresUtf8 => false;
 

@@ -6,14 +6,14 @@ using Microsoft.ML.Tokenizers;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
-/// Hugging Face's tokenizer.json, of byte-level byte pairs. What it says and this cannot do is an error, never left
-/// out.
+/// Hugging Face's tokenizer.json, of byte-level byte pairs. A setting that this does not support is
+/// an error, never ignored.
 /// </summary>
 internal static class HuggingFaceFile
 {
     private const int MostTokens = 1 << 24;
 
-    // What authors call the token that ends a document.
+    // Common names of the token that ends a document.
     private static readonly string[] EndsOfText = ["<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>"];
 
     public static ITextTokenizer Load(string path)
@@ -62,7 +62,7 @@ internal static class HuggingFaceFile
         byte[][] bytes = Bytes(path, vocabulary, literals, specials);
         string[] merges = Merges(path, model, vocabulary);
         BpeTokenizer library = BpeTokenizer.Create(new BpeOptions(vocabulary) { Merges = merges, ByteLevel = true });
-        bool takesWholePieces = Given(model, "ignore_merges") is { ValueKind: JsonValueKind.True };
+        bool ignoresMerges = Given(model, "ignore_merges") is { ValueKind: JsonValueKind.True };
         string? end = EndsOfText.FirstOrDefault(specials.ContainsKey);
         return new BytePairTokenizer(
             new BytePairVocabulary(
@@ -80,10 +80,10 @@ internal static class HuggingFaceFile
         void Encode(ReadOnlySpan<char> piece, List<int> tokens)
         {
             if (
-                takesWholePieces
-                && vocabulary.TryGetValue(ByteCharacters.Of(Encoding.UTF8.GetBytes(piece.ToString())), out int whole)
+                ignoresMerges
+                && vocabulary.TryGetValue(ByteCharacters.Of(Encoding.UTF8.GetBytes(piece.ToString())), out int token)
             )
-                tokens.Add(whole);
+                tokens.Add(token);
             else
                 tokens.AddRange(
                     library.EncodeToIds(piece, considerPreTokenization: false, considerNormalization: false)
@@ -93,7 +93,7 @@ internal static class HuggingFaceFile
 
     private static void CheckModel(string path, JsonElement model)
     {
-        // Older files do not say it.
+        // Older files have no type.
         if (Given(model, "type") is { } type && type.GetString() != "BPE")
             throw TextTokenizers.Unusable(path, $"its model is {type.GetString()}, but must be BPE, of bytes");
         if (Given(model, "byte_fallback") is { ValueKind: JsonValueKind.True })
@@ -145,7 +145,7 @@ internal static class HuggingFaceFile
         return pairs;
     }
 
-    // Those that are found in text, and special ones, which are not: no text may say where it ends.
+    // Literals are searched for in text; special tokens are not, as no text may say where it ends.
     private static (Dictionary<string, int> Literals, Dictionary<string, int> Specials) Added(
         string path,
         JsonElement root
@@ -217,55 +217,24 @@ internal static class HuggingFaceFile
         if (Given(root, "pre_tokenizer") is not { } pre)
             throw TextTokenizers.Unusable(path, "it has no \"pre_tokenizer\", so its pairs are not of bytes");
         var patterns = new List<string>();
-        bool bytes = false;
+        bool hasByteLevel = false;
         IEnumerable<JsonElement> steps =
             TypeOf(pre) == "Sequence"
                 ? Given(pre, "pretokenizers")?.EnumerateArray() ?? default(JsonElement.ArrayEnumerator)
                 : new[] { pre };
         foreach (JsonElement step in steps)
         {
-            if (bytes)
+            if (hasByteLevel)
                 throw TextTokenizers.Unusable(
                     path,
                     $"its pre-tokenizer {TypeOf(step)} comes after ByteLevel, which must be the last"
                 );
-            switch (TypeOf(step))
-            {
-                case "ByteLevel":
-                    bytes = true;
-                    if (Given(step, "add_prefix_space") is not { ValueKind: JsonValueKind.False })
-                        throw TextTokenizers.Unusable(
-                            path,
-                            "its pre-tokenizer ByteLevel adds a space before every text "
-                                + "(add_prefix_space), which this program has not"
-                        );
-                    if (Given(step, "use_regex") is not { ValueKind: JsonValueKind.False })
-                        patterns.Add(TextSplitter.Gpt2);
-                    break;
-                case "Digits":
-                    patterns.Add(
-                        Given(step, "individual_digits") is { ValueKind: JsonValueKind.True }
-                            ? TextSplitter.SingleDigits
-                            : TextSplitter.Digits
-                    );
-                    break;
-                case "Split"
-                    when Given(step, "behavior")?.GetString() == "Isolated"
-                        && Given(step, "invert") is null or { ValueKind: JsonValueKind.False }
-                        && Given(step, "pattern") is { ValueKind: JsonValueKind.Object } pattern
-                        && Given(pattern, "Regex") is { } regex:
-                    patterns.Add(regex.GetString()!);
-                    break;
-                default:
-                    throw TextTokenizers.Unusable(
-                        path,
-                        $"its pre-tokenizer {TypeOf(step)} is none that this program has, which are "
-                            + "ByteLevel, Digits, and Split by a regular expression with behavior Isolated"
-                    );
-            }
+            hasByteLevel = TypeOf(step) == "ByteLevel";
+            if (Pattern(path, step) is { } pattern)
+                patterns.Add(pattern);
         }
 
-        if (!bytes)
+        if (!hasByteLevel)
             throw TextTokenizers.Unusable(path, "its pre-tokenizer has no ByteLevel, so its pairs are not of bytes");
         try
         {
@@ -277,6 +246,38 @@ internal static class HuggingFaceFile
                 path,
                 $"its pre-tokenizer's regular expression is none of .NET: {error.Message.TrimEnd('.')}"
             );
+        }
+    }
+
+    // The regular expression by which a pre-tokenizer splits; null where it splits nothing.
+    private static string? Pattern(string path, JsonElement step)
+    {
+        switch (TypeOf(step))
+        {
+            case "ByteLevel":
+                if (Given(step, "add_prefix_space") is not { ValueKind: JsonValueKind.False })
+                    throw TextTokenizers.Unusable(
+                        path,
+                        "its pre-tokenizer ByteLevel adds a space before every text "
+                            + "(add_prefix_space), which this program has not"
+                    );
+                return Given(step, "use_regex") is { ValueKind: JsonValueKind.False } ? null : TextSplitter.Gpt2;
+            case "Digits":
+                return Given(step, "individual_digits") is { ValueKind: JsonValueKind.True }
+                    ? TextSplitter.SingleDigits
+                    : TextSplitter.Digits;
+            case "Split"
+                when Given(step, "behavior")?.GetString() == "Isolated"
+                    && Given(step, "invert") is null or { ValueKind: JsonValueKind.False }
+                    && Given(step, "pattern") is { ValueKind: JsonValueKind.Object } pattern
+                    && Given(pattern, "Regex") is { } regex:
+                return regex.GetString()!;
+            default:
+                throw TextTokenizers.Unusable(
+                    path,
+                    $"its pre-tokenizer {TypeOf(step)} is none that this program has, which are "
+                        + "ByteLevel, Digits, and Split by a regular expression with behavior Isolated"
+                );
         }
     }
 

@@ -3,24 +3,25 @@ namespace LongNet.Trainer.Data.Tokenization;
 /// <summary>Turns text into tokens and back. Safe to use from several threads at once.</summary>
 internal interface ITextTokenizer
 {
-    /// <summary>What messages and tables call it: byte, or its file's name.</summary>
+    /// <summary>Its name in messages and tables: byte, or its file's name.</summary>
     string Name { get; }
 
     /// <summary>Tokens are 0 … VocabularySize − 1; not every number of them need be in use.</summary>
     int VocabularySize { get; }
 
-    /// <summary>The token between documents; null where there is none. No text gives it, whatever it says.</summary>
+    /// <summary>The token between documents; null where there is none. No text is encoded to it.</summary>
     int? EndOfText { get; }
 
     /// <summary>
-    /// SHA-256 over the file and the rules that text is split by, lower-case hexadecimal: equal ones give equal tokens.
+    /// SHA-256 over the file and the rules by which text is split, lower-case hexadecimal: tokenizers of equal
+    /// fingerprints give equal tokens.
     /// </summary>
     string Fingerprint { get; }
 
-    /// <summary>Where the parts of a text can be encoded one by one, with the same result.</summary>
-    TextCuts Cuts { get; }
+    /// <summary>Where a text can be split into parts that, encoded one by one, give the same tokens.</summary>
+    SplitPoints SplitPoints { get; }
 
-    /// <summary>Whether bytes that are no UTF-8 are encoded as U+FFFD, and so are lost.</summary>
+    /// <summary>Whether bytes that are no UTF-8 are encoded as U+FFFD, which loses them.</summary>
     bool RequiresUtf8 { get; }
 
     /// <summary>Appends the tokens of a text.</summary>
@@ -34,10 +35,10 @@ internal interface ITextTokenizer
     ReadOnlySpan<byte> BytesOf(int token);
 }
 
-/// <summary>Where the parts of a text can be encoded one by one, with the same result.</summary>
-internal enum TextCuts
+/// <summary>Where a text can be split into parts that, encoded one by one, give the same tokens.</summary>
+internal enum SplitPoints
 {
-    Nowhere,
+    None,
 
     /// <summary>Between any two bytes.</summary>
     Anywhere,

@@ -5,8 +5,8 @@ using System.Text.RegularExpressions;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
-/// Splits text into the pieces that are merged each for itself. Every rule is a regular expression that splits what the
-/// rules before it have left: its matches are pieces, and so is what lies between them.
+/// The pre-tokenizer: splits text into pieces, within each of which bytes are merged. Every rule is a regular
+/// expression that splits the pieces of the rules before it: its matches are pieces, and so is the text between them.
 /// </summary>
 internal sealed class TextSplitter
 {
@@ -22,7 +22,7 @@ internal sealed class TextSplitter
         + @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
         + @"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-    /// <summary>Every digit for itself.</summary>
+    /// <summary>Every digit is a piece of its own.</summary>
     public const string SingleDigits = @"\p{N}";
 
     /// <summary>Runs of digits.</summary>
@@ -33,7 +33,7 @@ internal sealed class TextSplitter
         @"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n"
         + @"]+|\s+(?!\S)|\s+";
 
-    // None of these has a match that goes on from a letter to white space, and none looks behind.
+    // No match of these continues from a letter to white space, and none looks behind.
     private static readonly string[] SeparatingLettersFromSpace = [Gpt2, Cl100k, O200k, Qwen2, SingleDigits, Digits];
 
     private readonly Regex[] rules;
@@ -106,23 +106,23 @@ internal sealed class TextSplitter
         }
     }
 
-    // .NET matches halves of characters beyond U+FFFF, which belong to no category, where the authors' programs match
-    // characters: the rules see in their place one of the same category.
+    // .NET matches the two halves of a character beyond U+FFFF one by one, and halves belong to no category; the
+    // programs of the rules' authors match characters. So the rules see another character of the same category instead.
     private static char[] WithStandIns(ReadOnlySpan<char> text, out int[] places)
     {
-        var seen = new char[text.Length];
+        var characters = new char[text.Length];
         places = new int[text.Length + 1];
         int count = 0;
         for (int at = 0; at < text.Length; count++)
         {
             places[count] = at;
             Rune.DecodeFromUtf16(text[at..], out Rune rune, out int length);
-            seen[count] = length == 1 ? text[at] : StandIn(Rune.GetUnicodeCategory(rune));
+            characters[count] = length == 1 ? text[at] : StandIn(Rune.GetUnicodeCategory(rune));
             at += length;
         }
 
         places[count] = text.Length;
-        return seen[..count];
+        return characters[..count];
     }
 
     private static char StandIn(UnicodeCategory category) =>

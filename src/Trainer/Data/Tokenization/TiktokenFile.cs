@@ -7,12 +7,12 @@ using Microsoft.ML.Tokenizers;
 namespace LongNet.Trainer.Data.Tokenization;
 
 /// <summary>
-/// Files of tiktoken: a line per token, its bytes in base 64 and its rank. The rules that go with them are in no file,
-/// so the file's name says which they are.
+/// Files of tiktoken: a line per token, its bytes in base 64 and its rank. The rules by which text is split are in no
+/// file; they follow from the file's name.
 /// </summary>
 internal static class TiktokenFile
 {
-    // From here on the library's time, which grows with the square, is what counts.
+    // From this length on the library, whose time grows with the square, is slower than BytePairMerger.
     private const int LongPiece = 1000;
     private const int MostTokens = 1 << 24;
 
@@ -118,7 +118,7 @@ internal static class TiktokenFile
         return [.. tokens];
     }
 
-    // From text without empty lines, which the library cannot read.
+    // The library cannot read files with empty lines, so it is given the tokens as a new file.
     private static TiktokenTokenizer Library(byte[][] bytes)
     {
         var text = new StringBuilder();

@@ -2,8 +2,9 @@ using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Launch;
-using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Measuring;
 using LongNet.Trainer.Platform;
 using static TorchSharp.torch;
 
@@ -75,13 +76,13 @@ internal static class MachineMeasurement
         if (world.Size > 1)
         {
             var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, CollectiveRounds);
-            CollectiveOperation Operation(string name) =>
-                CollectiveOperation.All.First(operation => operation.Name == name);
-            gather = benchmark.Run(Operation("all-gather"), LargeCollective).MedianBusBandwidth;
-            scatter = benchmark.Run(Operation("reduce-scatter"), LargeCollective).MedianBusBandwidth;
+            CollectiveOperation allGather = CollectiveOperation.Of(CollectiveKind.AllGather),
+                reduceScatter = CollectiveOperation.Of(CollectiveKind.ReduceScatter);
+            gather = benchmark.Run(allGather, LargeCollective).MedianBusBandwidth;
+            scatter = benchmark.Run(reduceScatter, LargeCollective).MedianBusBandwidth;
             // Of two ranks: more take as many rounds as their number has binary digits.
             latency =
-                benchmark.Run(Operation("all-gather"), SmallCollective).MedianSeconds
+                benchmark.Run(allGather, SmallCollective).MedianSeconds
                 / Math.Max(1, Math.Ceiling(Math.Log2(world.Size)));
         }
 

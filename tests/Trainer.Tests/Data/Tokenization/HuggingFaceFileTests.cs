@@ -35,8 +35,8 @@ public sealed class HuggingFaceFileTests : IDisposable
     {
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
         Assert.Equal(
-            ("tokenizer.json", TinyTokenizer.VocabularySize, TinyTokenizer.EndOfText, TextCuts.AfterLetters),
-            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.Cuts)
+            ("tokenizer.json", TinyTokenizer.VocabularySize, TinyTokenizer.EndOfText, SplitPoints.AfterLetters),
+            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.SplitPoints)
         );
         Assert.Equal(0, tokenizer.BytesOf(TinyTokenizer.EndOfText).Length);
         Assert.Equal(
@@ -89,7 +89,7 @@ public sealed class HuggingFaceFileTests : IDisposable
             tokenizer.Encode("hello12 the").Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token)))
         );
         // Nothing is known of such rules.
-        Assert.Equal(TextCuts.Nowhere, tokenizer.Cuts);
+        Assert.Equal(SplitPoints.None, tokenizer.SplitPoints);
     }
 
     [Fact]
@@ -123,7 +123,7 @@ public sealed class HuggingFaceFileTests : IDisposable
             ["hell", "o wo", "r", "ld", "o w"],
             tokenizer.Encode("hello worldo w").Select(token => Encoding.UTF8.GetString(tokenizer.BytesOf(token)))
         );
-        Assert.Equal((302, TextCuts.Nowhere), (tokenizer.VocabularySize, tokenizer.Cuts));
+        Assert.Equal((302, SplitPoints.None), (tokenizer.VocabularySize, tokenizer.SplitPoints));
     }
 
     [Fact]

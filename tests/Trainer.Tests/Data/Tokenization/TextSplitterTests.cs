@@ -63,7 +63,7 @@ public class TextSplitterTests
                     int from = 0;
                     for (int at = 1; at < text.Length; at++)
                     {
-                        // As TextCutter cuts it: letters beyond U+FFFF too.
+                        // As SplitPointFinder splits it: letters beyond U+FFFF too.
                         bool letter =
                             System.Text.Rune.DecodeLastFromUtf16(text.AsSpan(0, at), out var last, out _)
                                 == System.Buffers.OperationStatus.Done

@@ -33,8 +33,8 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
     {
         ITextTokenizer tokenizer = TextTokenizers.Load(cl100k.Path);
         Assert.Equal(
-            ("cl100k_base.tiktoken", 100277, 100257, TextCuts.AfterLetters),
-            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.Cuts)
+            ("cl100k_base.tiktoken", 100277, 100257, SplitPoints.AfterLetters),
+            (tokenizer.Name, tokenizer.VocabularySize, tokenizer.EndOfText!.Value, tokenizer.SplitPoints)
         );
         Assert.DoesNotContain(100257, tokenizer.Encode("<|endoftext|>"));
         Assert.Equal(0, tokenizer.BytesOf(100276).Length);
@@ -99,7 +99,7 @@ public sealed class TiktokenFileTests(Cl100k cl100k) : IClassFixture<Cl100k>, ID
         };
         ITextTokenizer expected = TextTokenizers.Load(cl100k.Path),
             actual = TextTokenizers.Load(TinyTokenizer.Write(folder, json));
-        Assert.Equal(TextCuts.AfterLetters, actual.Cuts);
+        Assert.Equal(SplitPoints.AfterLetters, actual.SplitPoints);
         string[] texts =
         [
             .. Directory

@@ -4,34 +4,36 @@ using LongNet.Trainer.Data.Tokenization;
 
 namespace LongNet.Trainer.Data.Prepared;
 
-/// <summary>Finds where a file may be cut, so that its parts, encoded one by one, are the file encoded whole.</summary>
-internal static class TextCutter
+/// <summary>
+/// Finds points where a file may be split, so that its parts, encoded one by one, give the tokens of the complete file.
+/// </summary>
+internal static class SplitPointFinder
 {
     private const int BlockBytes = 1 << 16,
         LongestCharacter = 4;
 
-    /// <summary>The first place from <paramref name="from"/> on; the file's end where there is none.</summary>
-    /// <param name="file">Read from wherever it stands.</param>
-    /// <param name="isLines">Whether each line is a document, so that cuts are at lines.</param>
-    public static long Next(FileStream file, long from, bool isLines, TextCuts cuts)
+    /// <summary>The first split point from <paramref name="from"/> on; the file's end where there is none.</summary>
+    /// <param name="file">Its position is changed.</param>
+    /// <param name="isLines">Whether each line is a document, so that the file is split between lines.</param>
+    public static long Next(FileStream file, long from, bool isLines, SplitPoints allowed)
     {
         long length = file.Length;
         if (from <= 0 || from >= length)
             return Math.Clamp(from, 0, length);
-        if (!isLines && cuts == TextCuts.Anywhere)
+        if (!isLines && allowed == SplitPoints.Anywhere)
             return from;
-        // What comes before a block decides whether it may be cut at its first byte.
+        // The character before a block decides whether the block's first byte is a split point.
         byte[] block = new byte[LongestCharacter + BlockBytes];
         for (long start = from; start < length; start += BlockBytes)
         {
             int before = (int)Math.Min(LongestCharacter, start);
             file.Position = start - before;
             int read = file.ReadAtLeast(block, before + BlockBytes, throwOnEndOfStream: false);
-            int found = isLines
+            int index = isLines
                 ? NextLine(block.AsSpan(0, read), before)
                 : NextAfterLetter(block.AsSpan(0, read), before);
-            if (found >= 0)
-                return start - before + found;
+            if (index >= 0)
+                return start - before + index;
         }
 
         return length;

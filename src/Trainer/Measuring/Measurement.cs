@@ -1,18 +1,18 @@
 using System.Diagnostics;
 using LongNet.Trainer.Platform;
 
-namespace LongNet.Trainer.Benchmarks;
+namespace LongNet.Trainer.Measuring;
 
 /// <summary>Times work and the memory it takes.</summary>
 internal static class Measurement
 {
     /// <summary>
-    /// Times several pieces of work in turn, so that whatever slows the machine meanwhile slows all of them.
+    /// Times several pieces of work in turn, so that a slow phase of the machine slows all of them.
     /// </summary>
     /// <param name="device">Where the work is done.</param>
     /// <param name="rounds">How often each runs, after one round that is not counted.</param>
     /// <param name="work">The pieces.</param>
-    /// <returns>The shortest time of each, in seconds: what the work takes when nothing disturbs it.</returns>
+    /// <returns>The shortest time of each, in seconds: that of undisturbed work.</returns>
     public static double[] ShortestSeconds(BenchDevice device, int rounds, params Action[] work)
     {
         var shortest = new double[work.Length];
@@ -35,9 +35,9 @@ internal static class Measurement
 
     /// <summary>Times work on the CPU again and again.</summary>
     /// <param name="seconds">For how long, after one round that is not counted.</param>
-    /// <param name="work">What is done.</param>
+    /// <param name="work">The work.</param>
     /// <returns>
-    /// The median of its times, in seconds: what the work takes on this machine as it is, with what else goes on there.
+    /// The median of its times, in seconds: that of work on this machine as it is, with whatever else runs there.
     /// </returns>
     public static double MedianSeconds(double seconds, Action work)
     {
@@ -57,17 +57,17 @@ internal static class Measurement
         return clock.Elapsed.TotalSeconds;
     }
 
-    /// <summary>How far the resident memory rises above where it stood, while the work runs.</summary>
+    /// <summary>How far the resident memory rises while the work runs.</summary>
     /// <param name="device">Where the work is done.</param>
     /// <param name="work">The work.</param>
-    /// <returns>Bytes; null where the system does not tell, as of a GPU's memory.</returns>
+    /// <returns>Bytes; null where the system does not report it, as of a GPU's memory.</returns>
     public static long? PeakGrowth(BenchDevice device, Action work)
     {
         if (device.IsCuda)
             return null;
         try
         {
-            // Memory that was freed but kept would hide what the work takes.
+            // Freed memory that the allocator has kept would hide the growth.
             Core.Native.MemoryAllocator.Trim();
             // Resets the peak to what is resident now.
             File.WriteAllText("/proc/self/clear_refs", "5");

@@ -2,7 +2,7 @@ using LongNet.Core;
 using LongNet.Core.Native;
 using TorchSharp;
 
-namespace LongNet.Trainer.Benchmarks;
+namespace LongNet.Trainer.Measuring;
 
 /// <summary>Where a benchmark computes, and how it is timed there.</summary>
 internal sealed class BenchDevice
@@ -42,9 +42,7 @@ internal sealed class BenchDevice
         return new BenchDevice(torch.CUDA, CudaDevice.Name(0) ?? "CUDA device");
     }
 
-    /// <summary>
-    /// Waits until the device has done all it was asked to: a GPU works on while the program goes on.
-    /// </summary>
+    /// <summary>Waits until the device has finished all its work: a GPU computes while the program continues.</summary>
     public void Synchronize()
     {
         if (IsCuda)

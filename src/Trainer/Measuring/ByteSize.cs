@@ -1,8 +1,11 @@
 using System.Globalization;
 
-namespace LongNet.Trainer.Benchmarks;
+namespace LongNet.Trainer.Measuring;
 
-/// <summary>Bytes as people write them: "64KB" is 65536, as in nccl-tests.</summary>
+/// <summary>
+/// Sizes in the convention of nccl-tests, where "64KB" is 65536 bytes. The planner's memory sizes, where KB is 1000 and
+/// KiB is 1024, are in the planning folder's SizeText.
+/// </summary>
 internal static class ByteSize
 {
     private static readonly string[] Units = ["B", "KB", "MB", "GB", "TB"];

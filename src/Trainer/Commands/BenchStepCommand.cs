@@ -1,0 +1,66 @@
+using System.CommandLine;
+using LongNet.Distributed.Collectives;
+using LongNet.Trainer.Benchmarks;
+using LongNet.Trainer.Loop;
+
+namespace LongNet.Trainer.Commands;
+
+/// <summary>longnet bench step: what a training step of a configuration costs.</summary>
+internal static class BenchStepCommand
+{
+    public static Command Create()
+    {
+        Option<string> config = CommonOptions.Config();
+        Option<string[]> set = CommonOptions.Set();
+        Option<int> steps = new Option<int>("--steps")
+        {
+            Description = "Steps that are measured; the shortest counts",
+            DefaultValueFactory = _ => 5,
+        }.AtLeastOne();
+        var command = new Command(
+            "step",
+            "Training steps of a configuration, on the ranks that mpiexec started, or on one without it"
+        )
+        {
+            config,
+            set,
+            steps,
+        };
+        command.SetAction(parsed =>
+            RankProgram.Run(runtime =>
+            {
+                var (plan, settings) = BenchCommand.LoadPlan(
+                    runtime,
+                    parsed.GetRequiredValue(config),
+                    parsed.GetValue(set)!
+                );
+                using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
+                StepTimes times = StepBenchmark.Run(plan, mesh, parsed.GetValue(steps));
+                if (runtime.Environment.IsRoot)
+                    Print(times, plan, settings, runtime.World.Size);
+            })
+        );
+        return command;
+    }
+
+    private static void Print(StepTimes times, RunPlan plan, string settings, int ranks)
+    {
+        Console.WriteLine(
+            $"{plan.Config.Name}: {times.Tokens} tokens per step, mesh {plan.DataRanks} data x "
+                + $"{plan.SequenceRanks} sequence, {settings}"
+        );
+        Console.WriteLine(
+            $"{times.Seconds * 1e3:F0} ms per step, {times.TokensPerSecond:F0} tokens/s, "
+                + $"{times.FlopsPerSecond / 1e9:F0} GFLOP/s, "
+                + $"{times.ShareOfProductRate:P0} of the ranks' {times.ProductRate / 1e9:F0} "
+                + "GFLOP/s of matrix products"
+        );
+        if (ranks > 1)
+        {
+            Console.WriteLine(
+                $"communication: {times.CommunicationTotalSeconds * 1e3:F1} ms under way, "
+                    + $"{times.CommunicationSeconds * 1e3:F1} ms of it waited for"
+            );
+        }
+    }
+}
