@@ -307,7 +307,7 @@ internal sealed class CheckpointStore(string folder)
             var text = new char[256];
             return new string(text, 0, reader.ReadBlock(text)).Trim();
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"{path} cannot be read: {error.Message}");
         }

@@ -87,7 +87,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
             // Both, whichever they should be: an earlier save may have ended before it said so.
             store.Repoint(files);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             // The checkpoint is whole, and found without; the next save says it anew.
             warning =
@@ -116,7 +116,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
                 files.SyncFolder(store.Folder);
                 files.DeleteFolder(expired);
             }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            catch (Exception error) when (DiskError.Is(error))
             {
                 // The next may go all the same.
                 problem ??=

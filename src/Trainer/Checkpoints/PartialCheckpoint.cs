@@ -82,7 +82,7 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
             if (Directory.Exists(Path))
                 files.DeleteFolder(Path);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             // The failure that led here is the one to tell; the next run removes it.
         }

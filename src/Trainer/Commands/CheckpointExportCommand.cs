@@ -1,6 +1,7 @@
 using System.CommandLine;
 using LongNet.Core.Native;
 using LongNet.Trainer.Checkpoints.Tools;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Commands;
 
@@ -24,15 +25,14 @@ internal static class CheckpointExportCommand
         var type = new Option<string>("--dtype")
         {
             Description = "Type of the numbers in it",
-            HelpName = string.Join('|', CheckpointExport.Types.Keys),
-            DefaultValueFactory = _ => "float32",
+            HelpName = string.Join('|', TypeNames.All),
+            DefaultValueFactory = _ => TypeNames.Float32,
         };
         type.Validators.Add(result =>
         {
-            if (result.Tokens.Count == 1 && !CheckpointExport.Types.ContainsKey(result.Tokens[0].Value))
+            if (result.Tokens.Count == 1 && !TypeNames.All.Contains(result.Tokens[0].Value))
                 result.AddError(
-                    $"--dtype is {result.Tokens[0].Value}, but must be one of "
-                        + $"{string.Join(", ", CheckpointExport.Types.Keys)}."
+                    $"--dtype is {result.Tokens[0].Value}, but must be one of " + $"{string.Join(", ", TypeNames.All)}."
                 );
         });
         var force = new Option<bool>("--force") { Description = "Replaces a file that is there" };

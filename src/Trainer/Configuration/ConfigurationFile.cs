@@ -6,6 +6,7 @@ using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Model;
 using LongNet.Trainer.Data.Tokenization;
+using LongNet.Trainer.Storage;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
@@ -306,7 +307,7 @@ internal static class ConfigurationFile
         {
             throw new UserException($"{path} is not valid YAML.");
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"The configuration {path} cannot be read: {error.Message}");
         }
@@ -390,7 +391,7 @@ internal static class ConfigurationFile
             case double number:
                 return new YamlScalarNode(number.ToString("R"));
             case Enum choice:
-                return new YamlScalarNode(choice.ToString().ToLowerInvariant());
+                return new YamlScalarNode(KeyName.OfValue(choice));
             case IFormattable number:
                 return new YamlScalarNode(number.ToString(null, CultureInfo.InvariantCulture));
             case IEnumerable list:
@@ -406,7 +407,7 @@ internal static class ConfigurationFile
             // "auto" would be a text like any other.
             bool isAbsentText = property.PropertyType == typeof(string) && property.GetValue(value) is null;
             mapping.Add(
-                YamlBinder.Key(property.Name),
+                KeyName.OfProperty(property.Name),
                 isAbsentText ? new YamlScalarNode("null") : Node(property.GetValue(value))
             );
         }

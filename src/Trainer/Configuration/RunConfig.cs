@@ -227,13 +227,7 @@ internal sealed record PrecisionConfig
     public ReducePrecision Reduce { get; init; } = ReducePrecision.Float32;
 
     /// <summary>The compute type, for the library.</summary>
-    public ScalarType ToType() =>
-        Compute switch
-        {
-            ComputePrecision.BFloat16 => ScalarType.BFloat16,
-            ComputePrecision.Float16 => ScalarType.Float16,
-            _ => ScalarType.Float32,
-        };
+    public ScalarType ToType() => TypeNames.TypeOf(Compute);
 }
 
 internal enum Offload

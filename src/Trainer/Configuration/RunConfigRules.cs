@@ -104,7 +104,7 @@ internal static class RunConfigRules
                     model.Positions == PositionEncoding.None
                         || model.DModel % model.Heads != 0
                         || model.DModel / model.Heads % 2 == 0,
-                    $"model.positions is {model.Positions.ToString().ToLowerInvariant()}, which rotates "
+                    $"model.positions is {KeyName.OfValue(model.Positions)}, which rotates "
                         + $"pairs of channels, but a head has {model.DModel / model.Heads}: make d_model / heads "
                         + "even, or set positions: none."
                 );

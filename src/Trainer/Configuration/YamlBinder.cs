@@ -2,7 +2,6 @@ using System.Collections;
 using System.Globalization;
 using System.Reflection;
 using System.Runtime.CompilerServices;
-using System.Text;
 using YamlDotNet.RepresentationModel;
 
 namespace LongNet.Trainer.Configuration;
@@ -16,20 +15,6 @@ namespace LongNet.Trainer.Configuration;
 /// <param name="where">File and line, or the option, that a node comes from.</param>
 internal sealed class YamlBinder(ConfigurationProblems problems, string file, Func<YamlNode, string> where)
 {
-    /// <summary>A property's key in YAML: its name in snake_case.</summary>
-    public static string Key(string property)
-    {
-        var key = new StringBuilder();
-        foreach (char character in property)
-        {
-            if (char.IsUpper(character) && key.Length > 0)
-                key.Append('_');
-            key.Append(char.ToLowerInvariant(character));
-        }
-
-        return key.ToString();
-    }
-
     /// <summary>The properties that keys bind to.</summary>
     public static IReadOnlyList<PropertyInfo> Properties(Type type) =>
         [.. type.GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(property => property.CanWrite)];
@@ -55,7 +40,7 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         {
             problems.Add(
                 $"{where(node)}: {path.TrimEnd('.')} must be a group of keys, such as "
-                    + $"{string.Join(", ", Properties(type).Take(3).Select(property => Key(property.Name)))}."
+                    + $"{string.Join(", ", Properties(type).Take(3).Select(property => KeyName.OfProperty(property.Name)))}."
             );
             return null;
         }
@@ -64,9 +49,9 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         bool complete = true;
         foreach (PropertyInfo property in Properties(type))
         {
-            string key = path + Key(property.Name);
+            string key = path + KeyName.OfProperty(property.Name);
             bool required = property.GetCustomAttribute<RequiredMemberAttribute>() is not null;
-            given.TryGetValue(Key(property.Name), out YamlNode? value);
+            given.TryGetValue(KeyName.OfProperty(property.Name), out YamlNode? value);
             if (value is null || IsNull(value))
             {
                 if (required && IsSection(property.PropertyType))
@@ -103,7 +88,7 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
     private void CheckKnown(Type type, YamlNode keyNode, string path)
     {
         string key = Name(keyNode);
-        string[] known = [.. Properties(type).Select(property => Key(property.Name))];
+        string[] known = [.. Properties(type).Select(property => KeyName.OfProperty(property.Name))];
         if (known.Contains(key))
             return;
         string? nearest = ConfigurationProblems.Nearest(key, known);
@@ -193,7 +178,7 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         : type == typeof(long) || type == typeof(int) ? "a whole number"
         : type == typeof(double) ? "a number"
         : type == typeof(bool) ? "true or false"
-        : type.IsEnum ? string.Join(" or ", Enum.GetNames(type).Select(name => name.ToLowerInvariant()))
+        : type.IsEnum ? string.Join(" or ", KeyName.OfValues(type))
         : "a list";
 
     private sealed class Unbound

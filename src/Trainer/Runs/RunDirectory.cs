@@ -60,7 +60,7 @@ internal sealed record RunDirectory(string Path)
             File.Delete(StopFile);
             return true;
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException(
                 $"{StopFile}, which asks a run to stop, cannot be removed: {error.Message} Remove it, then "
@@ -111,7 +111,7 @@ internal sealed record RunDirectory(string Path)
                 write();
                 return true;
             }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            catch (Exception error) when (DiskError.Is(error))
             {
                 throw CannotWrite(Path, error);
             }
@@ -172,7 +172,7 @@ internal sealed record RunDirectory(string Path)
         {
             return remove();
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"{what} in {Path} cannot be removed: {error.Message}");
         }
@@ -218,7 +218,7 @@ internal sealed record RunDirectory(string Path)
                 return $"warning: the checkpoint of step {step} is damaged ({problem.File}: {problem.Problem}) and "
                     + $"now called {store.SetAside(step)}: going on from {System.IO.Path.GetFileName(taken)}";
             }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            catch (Exception error) when (DiskError.Is(error))
             {
                 throw new UserException(
                     $"The damaged checkpoint {store.PathOf(step)} cannot be set aside, and this run would "

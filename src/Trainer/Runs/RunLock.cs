@@ -107,7 +107,7 @@ internal sealed class RunLock : IDisposable
 
             return held ?? throw new IOException($"{path}: whenever it is opened, it is gone.");
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw RunDirectory.CannotWrite(folder, error);
         }
@@ -241,7 +241,7 @@ internal sealed class RunLock : IDisposable
         {
             action();
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             // The disk is full, the folder gone or in use, or the server out of reach: a run goes on, and ends,
             // without.

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Runs;
 
@@ -111,7 +112,7 @@ internal sealed record RunLockHolder(
         {
             return read();
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             return null;
         }

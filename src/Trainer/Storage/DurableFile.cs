@@ -15,7 +15,7 @@ internal static class DurableFile
             WriteInPlace(partial, Encoding.UTF8.GetBytes(text), files);
             files.Rename(partial, path);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             DeleteQuietly(partial, files);
             throw;
@@ -59,7 +59,7 @@ internal static class DurableFile
         {
             files.DeleteFile(path);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             // The failure that led here is the one to tell.
         }

@@ -20,22 +20,13 @@ internal static class CheckpointExport
 {
     private const long ChunkElements = 1 << 20;
 
-    /// <summary>Names of the types that weights can have.</summary>
-    public static IReadOnlyDictionary<string, ScalarType> Types { get; } =
-        new Dictionary<string, ScalarType>
-        {
-            ["float32"] = ScalarType.Float32,
-            ["bfloat16"] = ScalarType.BFloat16,
-            ["float16"] = ScalarType.Float16,
-        };
-
     /// <summary>
     /// Checks the weights' digest and writes them: the file appears whole or not at all. Loads no library: that is the
     /// caller's.
     /// </summary>
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="output">File to write; its folder must exist.</param>
-    /// <param name="type">One of <see cref="Types"/>. Numbers are rounded to the nearest, of two as near to the even
+    /// <param name="type">One of <see cref="TypeNames.All"/>. Numbers are rounded to the nearest, of two as near to the even
     /// one, as libtorch does.</param>
     /// <param name="overwrite">Whether a file that is there is replaced.</param>
     /// <exception cref="UserException">The checkpoint is damaged, or the file is there or cannot be
@@ -56,10 +47,11 @@ internal static class CheckpointExport
         using SafetensorsReader reader = CheckpointStore.OpenTensors(checkpoint, CheckpointStore.ModelFile);
         var notes = new List<string>();
         var overflows = new Dictionary<string, long>();
+        ScalarType target = TypeNames.Parse(type);
         SafetensorsLayout layout = SafetensorsLayout.Of(
             [
-                .. reader.Names.Select(name => new SafetensorsEntry(name, Types[type], reader.Shape(name), () =>
-                    Converted(reader, name, Types[type], overflows)
+                .. reader.Names.Select(name => new SafetensorsEntry(name, target, reader.Shape(name), () =>
+                    Converted(reader, name, target, overflows)
                 )),
             ],
             Metadata(manifest, type, notes)
@@ -71,7 +63,7 @@ internal static class CheckpointExport
                 $"{overflows.Values.Sum()} values are too large for {type} and became infinite, in "
                     + $"{overflows.Count} of {reader.Names.Count} tensors, such as "
                     + $"{overflows.MaxBy(entry => entry.Value).Key}: take --dtype "
-                    + $"{(type == "float16" ? "bfloat16" : "float32")}."
+                    + $"{(type == TypeNames.Float16 ? TypeNames.BFloat16 : TypeNames.Float32)}."
             );
         }
 
