@@ -162,76 +162,17 @@ internal sealed record CheckpointManifest
     {
         string path = Path.Combine(checkpoint, FileName);
         if (!File.Exists(path))
-        {
-            throw File.Exists(Path.Combine(checkpoint, OldFileName))
-                ? new UserException(
-                    $"{checkpoint} is of a format before version {CurrentVersion}, which this program no "
-                        + "longer reads: use the longnet that wrote it."
-                )
-            : Directory.Exists(checkpoint) && CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is not null
-                ? new DamagedCheckpointException(checkpoint, FileName, "it is missing")
-            : new UserException(
-                $"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as "
-                    + "runs/NAME/checkpoints/step-00000100."
-            );
-        }
-
+            throw Missing(checkpoint);
         if (PlainFile.ProblemOf(path) is { } problem)
-            throw new DamagedCheckpointException(checkpoint, FileName, problem);
+            throw Damaged(checkpoint, problem);
         try
         {
-            long length = new FileInfo(path).Length;
-            if (length > MaxBytes)
-                throw new DamagedCheckpointException(
-                    checkpoint,
-                    FileName,
-                    $"it has {length} bytes, and at most {MaxBytes} are ever written"
-                );
-            byte[] text = File.ReadAllBytes(path);
-            using JsonDocument document = JsonDocument.Parse(text, Strict);
-            // The version is looked at before anything else: a newer one may have other keys.
-            string? format =
-                document.RootElement.ValueKind == JsonValueKind.Object
-                && document.RootElement.TryGetProperty("format", out JsonElement name)
-                && name.ValueKind == JsonValueKind.String
-                    ? name.GetString()
-                    : null;
-            if (format != ExpectedFormat)
-                throw new DamagedCheckpointException(
-                    checkpoint,
-                    FileName,
-                    $"its \"format\" is not \"{ExpectedFormat}\""
-                );
-            if (
-                !document.RootElement.TryGetProperty("format_version", out JsonElement version)
-                || version.ValueKind != JsonValueKind.Number
-                || !version.TryGetInt32(out int number)
-            )
-                throw new DamagedCheckpointException(checkpoint, FileName, "its \"format_version\" is no whole number");
-            if (number != CurrentVersion)
-            {
-                throw new UserException(
-                    $"{path} has format version {number}, and this program reads {CurrentVersion}: use the "
-                        + $"{(number > CurrentVersion ? "newer " : "")}longnet that wrote it."
-                );
-            }
-
-            CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
-            manifest.Check();
-            // Last, as it cannot say what it is that differs.
-            return IsSealed(text)
-                ? manifest
-                : throw new DamagedCheckpointException(
-                    checkpoint,
-                    FileName,
-                    "its content is not what was written (SHA-256 differs)"
-                );
+            return Parse(checkpoint, ReadText(checkpoint, path));
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
-            throw new DamagedCheckpointException(
+            throw Damaged(
                 checkpoint,
-                FileName,
                 $"it is not what was written ({CheckpointStore.Shown(error.Message.Split('.')[0])})"
             );
         }
@@ -241,7 +182,7 @@ internal sealed record CheckpointManifest
         }
         catch (Exception error) when (PlainFile.IsDamage(error))
         {
-            throw new DamagedCheckpointException(checkpoint, FileName, $"it cannot be read: {error.Message}");
+            throw Damaged(checkpoint, $"it cannot be read: {error.Message}");
         }
     }
 
@@ -249,6 +190,70 @@ internal sealed record CheckpointManifest
     /// <param name="content">All before it.</param>
     internal static string Seal(ReadOnlySpan<byte> content) =>
         $",\n  \"{DigestKey}\": \"{Convert.ToHexStringLower(SHA256.HashData(content))}\"\n}}\n";
+
+    private static DamagedCheckpointException Damaged(string checkpoint, string problem) =>
+        new(checkpoint, FileName, problem);
+
+    private static UserException Missing(string checkpoint)
+    {
+        if (File.Exists(Path.Combine(checkpoint, OldFileName)))
+            return new UserException(
+                $"{checkpoint} is of a format before version {CurrentVersion}, which this program no "
+                    + "longer reads: use the longnet that wrote it."
+            );
+        if (Directory.Exists(checkpoint) && CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is not null)
+            return Damaged(checkpoint, "it is missing");
+        return new UserException(
+            $"{checkpoint} is no checkpoint: it has no {FileName}. Name a folder such as "
+                + "runs/NAME/checkpoints/step-00000100."
+        );
+    }
+
+    private static byte[] ReadText(string checkpoint, string path)
+    {
+        long length = new FileInfo(path).Length;
+        return length <= MaxBytes
+            ? File.ReadAllBytes(path)
+            : throw Damaged(checkpoint, $"it has {length} bytes, and at most {MaxBytes} are ever written");
+    }
+
+    private static CheckpointManifest Parse(string checkpoint, byte[] text)
+    {
+        // Before anything else: a newer version may have other keys.
+        RequireVersion(checkpoint, text);
+        CheckpointManifest manifest = JsonSerializer.Deserialize<CheckpointManifest>(text, Json)!;
+        manifest.Check();
+        // Last, as a digest does not say where the difference is.
+        return IsSealed(text)
+            ? manifest
+            : throw Damaged(checkpoint, "its content is not what was written (SHA-256 differs)");
+    }
+
+    private static void RequireVersion(string checkpoint, byte[] text)
+    {
+        using JsonDocument document = JsonDocument.Parse(text, Strict);
+        JsonElement root = document.RootElement;
+        bool isOfThisProgram =
+            root.ValueKind == JsonValueKind.Object
+            && root.TryGetProperty("format", out JsonElement format)
+            && format.ValueKind == JsonValueKind.String
+            && format.GetString() == ExpectedFormat;
+        if (!isOfThisProgram)
+            throw Damaged(checkpoint, $"its \"format\" is not \"{ExpectedFormat}\"");
+        if (
+            !root.TryGetProperty("format_version", out JsonElement version)
+            || version.ValueKind != JsonValueKind.Number
+            || !version.TryGetInt32(out int number)
+        )
+            throw Damaged(checkpoint, "its \"format_version\" is no whole number");
+        if (number != CurrentVersion)
+        {
+            throw new UserException(
+                $"{Path.Combine(checkpoint, FileName)} has format version {number}, and this program reads "
+                    + $"{CurrentVersion}: use the {(number > CurrentVersion ? "newer " : "")}longnet that wrote it."
+            );
+        }
+    }
 
     private static bool IsSealed(ReadOnlySpan<byte> text)
     {

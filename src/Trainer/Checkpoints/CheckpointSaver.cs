@@ -8,12 +8,6 @@ using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>How a run saves.</summary>
-/// <param name="Asynchronous">Whether training goes on while a checkpoint is written, from a copy in memory.</param>
-/// <param name="Required">Whether one that cannot be written ends the run.</param>
-/// <param name="Retention">Which older checkpoints go.</param>
-internal sealed record CheckpointOptions(bool Asynchronous, bool Required, CheckpointRetention Retention);
-
 /// <summary>
 /// Saves checkpoints behind the training loop, one at a time. The loop is held up only where it would change what is
 /// still being copied; digests, writing and the last rename run on other threads.

@@ -1,7 +1,6 @@
 using System.Globalization;
 using LongNet.Core;
 using LongNet.Core.Serialization;
-using LongNet.Trainer.Checkpoints.Tools;
 using LongNet.Trainer.Runs;
 using LongNet.Trainer.Storage;
 using static TorchSharp.torch;
@@ -53,7 +52,7 @@ internal sealed class CheckpointStore(string folder)
             return new CheckpointStore(Path.GetDirectoryName(path) is { Length: > 0 } parent ? parent : ".").Named(
                 Path.GetFileName(path)
             );
-        return new RunDirectory(path).Checkpoints.Latest() ?? new CheckpointStore(path).Latest();
+        return new RunDirectory(path).Checkpoints().Latest() ?? new CheckpointStore(path).Latest();
     }
 
     /// <summary>Finds the checkpoints of the run that a person means.</summary>
@@ -63,7 +62,7 @@ internal sealed class CheckpointStore(string folder)
     {
         return IsFolderOfOne(path) || IsPointer(path)
             ? null
-            : new[] { new RunDirectory(path).Checkpoints, new CheckpointStore(path) }.FirstOrDefault(store =>
+            : new[] { new RunDirectory(path).Checkpoints(), new CheckpointStore(path) }.FirstOrDefault(store =>
                 store.Steps().Count > 0
             );
     }

@@ -2,6 +2,7 @@ using System.Diagnostics.CodeAnalysis;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Checkpoints;
+using LongNet.Trainer.Data.Tokenization;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Configuration;
@@ -345,9 +346,6 @@ internal sealed record CheckpointConfig
     /// must succeed.
     /// </summary>
     public bool Required { get; init; }
-
-    /// <summary>What saving needs to know.</summary>
-    public CheckpointOptions ToOptions() => new(Asynchronous, Required, new CheckpointRetention(KeepLast, KeepEvery));
 }
 
 internal sealed record LoggingConfig

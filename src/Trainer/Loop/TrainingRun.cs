@@ -213,7 +213,11 @@ internal sealed class TrainingRun(
         FaultInjection? drill
     )
     {
-        var saver = new CheckpointSaver(directory.Checkpoints, mesh.World, plan.Config.Checkpoint.ToOptions())
+        var saver = new CheckpointSaver(
+            directory.Checkpoints(),
+            mesh.World,
+            CheckpointOptions.Of(plan.Config.Checkpoint)
+        )
         {
             BeforeCommit = () =>
             {

@@ -7,7 +7,6 @@ using LongNet.Distributed.DataParallel;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
-using LongNet.Trainer.Runs;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Loop;

@@ -32,7 +32,7 @@ internal sealed record RunCheck(int Steps, double StepSeconds, double? PeakMemor
     /// <summary>Ranks that wrote the newest checkpoint; null where there is none.</summary>
     public static int? RanksOf(string run)
     {
-        CheckpointStore store = new RunDirectory(run).Checkpoints;
+        CheckpointStore store = new RunDirectory(run).Checkpoints();
         if (store.Steps() is not [.., long newest])
             return null;
         CheckpointMesh mesh = CheckpointManifest.Read(store.PathOf(newest)).Mesh;

@@ -1,13 +1,12 @@
 using LongNet.Core;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Diagnostics;
-using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Runs;
 
 /// <summary>
-/// A run's folder: config.yaml, metrics.jsonl, checkpoints, and flight records where a job came to grief.
+/// A run's folder: config.yaml, metrics.jsonl, checkpoints, and flight records where a job failed.
 /// </summary>
 /// <param name="Path">The folder.</param>
 internal sealed record RunDirectory(string Path)
@@ -23,8 +22,6 @@ internal sealed record RunDirectory(string Path)
     /// <summary>A file by which a user asks the run to stop after its step; only whether it is there counts.</summary>
     public string StopFile => System.IO.Path.Combine(Path, "STOP");
 
-    public CheckpointStore Checkpoints => new(CheckpointFolder);
-
     /// <summary>Makes the folder and keeps other runs out of it, until what is returned is disposed.</summary>
     /// <exception cref="UserException">Another run is at work there, or the folder cannot be written.</exception>
     public RunLock AcquireLock() => RunLock.Acquire(Path);
@@ -32,21 +29,13 @@ internal sealed record RunDirectory(string Path)
     /// <summary>Removes flight records, so that those found later are of one job.</summary>
     /// <returns>Whether there were any.</returns>
     /// <exception cref="UserException">They cannot be removed.</exception>
-    public bool DeleteFlightRecords() => Removing("The flight records of an earlier job", () =>
+    public bool DeleteFlightRecords() => Remove("The flight records of an earlier job", () =>
         {
             if (!Directory.Exists(FlightRecords))
                 return false;
             Directory.Delete(FlightRecords, recursive: true);
             return true;
         });
-
-    /// <summary>
-    /// Removes what an earlier job left that came to grief: flight records, and what is half written or half deleted
-    /// among the checkpoints.
-    /// </summary>
-    /// <exception cref="UserException">They cannot be removed.</exception>
-    public bool RemoveLeftovers() =>
-        Removing("Half a checkpoint of an earlier job", Checkpoints.RemoveLeftovers) | DeleteFlightRecords();
 
     /// <summary>Removes the file that asks a run to stop, so that it does not stop the next one.</summary>
     /// <returns>Whether there was one.</returns>
@@ -83,7 +72,7 @@ internal sealed record RunDirectory(string Path)
             0
         );
         string probe = System.IO.Path.Combine(Path, name);
-        RankConsensus.RunOnRoot(group, () => Probing(() => DurableFile.Write(probe, "")));
+        RankConsensus.RunOnRoot(group, () => WriteProbe(probe));
         try
         {
             RankConsensus.Run(group, () =>
@@ -103,70 +92,16 @@ internal sealed record RunDirectory(string Path)
             if (group.Rank == 0)
                 File.Delete(probe);
         }
-
-        bool Probing(Action write)
-        {
-            try
-            {
-                write();
-                return true;
-            }
-            catch (Exception error) when (DiskError.Is(error))
-            {
-                throw CannotWrite(Path, error);
-            }
-        }
-    }
-
-    /// <summary>
-    /// Decides which checkpoint a run starts from, so that no run ever writes over another's, and sees that it is
-    /// whole. With auto, newer ones that are damaged are set aside: the run must be held.
-    /// </summary>
-    /// <param name="resume">none, auto, or the path of a checkpoint or of a run.</param>
-    /// <returns>The checkpoint; null to start anew.</returns>
-    /// <exception cref="UserException">There is a checkpoint that this run would write over, or no whole one where one
-    /// is wanted.</exception>
-    public StartingPoint? FindStart(string resume)
-    {
-        IReadOnlyList<long> own = Checkpoints.Steps();
-        if (resume == "auto")
-            return own.Count == 0 ? null : NewestWhole(own);
-        if (resume == "none")
-        {
-            return own.Count == 0
-                ? null
-                : throw new UserException(
-                    $"{Path} already has a checkpoint of step {own[^1]}: add --resume auto to go on from "
-                        + "it, or --output DIR to start another run."
-                );
-        }
-
-        string checkpoint = CheckpointStore.Find(resume)
-            ?? throw new UserException(
-                $"--resume {resume}: there is no checkpoint. Give auto, none, a folder such as "
-                    + "runs/NAME/checkpoints/step-00000100, or a run's folder."
-            );
-        CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
-        bool inside = System
-            .IO.Path.GetFullPath(checkpoint)
-            .StartsWith(
-                System.IO.Path.GetFullPath(CheckpointFolder) + System.IO.Path.DirectorySeparatorChar,
-                StringComparison.Ordinal
-            );
-        // Going back within a run would write over its later steps; branching off belongs into a folder of its own.
-        return own.Count == 0 || (inside && own[^1] == manifest.Step)
-            ? new StartingPoint(checkpoint, manifest, [])
-            : throw new UserException(
-                $"{Path} already has a checkpoint of step {own[^1]}, which resuming from {checkpoint} (step "
-                    + $"{manifest.Step}) would write over: "
-                    + "choose another --output, or remove the later checkpoints."
-            );
     }
 
     internal static UserException CannotWrite(string path, Exception error) =>
         new($"The run directory {path} cannot be written: {error.Message} Choose another with --output.");
 
-    private bool Removing(string what, Func<bool> remove)
+    /// <summary>Removes something from the folder.</summary>
+    /// <param name="what">The subject of the error's sentence.</param>
+    /// <param name="remove">Returns whether there was anything.</param>
+    /// <exception cref="UserException">The disk refuses.</exception>
+    internal bool Remove(string what, Func<bool> remove)
     {
         try
         {
@@ -178,56 +113,16 @@ internal sealed record RunDirectory(string Path)
         }
     }
 
-    private StartingPoint NewestWhole(IReadOnlyList<long> steps)
+    private bool WriteProbe(string probe)
     {
-        CheckpointStore store = Checkpoints;
-        var damaged = new List<(long Step, DamagedCheckpointException Problem)>();
-        foreach (long step in steps.Reverse())
+        try
         {
-            try
-            {
-                string checkpoint = store.PathOf(step);
-                CheckpointManifest manifest = CheckpointStore.Verify(checkpoint);
-                if (manifest.Step != step)
-                    throw new DamagedCheckpointException(
-                        checkpoint,
-                        CheckpointManifest.FileName,
-                        $"it is of step {manifest.Step}"
-                    );
-                string[] notes = [.. damaged.Select(one => Aside(one.Step, one.Problem, checkpoint))];
-                if (notes.Length > 0)
-                    Removing("What LATEST or BEST named before", () => store.Repoint(FileOperations.Real));
-                return new StartingPoint(checkpoint, manifest, notes);
-            }
-            catch (DamagedCheckpointException problem)
-            {
-                damaged.Add((step, problem));
-            }
+            DurableFile.Write(probe, "");
+            return true;
         }
-
-        IEnumerable<string> problems = damaged.Select(one =>
-            $"{CheckpointStore.NameOf(one.Step)}: {one.Problem.File}: {one.Problem.Problem}"
-        );
-        throw new UserException(
-            $"No checkpoint in {CheckpointFolder} is whole: {string.Join("; ", problems)}. "
-                + "Start from another run's with --resume PATH, or start anew with another --output."
-        );
-
-        string Aside(long step, DamagedCheckpointException problem, string taken)
+        catch (Exception error) when (DiskError.Is(error))
         {
-            try
-            {
-                return $"warning: the checkpoint of step {step} is damaged ({problem.File}: {problem.Problem}) and "
-                    + $"now called {store.SetAside(step)}: going on from {System.IO.Path.GetFileName(taken)}";
-            }
-            catch (Exception error) when (DiskError.Is(error))
-            {
-                throw new UserException(
-                    $"The damaged checkpoint {store.PathOf(step)} cannot be set aside, and this run would "
-                        + $"have to write it again: {error.Message}",
-                    error
-                );
-            }
+            throw CannotWrite(Path, error);
         }
     }
 }

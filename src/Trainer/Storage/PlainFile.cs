@@ -35,8 +35,7 @@ internal static partial class PlainFile
     /// Whether an error is another one of the file system's: permissions, too many open files, a server that does not
     /// answer.
     /// </summary>
-    public static bool IsPassing(Exception error) =>
-        error is IOException or UnauthorizedAccessException && !IsDamage(error);
+    public static bool IsPassing(Exception error) => DiskError.Is(error) && !IsDamage(error);
 
     /// <summary>What to say then. A checkpoint that may be whole must not be set aside for it.</summary>
     public static UserException Unreadable(string path, Exception error) =>

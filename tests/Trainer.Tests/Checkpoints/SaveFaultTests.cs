@@ -191,7 +191,7 @@ public class SaveFaultTests
         long[] expected = isThere ? [.. save.Before, save.Step] : save.Before;
         Assert.Equal(expected.Length == 0 ? null : expected[^1], start?.Manifest.Step);
         Assert.Empty(start?.Notes ?? []);
-        CheckpointStore store = directory.Checkpoints;
+        CheckpointStore store = directory.Checkpoints();
         IReadOnlyList<long> steps = store.Steps();
         Assert.Empty(steps.Except(expected));
         // What retention lets go is there until the new one is whole.
@@ -211,7 +211,7 @@ public class SaveFaultTests
     private static void AssertGoesOn(string run, Case save)
     {
         var directory = new RunDirectory(run);
-        CheckpointStore store = directory.Checkpoints;
+        CheckpointStore store = directory.Checkpoints();
         if (!store.Steps().Contains(save.Step))
             Assert.Null(Save(run, Parts(save.Step, save), save.Retention, new FaultyFiles(run), required: true));
         long next = save.Step + 10;
@@ -262,7 +262,7 @@ public class SaveFaultTests
         bool required
     )
     {
-        CheckpointStore store = new RunDirectory(run).Checkpoints;
+        CheckpointStore store = new RunDirectory(run).Checkpoints();
         return parts is [var only]
             ? SaveAlone(store, only, retention, files, required)
             : SaveParts(store, parts, retention, files);

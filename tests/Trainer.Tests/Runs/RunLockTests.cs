@@ -552,7 +552,7 @@ public sealed class RunLockTests : IDisposable
         );
         Assert.Equal(2, result.ExitCode);
         Assert.Equal(other, RunLockHolder.Parse(LockFile.Read(LockPath)));
-        Assert.Empty(new RunDirectory(Run).Checkpoints.Steps());
+        Assert.Empty(new RunDirectory(Run).Checkpoints().Steps());
     }
 
     /// <summary>A save is always on its way: what the other run finds is what stays.</summary>
@@ -560,7 +560,7 @@ public sealed class RunLockTests : IDisposable
     public void Train_WhoseDirectoryIsTakenOverWhileItSaves_LeavesTheCheckpoints()
     {
         using var run = new ProgramRun(Repository.LongNet, [.. Endless(), "--set", "checkpoint.every_steps=1"]);
-        CheckpointStore store = new RunDirectory(Run).Checkpoints;
+        CheckpointStore store = new RunDirectory(Run).Checkpoints();
         Assert.True(SpinWait.SpinUntil(() => run.HasExited || store.Steps().Count > 2, Limit));
         TakeOver(OfAnotherHost() with { Heartbeat = 1 });
         // What had looked at the lock just before.

@@ -3,7 +3,7 @@ using System.Security.Cryptography;
 using LongNet.Core.Serialization;
 using LongNet.Trainer.Storage;
 
-namespace LongNet.Trainer.Checkpoints.Tools;
+namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>A file of a checkpoint that was looked at.</summary>
 /// <param name="Name">File name within the checkpoint's folder.</param>
