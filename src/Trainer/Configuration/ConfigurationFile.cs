@@ -5,7 +5,6 @@ using System.Reflection;
 using System.Text.Json;
 using LongNet.Core;
 using LongNet.Core.Model;
-using LongNet.Trainer.Data.Tokenization;
 using LongNet.Trainer.Storage;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;

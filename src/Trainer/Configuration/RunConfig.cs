@@ -1,8 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
-using LongNet.Trainer.Checkpoints;
-using LongNet.Trainer.Data.Tokenization;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Configuration;
