@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>The README's example of a sharded sequence; it starts the runtime itself.</summary>
+/// <summary>The documentation's example of a sharded sequence; it starts the runtime itself.</summary>
 internal static class ReadmeExample
 {
     public static void Run()
