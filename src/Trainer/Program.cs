@@ -10,8 +10,8 @@ internal static class Program
 {
     public static int Main(string[] arguments)
     {
-        // Under a launcher the console is no terminal, but Open MPI makes it look like one, and .NET would print
-        // escapes.
+        // Under a launcher the console is no terminal, but Open MPI makes it look like one, and .NET would print escape
+        // sequences.
         if (Console.IsOutputRedirected || RankEnvironment.IsLaunched)
             Environment.SetEnvironmentVariable("TERM", "dumb");
         var root = new RootCommand(
@@ -30,8 +30,8 @@ internal static class Program
         if (parsed.Errors.Count == 0)
             return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
 
-        // Every rank has the same command line, so one of them speaks.
-        if (SpeaksForAll())
+        // Every rank has the same command line, so one rank reports the errors.
+        if (ReportsForAll())
         {
             foreach (string problem in Problems(root, parsed))
                 Console.Error.WriteLine($"longnet: {problem}");
@@ -41,7 +41,7 @@ internal static class Program
         return RankProgram.UserError;
     }
 
-    private static bool SpeaksForAll()
+    private static bool ReportsForAll()
     {
         try
         {
@@ -49,7 +49,7 @@ internal static class Program
         }
         catch (UserException)
         {
-            return true; // The launcher's variables make no sense, so no rank is known to be another's.
+            return true; // The launcher's variables are invalid, so no rank knows whether it is rank 0.
         }
     }
 
@@ -57,12 +57,12 @@ internal static class Program
     {
         if (parsed.CommandResult.Command != root || parsed.UnmatchedTokens.Count == 0)
             return parsed.Errors.Select(error => error.Message);
-        string word = parsed.UnmatchedTokens[0];
+        string name = parsed.UnmatchedTokens[0];
         string[] commands = [.. root.Subcommands.Select(command => command.Name)];
-        string? nearest = ConfigurationProblems.Nearest(word, commands);
+        string? nearest = ConfigurationProblems.Nearest(name, commands);
         return
         [
-            $"There is no command \"{word}\""
+            $"There is no command \"{name}\""
                 + (
                     nearest is null
                         ? $"; the commands are {string.Join(", ", commands)}."

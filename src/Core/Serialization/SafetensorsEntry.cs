@@ -3,14 +3,14 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Serialization;
 
 /// <summary>
-/// A tensor of a safetensors file that is written: what the header says of it, and where its elements come from.
+/// A tensor of a safetensors file that is written: its description in the header, and the source of its elements.
 /// </summary>
 /// <param name="Name">Its name in the file.</param>
 /// <param name="Type">Its dtype.</param>
 /// <param name="Shape">Its shape.</param>
 /// <param name="Value">
-/// Gives the tensor, of that dtype and shape, when it is its turn to be written. What this makes is disposed once it is
-/// written, so that one tensor at a time is in memory; what was there before is not.
+/// Called when it is the tensor's turn to be written; gives it with that dtype and shape. Tensors created in the call
+/// are disposed once they are written, so that one at a time is in memory; tensors that existed before are not.
 /// </param>
 public sealed record SafetensorsEntry(string Name, ScalarType Type, IReadOnlyList<long> Shape, Func<Tensor> Value)
 {

@@ -17,7 +17,7 @@ public sealed class SafetensorsException : UserException
     /// <summary>The file.</summary>
     public string Path { get; }
 
-    /// <summary>The tensor at fault, or null where the fault is the file's.</summary>
+    /// <summary>The tensor at fault, or null where the fault is not that of one tensor.</summary>
     public string? TensorName { get; }
 
     /// <summary>What is wrong: of a file that is not valid, without its name and without what to do.</summary>

@@ -100,47 +100,82 @@ internal sealed class SafetensorsHeader
 
     private static Entry ParseEntry(string path, string name, JsonElement value)
     {
+        var (type, shape, offsets) = ReadMembers(path, name, value);
+        if (type?.ValueKind != JsonValueKind.String)
+        {
+            throw SafetensorsException.InvalidTensor(path, name, "has no dtype");
+        }
+
+        return CheckedEntry(
+            path,
+            name,
+            ParseType(path, name, type.Value.GetString()!),
+            Integers(shape),
+            Integers(offsets)
+        );
+    }
+
+    // Each is null where it is missing.
+    private static (JsonElement? Type, JsonElement? Shape, JsonElement? Offsets) ReadMembers(
+        string path,
+        string name,
+        JsonElement value
+    )
+    {
         if (value.ValueKind != JsonValueKind.Object)
         {
             throw SafetensorsException.InvalidTensor(path, name, "is not described by an object");
         }
 
-        JsonElement? typeElement = null;
-        JsonElement? shapeElement = null;
-        JsonElement? offsetsElement = null;
+        JsonElement? type = null,
+            shape = null,
+            offsets = null;
         foreach (var property in value.EnumerateObject())
         {
             switch (property.Name)
             {
                 case "dtype":
-                    Set(ref typeElement, property);
+                    SetOnce(ref type, property);
                     break;
                 case "shape":
-                    Set(ref shapeElement, property);
+                    SetOnce(ref shape, property);
                     break;
                 case "data_offsets":
-                    Set(ref offsetsElement, property);
+                    SetOnce(ref offsets, property);
                     break;
             }
         }
 
-        if (typeElement?.ValueKind != JsonValueKind.String)
+        return (type, shape, offsets);
+
+        void SetOnce(ref JsonElement? element, JsonProperty property)
         {
-            throw SafetensorsException.InvalidTensor(path, name, "has no dtype");
+            if (element is not null)
+            {
+                throw SafetensorsException.InvalidTensor(path, name, $"has {property.Name} twice");
+            }
+
+            element = property.Value;
+        }
+    }
+
+    private static ScalarType ParseType(string path, string name, string typeName) =>
+        SafetensorsFormat.TypeOf(typeName)
+        ?? throw new SafetensorsException(
+            path,
+            name,
+            $"{path} holds tensor {SafetensorsException.Quote(name)} of dtype "
+                + $"{SafetensorsException.Quote(typeName)}, which is not known here; "
+                + $"convert it to one of {SafetensorsFormat.TypeNames}."
+        );
+
+    private static Entry CheckedEntry(string path, string name, ScalarType type, long[]? shape, long[]? offsets)
+    {
+        if (shape is null)
+        {
+            throw SafetensorsException.InvalidTensor(path, name, "has no shape of whole numbers from 0 up");
         }
 
-        var typeName = typeElement.Value.GetString()!;
-        var type = SafetensorsFormat.TypeOf(typeName)
-            ?? throw new SafetensorsException(
-                path,
-                name,
-                $"{path} holds tensor {SafetensorsException.Quote(name)} of dtype "
-                    + $"{SafetensorsException.Quote(typeName)}, which is not known here; "
-                    + $"convert it to one of {SafetensorsFormat.TypeNames}."
-            );
-        var shape = Integers(shapeElement)
-            ?? throw SafetensorsException.InvalidTensor(path, name, "has no shape of whole numbers from 0 up");
-        var offsets = Integers(offsetsElement);
         if (offsets is not [var start, var end] || end < start)
         {
             throw SafetensorsException.InvalidTensor(
@@ -165,27 +200,14 @@ internal sealed class SafetensorsHeader
                 name,
                 $"is {SafetensorsFormat.Describe(type, shape)}, which is more than any file can hold"
             );
-        if (bytes != end - start)
-        {
-            throw SafetensorsException.InvalidTensor(
+        return bytes == end - start
+            ? new Entry(type, shape, start, end)
+            : throw SafetensorsException.InvalidTensor(
                 path,
                 name,
                 $"is {SafetensorsFormat.Describe(type, shape)}, which takes {bytes} bytes, but its "
                     + $"data_offsets [{start}, {end}] span {end - start}"
             );
-        }
-
-        return new Entry(type, shape, start, end);
-
-        void Set(ref JsonElement? element, JsonProperty property)
-        {
-            if (element is not null)
-            {
-                throw SafetensorsException.InvalidTensor(path, name, $"has {property.Name} twice");
-            }
-
-            element = property.Value;
-        }
     }
 
     private static long[]? Integers(JsonElement? element)

@@ -74,7 +74,7 @@ internal static class StepBenchmark
         };
     }
 
-    /// <summary>Operations of a step, from the shapes alone.</summary>
+    /// <summary>Operations of a step, computed from the shapes only.</summary>
     public static double Flops(RunConfig config, long tokens)
     {
         ModelConfig model = config.Model;

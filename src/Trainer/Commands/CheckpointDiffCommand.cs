@@ -83,15 +83,15 @@ internal static class CheckpointDiffCommand
         if (comparison.TensorsEqual)
             return $"0 of {comparison.Compared} tensors differ; entries of the state: {comparison.State.Count}, keys "
                 + $"of the configuration: {comparison.Configuration.Count}";
-        int alone = comparison.OnlyFirst.Count + comparison.OnlySecond.Count,
+        int inOneOnly = comparison.OnlyFirst.Count + comparison.OnlySecond.Count,
             misshapen = comparison.Misshapen.Count;
         var parts = new List<string>
         {
-            $"{alone + misshapen + comparison.Tensors.Count} of {comparison.Compared} tensors differ",
+            $"{inOneOnly + misshapen + comparison.Tensors.Count} of {comparison.Compared} tensors differ",
         };
         if (comparison.Tensors.Count > 0)
         {
-            // Moments and the step count have other units.
+            // The optimizer's moments and step counts have other units than parameters.
             if (comparison.Tensors.Where(tensor => tensor.IsParameter).MaxBy(tensor => tensor.Largest) is { } largest)
                 parts.Add($"at most {largest.Largest:G3} in a parameter ({largest.Name})");
             TensorDifference relative = comparison.Tensors.MaxBy(tensor => tensor.Relative)!;
@@ -100,8 +100,8 @@ internal static class CheckpointDiffCommand
                 parts.Add($"not finite: {notFinite} elements");
         }
 
-        if (alone > 0)
-            parts.Add($"in one alone: {alone}");
+        if (inOneOnly > 0)
+            parts.Add($"in one alone: {inOneOnly}");
         if (misshapen > 0)
             parts.Add($"of another shape or type: {misshapen}");
         return string.Join(", ", parts);

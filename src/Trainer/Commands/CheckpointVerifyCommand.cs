@@ -49,42 +49,42 @@ internal static class CheckpointVerifyCommand
 
     private static void VerifyAll(CheckpointStore store)
     {
-        var notWhole = new List<string>();
-        int whole = 0;
+        var unusable = new List<string>();
+        int complete = 0;
         foreach (long step in store.Steps())
         {
             string checkpoint = store.PathOf(step),
                 name = CheckpointStore.NameOf(step);
-            string finding = Finding(checkpoint, out bool isWhole);
-            // A run that goes on may have removed it.
-            if (!isWhole && !Directory.Exists(checkpoint))
+            string finding = Finding(checkpoint, out bool isComplete);
+            // A run that is still running may have removed it.
+            if (!isComplete && !Directory.Exists(checkpoint))
                 continue;
             Console.WriteLine($"{name}  {finding}");
-            if (isWhole)
-                whole++;
+            if (isComplete)
+                complete++;
             else
-                notWhole.Add(name);
+                unusable.Add(name);
         }
 
-        if (notWhole.Count > 0)
+        if (unusable.Count > 0)
             throw new UserException(
-                $"Of {whole + notWhole.Count} checkpoints in {store.Folder}, {notWhole.Count} cannot be "
-                    + $"used: {string.Join(", ", notWhole)}."
+                $"Of {complete + unusable.Count} checkpoints in {store.Folder}, {unusable.Count} cannot be "
+                    + $"used: {string.Join(", ", unusable)}."
             );
-        // They must name one that is there.
+        // LATEST and BEST must name a checkpoint that exists.
         foreach (string pointer in new[] { CheckpointStore.LatestFile, CheckpointStore.BestFile })
             _ = CheckpointStore.Find(Path.Combine(store.Folder, pointer));
-        Console.WriteLine($"checkpoints that are whole: {whole} of {whole}");
+        Console.WriteLine($"checkpoints that are whole: {complete} of {complete}");
     }
 
-    private static string Finding(string checkpoint, out bool isWhole)
+    private static string Finding(string checkpoint, out bool isComplete)
     {
-        isWhole = false;
+        isComplete = false;
         try
         {
             VerifiedFile[] files = Files(checkpoint, Manifest(checkpoint));
             CheckpointVerification.ThrowIfDamaged(checkpoint, files);
-            isWhole = true;
+            isComplete = true;
             return $"whole: {Size(files)}";
         }
         catch (DamagedCheckpointException error)
@@ -100,7 +100,7 @@ internal static class CheckpointVerifyCommand
     private static CheckpointManifest Manifest(string checkpoint)
     {
         CheckpointManifest manifest = CheckpointVerification.ReadManifest(checkpoint);
-        // A folder of another name is a copy that somebody has named.
+        // A folder that is not named after a step is somebody's copy.
         return CheckpointStore.StepOf(Path.GetFileName(checkpoint)) is { } named && named != manifest.Step
             ? throw new DamagedCheckpointException(
                 checkpoint,
@@ -110,7 +110,7 @@ internal static class CheckpointVerifyCommand
             : manifest;
     }
 
-    // Those that state.json names, after itself.
+    // state.json and the files that it names.
     private static VerifiedFile[] Files(string checkpoint, CheckpointManifest manifest) =>
         [
             new VerifiedFile(

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using LongNet.Core;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Commands;
 
@@ -25,7 +26,7 @@ internal static class OutputFile
         {
             File.WriteAllText(path, text());
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"{option} {path} cannot be written: {error.Message}");
         }

@@ -3,6 +3,7 @@ using System.Text;
 using LongNet.Core;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data.Tokenization;
+using LongNet.Trainer.Storage;
 using Microsoft.Extensions.FileSystemGlobbing;
 
 namespace LongNet.Trainer.Data;
@@ -146,7 +147,7 @@ internal sealed class Corpus : ITokenCorpus
             var start = new byte[ProbeBytes];
             return start[..file.ReadAtLeast(start, start.Length, throwOnEndOfStream: false)];
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"{key}: {path} cannot be read: {error.Message}");
         }

@@ -100,7 +100,7 @@ public class Avx512FlashKernelTests
                 dilation: 3,
                 queries,
                 keys,
-                before: keys - queries,
+                keyOffset: keys - queries,
                 causal,
                 accumulation,
                 CPU,
@@ -183,7 +183,7 @@ public class Avx512FlashKernelTests
         Tensor source = singles.view(1, 1, 1, count),
             target = empty([1, 1, 1, count], dtype: bfloat16),
             back = empty([1, 1, 1, count]);
-        HeadRows.OfOne from = new HeadRows(source).Of(0),
+        HeadRows.OneHead from = new HeadRows(source).Of(0),
             to = new HeadRows(target).Of(0),
             last = new HeadRows(back).Of(0);
         for (int c = 0; c < count; c += 16)

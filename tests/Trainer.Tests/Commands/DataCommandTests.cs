@@ -181,7 +181,7 @@ public sealed class DataCommandTests : IDisposable
     {
         string text = folder.Write("text.txt", "hello world\n");
         Directory.CreateDirectory(folder["x.tokens.partial"]);
-        using var held = new FileStream(
+        using var lockFile = new FileStream(
             folder["x.tokens.partial/lock"],
             FileMode.Create,
             FileAccess.ReadWrite,

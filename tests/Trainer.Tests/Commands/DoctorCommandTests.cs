@@ -203,7 +203,7 @@ public class DoctorCommandTests
             .AssertSuccess();
     }
 
-    // Value by subject, in order; a subject that is told twice fails.
+    // Value by subject, in order; a subject that is reported twice fails.
     private static Dictionary<string, string> Values(string[] lines)
     {
         var values = new Dictionary<string, string>();

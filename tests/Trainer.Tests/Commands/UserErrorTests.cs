@@ -4,7 +4,7 @@ using LongNet.Trainer.Tests.Ranks;
 
 namespace LongNet.Trainer.Tests.Commands;
 
-/// <summary>A user's mistake: one message from rank 0, exit code 2 within seconds, nothing written.</summary>
+/// <summary>A user's error: one message from rank 0, exit code 2 within seconds, nothing written.</summary>
 public sealed class UserErrorTests : IDisposable
 {
     private static readonly string Config = Repository.PathOf("configs/ranks-agree.yaml");

@@ -34,7 +34,7 @@ public class SampleOrderTests
     public void WindowAt_ManyWindows_VisitsWithoutPattern()
     {
         long[] epoch = Epoch(new SampleOrder(10_000, 1), 10_000, 0);
-        // Of a random order, neighbours lie a third of the whole apart on average (standard error 24 here).
+        // Of a random order, neighbours lie a third of all windows apart on average (standard error 24 here).
         double distance = epoch.Zip(epoch.Skip(1), (a, b) => (double)Math.Abs(a - b)).Average();
         Assert.InRange(distance, 3200, 3470);
     }
@@ -85,8 +85,13 @@ public class SampleOrderTests
     [InlineData(1000, 100, 0.2, 8, 1)]
     [InlineData(201, 100, 0.05, 1, 1)]
     [InlineData(101, 100, 0, 1, 0)]
-    public void CorpusSplit_Windows_AreWhole(long tokens, long length, double fraction, long training, long held) =>
-        Assert.Equal(new CorpusSplit(length, training, held), CorpusSplit.Create(tokens, length, fraction));
+    public void CorpusSplit_Windows_AreWhole(
+        long tokens,
+        long length,
+        double fraction,
+        long training,
+        long validation
+    ) => Assert.Equal(new CorpusSplit(length, training, validation), CorpusSplit.Create(tokens, length, fraction));
 
     [Fact]
     public void CorpusSplit_TooShort_NamesTheLongestThatWorks()

@@ -3,16 +3,16 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows by the kernel for its device, type and processor. Scores and masks never exist in
-/// memory but for a tile at a time, and strided views are taken as they are.
+/// Attention over one block of rows by the kernel for its device, type and processor. Logits and masks are in memory
+/// only one tile at a time, and strided views are read without a copy.
 /// </summary>
 internal static class AttentionKernels
 {
-    private static readonly Avx512FlashKernel Vector = new();
+    private static readonly Avx512FlashKernel Avx512 = new();
     private static readonly CpuFlashKernel Cpu = new();
     private static readonly CudaFlashKernel CudaFlash = new();
     private static readonly CudaEfficientKernel CudaEfficient = new();
-    private static readonly MathKernel PlainOperations = new();
+    private static readonly MathKernel TensorOperations = new();
 
     /// <summary>softmax(q kᵀ / √headDim) v and its log-sum-exp.</summary>
     /// <param name="q">[batch, heads, queries, headDim]; strided views allowed, last axis dense. Not disposed.</param>
@@ -39,8 +39,8 @@ internal static class AttentionKernels
     }
 
     /// <summary>
-    /// Gradients of attention with probabilities exp(q kᵀ / √headDim − logSumExp). With the mixture's output and
-    /// log-sum-exp in place of a branch's own, these are the branch's share of the mixture's exact gradient.
+    /// Gradients of attention with probabilities exp(q kᵀ / √headDim − logSumExp). Given output and log-sum-exp merged
+    /// over all branches in place of one branch's own, they are that branch's share of the exact gradient of the merge.
     /// </summary>
     /// <param name="gradient">Gradient of the output, shaped like q.</param>
     /// <param name="q">As in <see cref="Forward"/>.</param>
@@ -90,7 +90,7 @@ internal static class AttentionKernels
     /// <summary>The kernel for the queries' device, type and head size.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel For(Tensor q) => Avx512FlashKernel.Takes(q) ? Vector : OfLibtorch(q);
+    internal static IAttentionKernel For(Tensor q) => Avx512FlashKernel.Takes(q) ? Avx512 : OfLibtorch(q);
 
     /// <summary>Likewise among libtorch's own operators.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
@@ -102,7 +102,7 @@ internal static class AttentionKernels
             (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
             (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) =>
                 CudaEfficient,
-            (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => PlainOperations,
+            (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => TensorOperations,
             _ => throw new UserException(
                 $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or "
                     + "float64 on the CPU or a CUDA device."

@@ -8,21 +8,24 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// FlashAttention (Dao, arXiv:2307.08691) in float32, of float32 or bfloat16, for processors with AVX-512: logits exist
-/// a tile at a time, in the cache. Faster than libtorch's operator by what that one computes above the diagonal and
-/// loses in small matrix products, and it takes a bias per distance along at no cost worth mentioning.
+/// FlashAttention-2 (Dao, arXiv:2307.08691) for processors with AVX-512: tensors are float32 or bfloat16, arithmetic is
+/// float32, and logits exist only one tile at a time, in the cache. It is faster than libtorch's operator because it
+/// skips tiles above the diagonal and because its matrix products suit these small shapes. A bias per distance costs
+/// hardly anything.
 /// </summary>
 /// <remarks>
-/// One worker has one head of one segment (or every so many blocks of its queries, where there are fewer of them than
-/// threads), so all sums are made in an order that depends on the shapes and the number of threads alone.
+/// A unit is one head of one segment. One worker computes one unit; where there are fewer units than threads, a unit is
+/// divided into parts, each with every so many tiles of its queries. So the order of all sums depends only on the
+/// shapes and the number of threads.
 /// </remarks>
 internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
 {
-    // Queries and keys of a tile: 8 × 12 and 12 × 32, so that tiles of both kinds of product fill them. Two tiles of
-    // logits with the keys and values that belong to them are half of a megabyte of second-level cache.
+    // Queries and keys of a tile: 8 × 12 and 12 × 32, multiples of the rows and columns of a register tile. Two tiles
+    // of logits and their keys and values take half a megabyte of second-level cache.
     private const int QueryTile = 96,
         KeyTile = 384;
 
+    // A strip is as many rows, a panel as many columns, as a register tile has.
     private const int Lanes = VectorMath.Lanes,
         Strip = RegisterTile.Rows,
         Panel = RegisterTile.Columns;
@@ -30,15 +33,15 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
     public long LargestBatch => long.MaxValue;
 
     /// <summary>
-    /// Whether the processor and the tensor are of the kinds that this kernel is for. A few queries, as in decoding,
-    /// are not: laying out the keys in panels would take longer than to attend.
+    /// Whether this kernel suits the processor and the tensor. It does not suit the few queries of decoding: packing
+    /// the keys into panels would take longer than attention itself.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     public static bool Takes(Tensor q) =>
         q.shape[2] >= Strip && TakesAnyLength(q) && CpuAttention.UsesOwnKernelFor(q.dtype);
 
     /// <summary>
-    /// Whether it takes the tensor, once that is converted to float32 where it is float16, however few the queries are.
+    /// Whether this kernel can compute the tensor, however few the queries. The caller converts float16 to float32.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     public static bool TakesAnyLength(Tensor q) =>
@@ -72,7 +75,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             new HeadRows(v),
             new HeadRows(output)
         );
-        float* statistic = (float*)TensorMemory.Address(logSumExp);
+        float* logSumExps = (float*)TensorMemory.Address(logSumExp);
         problem.Run(
             (unit, part) =>
                 problem.Forward(
@@ -82,7 +85,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                     keys.Of(unit),
                     values.Of(unit),
                     outputs.Of(unit),
-                    statistic + unit * problem.Queries
+                    logSumExps + unit * problem.Queries
                 )
         );
         GC.KeepAlive((q, k, v, output, logSumExp, bias));
@@ -104,13 +107,14 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
         using var scope = NewDisposeScope();
         var problem = new Problem(q, k, causal, bias);
         Tensor queryGradient = empty(q.shape, dtype: q.dtype);
-        // A part of a unit's queries gives a part of its keys' gradients; they are summed in order, and rounded then.
+        // Each part of a unit's queries adds to the gradients of all its keys. The parts' sums are kept apart in
+        // float32, summed in order and rounded only then.
         ScalarType partType = problem.Parts == 1 ? k.dtype : ScalarType.Float32;
         long[] parts = [problem.Parts * k.shape[0], .. k.shape[1..]];
         Tensor keyGradient = empty(parts, dtype: partType),
             valueGradient = empty(parts, dtype: partType);
         Tensor? biasGradient = bias?.NewGradients(problem.Parts * q.shape[0]);
-        var sides = new Sides(
+        var inputs = new BackwardInputs(
             new HeadRows(gradient),
             new HeadRows(q),
             new HeadRows(k),
@@ -118,7 +122,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             new HeadRows(output)
         );
         Tensor statistics = logSumExp.contiguous();
-        float* statistic = (float*)TensorMemory.Address(statistics);
+        float* logSumExps = (float*)TensorMemory.Address(statistics);
         HeadRows queryGradients = new(queryGradient),
             keyGradients = new(keyGradient),
             valueGradients = new(valueGradient);
@@ -130,8 +134,8 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 problem.Backward(
                     unit,
                     part,
-                    sides,
-                    statistic + unit * problem.Queries,
+                    inputs,
+                    logSumExps + unit * problem.Queries,
                     queryGradients.Of(unit),
                     keyGradients.Of(place),
                     valueGradients.Of(place),
@@ -151,8 +155,8 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             ).MoveToOuterDisposeScope();
     }
 
-    // What backward reads.
-    private readonly struct Sides(HeadRows gradient, HeadRows q, HeadRows k, HeadRows v, HeadRows output)
+    // The tensors that backward reads.
+    private readonly struct BackwardInputs(HeadRows gradient, HeadRows q, HeadRows k, HeadRows v, HeadRows output)
     {
         public HeadRows Gradient => gradient;
 
@@ -185,7 +189,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             scale = (float)(1 / Math.Sqrt(headDim));
             this.bias = bias is null ? null : (float*)TensorMemory.Address(bias.Values);
             long tiles = (Queries + QueryTile - 1) / QueryTile;
-            // Where heads are few, each goes to as many workers as make up the threads.
+            // Fewer units than threads are divided, so that all threads have work.
             long threads = get_num_threads();
             Parts = Math.Clamp((threads + Units - 1) / Math.Max(1, Units), 1, Math.Max(1, tiles));
         }
@@ -200,17 +204,21 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
 
         private long KeyRows => RoundUp(keys, KeyTile);
 
-        /// <summary>Calls the work for every part of every unit, as many at once as there are threads.</summary>
+        /// <summary>Calls the work, with unit and part, for every part of every unit on all threads.</summary>
         public void Run(Action<long, long> work) =>
             TensorThreads.ForEach(Units * Parts, task => work(task / Parts, task % Parts));
 
+        /// <summary>
+        /// Tile by tile of keys: logits S = q kᵀ / √headDim, probabilities P relative to the largest logit so far
+        /// (online softmax), and accumulators += P v. Each row is divided by its sum of probabilities at the end.
+        /// </summary>
         public void Forward(
             long unit,
             long part,
-            HeadRows.OfOne q,
-            HeadRows.OfOne k,
-            HeadRows.OfOne v,
-            HeadRows.OfOne output,
+            HeadRows.OneHead q,
+            HeadRows.OneHead k,
+            HeadRows.OneHead v,
+            HeadRows.OneHead output,
             float* logSumExp
         )
         {
@@ -224,10 +232,10 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             float* panels = buffer.Take(KeyRows * d),
                 values = buffer.Take(KeyRows * d);
             float* queries = buffer.Take(QueryTile * d),
-                sums = buffer.Take(QueryTile * d),
+                accumulators = buffer.Take(QueryTile * d),
                 logits = buffer.Take(QueryTile * KeyTile);
-            float* largest = buffer.Take(QueryTile),
-                denominators = buffer.Take(QueryTile);
+            float* rowMaxima = buffer.Take(QueryTile),
+                rowSums = buffer.Take(QueryTile);
             PackPanels(k, panels);
             Pack(v, 0, keys, values, 1, keys);
             for (long first = part * QueryTile; first < Queries; first += Parts * QueryTile)
@@ -235,23 +243,23 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 int count = (int)Math.Min(QueryTile, Queries - first),
                     strips = (count + Strip - 1) / Strip;
                 Pack(q, first, count, queries, scale, QueryTile);
-                new Span<float>(sums, QueryTile * d).Clear();
-                new Span<float>(denominators, QueryTile).Clear();
-                new Span<float>(largest, QueryTile).Fill(float.NegativeInfinity);
+                new Span<float>(accumulators, QueryTile * d).Clear();
+                new Span<float>(rowSums, QueryTile).Clear();
+                new Span<float>(rowMaxima, QueryTile).Fill(float.NegativeInfinity);
                 long end = causal ? Math.Min(keys, first + count) : keys;
                 for (long key = 0; key < end; key += KeyTile)
                 {
                     var tile = new Tile(first, count, key, (int)Math.Min(KeyTile, end - key), causal);
                     Scores(tile, queries, panels + key * d, logits);
                     for (int row = 0; row < count; row++)
-                        Probabilities(
+                        OnlineSoftmax(
                             tile,
                             row,
                             unit,
                             logits + row * KeyTile,
-                            sums + row * d,
-                            ref largest[row],
-                            ref denominators[row]
+                            accumulators + row * d,
+                            ref rowMaxima[row],
+                            ref rowSums[row]
                         );
                     for (int strip = 0; strip < strips; strip++)
                         Accumulate(
@@ -259,31 +267,35 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                             KeyTile,
                             1,
                             values + key * d,
-                            sums + strip * Strip * d,
+                            accumulators + strip * Strip * d,
                             tile.VisibleTo(Math.Min(strip * Strip + Strip, count) - 1)
                         );
                 }
 
                 for (int row = 0; row < count; row++)
                 {
-                    Vector512<float> factor = Vector512.Create(1 / denominators[row]);
+                    Vector512<float> factor = Vector512.Create(1 / rowSums[row]);
                     for (int c = 0; c < d; c += Lanes)
-                        output.Store(first + row, c, Vector512.Load(sums + row * d + c) * factor);
-                    logSumExp[first + row] = largest[row] + MathF.Log(denominators[row]);
+                        output.Store(first + row, c, Vector512.Load(accumulators + row * d + c) * factor);
+                    logSumExp[first + row] = rowMaxima[row] + MathF.Log(rowSums[row]);
                 }
             }
 
             buffer.Return();
         }
 
+        /// <summary>
+        /// Tile by tile: P = exp(S − logSumExp), dS = P ⊙ (dO vᵀ − delta) with delta = Σ dO ⊙ O per query, and then
+        /// dV += Pᵀ dO, dQ += dS k, dK += dSᵀ q. The bias's gradient is dS.
+        /// </summary>
         public void Backward(
             long unit,
             long part,
-            in Sides sides,
+            in BackwardInputs inputs,
             float* logSumExp,
-            HeadRows.OfOne queryGradient,
-            HeadRows.OfOne keyGradient,
-            HeadRows.OfOne valueGradient,
+            HeadRows.OneHead queryGradient,
+            HeadRows.OneHead keyGradient,
+            HeadRows.OneHead valueGradient,
             float* biasGradient
         )
         {
@@ -304,21 +316,21 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 querySums = buffer.Take(QueryTile * d);
             float* probabilities = buffer.Take(QueryTile * KeyTile),
                 logits = buffer.Take(QueryTile * KeyTile),
-                common = buffer.Take(QueryTile);
-            HeadRows.OfOne k = sides.K.Of(unit),
-                output = sides.Output.Of(unit),
-                gradient = sides.Gradient.Of(unit);
+                delta = buffer.Take(QueryTile);
+            HeadRows.OneHead k = inputs.K.Of(unit),
+                output = inputs.Output.Of(unit),
+                gradient = inputs.Gradient.Of(unit);
             PackPanels(k, keyPanels);
-            PackPanels(sides.V.Of(unit), valuePanels);
+            PackPanels(inputs.V.Of(unit), valuePanels);
             Pack(k, 0, keys, keyRows, 1, keys);
             for (long first = part * QueryTile; first < Queries; first += Parts * QueryTile)
             {
                 int count = (int)Math.Min(QueryTile, Queries - first);
-                Pack(sides.Q.Of(unit), first, count, queries, scale, QueryTile);
+                Pack(inputs.Q.Of(unit), first, count, queries, scale, QueryTile);
                 Pack(gradient, first, count, outputGradients, 1, QueryTile);
                 new Span<float>(querySums, QueryTile * d).Clear();
                 for (int row = 0; row < count; row++)
-                    common[row] = Dot(outputGradients + row * d, output, first + row);
+                    delta[row] = Dot(outputGradients + row * d, output, first + row);
                 long end = causal ? Math.Min(keys, first + count) : keys;
                 for (long key = 0; key < end; key += KeyTile)
                 {
@@ -332,7 +344,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                             row,
                             unit,
                             logSumExp[first + row],
-                            common[row],
+                            delta[row],
                             probabilities + row * KeyTile,
                             logits + row * KeyTile,
                             biasGradient is null ? null : biasGradient + Distance(first + row, key)
@@ -385,14 +397,14 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             buffer.Return();
         }
 
-        // Place of a pair among the distances of PairBias.
+        // Index of a pair among the distances of PairBias.
         private long Distance(long query, long key) => key - query + Queries - 1;
 
         private float* BiasOf(long unit, long query, long key) =>
             bias is null ? null : bias + unit % heads * Distances + Distance(query, key);
 
-        // The products of rows and keys, as far as some row of a strip sees some key of a panel. Rows after the last
-        // are zeros.
+        // rows[queries × headDim] · keysᵀ: only the register tiles in which some query of the strip sees some key of
+        // the panel. Rows after the last query are zeros.
         private void Scores(Tile tile, float* rows, float* panels, float* products)
         {
             for (int panel = 0; panel < tile.Keys; panel += Panel)
@@ -422,17 +434,17 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 RegisterTile.Multiply(a, aRow, aStep, rows + c, headDim, sums + c, headDim, steps, add: true);
         }
 
-        // One row of the online softmax: logits become probabilities relative to the largest logit so far, and what was
-        // summed up is brought to the same scale.
+        // The online softmax of one query: its logits become probabilities relative to the largest logit so far. Where
+        // the tile has a larger one, the accumulators and the sum of earlier tiles are rescaled to it.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void Probabilities(
+        private void OnlineSoftmax(
             Tile tile,
             int row,
             long unit,
             float* logits,
-            float* sums,
-            ref float largest,
-            ref float denominator
+            float* accumulators,
+            ref float rowMax,
+            ref float rowSum
         )
         {
             int visible = tile.VisibleTo(row),
@@ -440,7 +452,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             if (visible > 0)
             {
                 float* biases = BiasOf(unit, tile.FirstQuery + row, tile.FirstKey);
-                Vector512<float> most = Vector512.Create(float.NegativeInfinity);
+                Vector512<float> maxima = Vector512.Create(float.NegativeInfinity);
                 for (int j = 0; j < visible; j += Lanes)
                 {
                     Vector512<float> mask = VectorMath.FirstLanes(visible - j),
@@ -451,42 +463,42 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                         logit.Store(logits + j);
                     }
 
-                    most = Avx512F.Max(
-                        most,
+                    maxima = Avx512F.Max(
+                        maxima,
                         Vector512.ConditionalSelect(mask, logit, Vector512.Create(float.NegativeInfinity))
                     );
                 }
 
-                float before = largest;
-                largest = MathF.Max(before, Largest(most));
-                Vector512<float> reference = Vector512.Create(largest),
+                float previousMax = rowMax;
+                rowMax = MathF.Max(previousMax, MaxLane(maxima));
+                Vector512<float> maximum = Vector512.Create(rowMax),
                     sum = Vector512<float>.Zero;
                 for (int j = 0; j < visible; j += Lanes)
                 {
                     Vector512<float> probability =
-                        VectorMath.Exp(Vector512.Load(logits + j) - reference) & VectorMath.FirstLanes(visible - j);
+                        VectorMath.Exp(Vector512.Load(logits + j) - maximum) & VectorMath.FirstLanes(visible - j);
                     probability.Store(logits + j);
                     sum += probability;
                 }
 
-                float rescale = MathF.Exp(before - largest);
-                denominator = denominator * rescale + Vector512.Sum(sum);
-                if (rescale != 1 && before != float.NegativeInfinity)
-                    VectorMath.Multiply(sums, rescale, headDim);
+                float rescale = MathF.Exp(previousMax - rowMax);
+                rowSum = rowSum * rescale + Vector512.Sum(sum);
+                if (rescale != 1 && previousMax != float.NegativeInfinity)
+                    VectorMath.Multiply(accumulators, rescale, headDim);
             }
 
             ClearFrom(logits, visible, used);
         }
 
-        // One row of backward: probabilities of the mixture, and from the products of gradient and values the gradients
-        // of the logits.
+        // One query of backward: logits become probabilities under the log-sum-exp merged over all branches, and the
+        // products of output gradient and values become gradients of the logits.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void LogitGradients(
             Tile tile,
             int row,
             long unit,
             float logSumExp,
-            float common,
+            float delta,
             float* probabilities,
             float* gradients,
             float* biasGradient
@@ -496,7 +508,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 used = tile.UsedBy(row);
             float* biases = BiasOf(unit, tile.FirstQuery + row, tile.FirstKey);
             Vector512<float> reference = Vector512.Create(logSumExp),
-                commons = Vector512.Create(common);
+                deltas = Vector512.Create(delta);
             for (int j = 0; j < visible; j += Lanes)
             {
                 Vector512<float> mask = VectorMath.FirstLanes(visible - j),
@@ -504,7 +516,7 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 if (biases is not null)
                     logit += LoadFirst(biases + j, visible - j);
                 Vector512<float> probability = VectorMath.Exp(logit - reference) & mask;
-                Vector512<float> gradient = (probability * (Vector512.Load(gradients + j) - commons)) & mask;
+                Vector512<float> gradient = (probability * (Vector512.Load(gradients + j) - deltas)) & mask;
                 probability.Store(probabilities + j);
                 gradient.Store(gradients + j);
             }
@@ -515,10 +527,10 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 VectorMath.Add(biasGradient, gradients, visible);
         }
 
-        // Panels of 32 keys, [headDim, 32] each, zeros after the last key: the columns of a product of queries and keys
-        // lie side by side.
+        // Packs keys into panels of 32, [headDim, 32] each, with zeros after the last key: what RegisterTile reads as
+        // the dense columns of B.
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void PackPanels(HeadRows.OfOne rows, float* panels)
+        private void PackPanels(HeadRows.OneHead rows, float* panels)
         {
             float* space = stackalloc float[headDim];
             long padded = RoundUp(keys, Panel);
@@ -542,8 +554,8 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             }
         }
 
-        // Rows side by side, scaled; zeros after the last one.
-        private void Pack(HeadRows.OfOne rows, long first, long count, float* packed, float factor, long padded)
+        // Packs rows densely, [padded, headDim] in float32, scaled; zeros after the last one.
+        private void Pack(HeadRows.OneHead rows, long first, long count, float* packed, float factor, long padded)
         {
             Vector512<float> factors = Vector512.Create(factor);
             for (long row = 0; row < count; row++)
@@ -556,13 +568,13 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
             new Span<float>(packed + count * headDim, (int)((padded - count) * headDim)).Clear();
         }
 
-        private void Copy(float* source, HeadRows.OfOne target, long row)
+        private void Copy(float* source, HeadRows.OneHead target, long row)
         {
             for (int c = 0; c < headDim; c += Lanes)
                 target.Store(row, c, Vector512.Load(source + c));
         }
 
-        private float Dot(float* a, HeadRows.OfOne b, long row)
+        private float Dot(float* a, HeadRows.OneHead b, long row)
         {
             Vector512<float> sum = Vector512<float>.Zero;
             for (int c = 0; c < headDim; c += Lanes)
@@ -576,32 +588,33 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
                 new Span<float>(row + visible, used - visible).Clear();
         }
 
-        // The biases end with the last pair; a whole vector could reach beyond them.
+        // A full vector could read beyond the last bias.
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         private static Vector512<float> LoadFirst(float* values, int count) =>
             count >= Lanes
                 ? Vector512.Load(values)
                 : Avx512F.MaskLoad(values, VectorMath.FirstLanes(count), Vector512<float>.Zero);
 
-        private static float Largest(Vector512<float> vector)
+        private static float MaxLane(Vector512<float> vector)
         {
-            float largest = float.NegativeInfinity;
+            float maximum = float.NegativeInfinity;
             for (int lane = 0; lane < Lanes; lane++)
-                largest = MathF.Max(largest, vector[lane]); // Not a number wins.
-            return largest;
+                maximum = MathF.Max(maximum, vector[lane]); // NaN wins.
+            return maximum;
         }
 
         private static long RoundUp(long number, long multiple) => (number + multiple - 1) / multiple * multiple;
     }
 
-    // Some queries and some keys of a unit.
+    // A block of queries and a block of keys of a unit.
     private readonly record struct Tile(long FirstQuery, int Queries, long FirstKey, int Keys, bool Causal)
     {
-        /// <summary>How many of the keys a query sees; the first ones.</summary>
+        /// <summary>Number of the tile's keys that a query sees: always the first ones.</summary>
         public int VisibleTo(int query) => Causal ? (int)Math.Clamp(FirstQuery + query + 1 - FirstKey, 0, Keys) : Keys;
 
         /// <summary>
-        /// How many logits of a query some product reads: those of its strip of queries, and of whole strips of keys.
+        /// Number of logits of a query that products read, which go by complete strips of queries and of keys. Those
+        /// beyond <see cref="VisibleTo"/> must be zeros.
         /// </summary>
         public int UsedBy(int query) =>
             Math.Min(

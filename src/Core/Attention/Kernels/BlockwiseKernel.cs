@@ -4,25 +4,25 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention with a bias per distance, from ordinary tensor operations, tile by tile: for what the fused operators do
-/// not do (they give no gradient of a bias). Works for every dtype and device; computes in float32, or float64 for
-/// float64.
+/// Attention with a bias per distance, made of ordinary tensor operations, tile by tile. The fused operators give no
+/// gradient of a bias. It works for every dtype and device, and computes in float32, or float64 for float64.
 /// </summary>
 internal static class BlockwiseKernel
 {
-    // Logits of one tile: 4 MB in float32, so that the passes over them and what comes of them stay in the last cache.
+    // Logits of one tile: 4 MB in float32, so that they and the probabilities stay in the last-level cache.
     private const long TileElements = 1 << 20;
 
-    // Fewer queries per tile make the products too narrow to be fast, more of them waste work above the diagonal.
-    private const long LeastQueries = 64,
-        MostQueries = 512;
+    // Products of fewer queries per tile are too narrow to be fast; with more, too much work above the diagonal is
+    // wasted.
+    private const long MinQueries = 64,
+        MaxQueries = 512;
 
     /// <summary>softmax(q kᵀ / √headDim + bias) v and its log-sum-exp.</summary>
     /// <param name="q">[batch, heads, queries, headDim]; strided views allowed. Not disposed.</param>
     /// <param name="k">[batch, heads, keys, headDim], likewise.</param>
     /// <param name="v">[batch, heads, keys, headDim], likewise.</param>
     /// <param name="causal">Query i sees keys 0 … i; needs as many queries as keys.</param>
-    /// <param name="bias">What is added to the logits, the mask included where it is causal.</param>
+    /// <param name="bias">Added to the logits; includes the mask where attention is causal.</param>
     /// <returns>As <see cref="AttentionKernels.Forward"/>.</returns>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias bias)
     {
@@ -33,9 +33,9 @@ internal static class BlockwiseKernel
         foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
         {
             using var tileScope = NewDisposeScope();
-            var (probabilities, ofTile) = Softmax(Logits(tile, q, k, bias, type));
+            var (probabilities, tileLogSumExp) = Softmax(Logits(tile, q, k, bias, type));
             tile.Queries(output).copy_(tile.Unfold(probabilities.bmm(tile.Keys(v, type))));
-            tile.Queries(logSumExp.unsqueeze(-1)).copy_(tile.Unfold(ofTile));
+            tile.Queries(logSumExp.unsqueeze(-1)).copy_(tile.Unfold(tileLogSumExp));
         }
 
         output.MoveToOuterDisposeScope();
@@ -45,7 +45,7 @@ internal static class BlockwiseKernel
 
     /// <summary>
     /// Gradients of attention with probabilities exp(q kᵀ / √headDim + bias − logSumExp); see
-    /// <see cref="AttentionKernels.Backward"/>. The bias collects its own.
+    /// <see cref="AttentionKernels.Backward"/>. The bias collects its own gradient.
     /// </summary>
     /// <returns>Gradients shaped like q, k and v, in float32 (float64 for float64). Owned by the caller.</returns>
     public static (Tensor Q, Tensor K, Tensor V) Backward(
@@ -71,16 +71,19 @@ internal static class BlockwiseKernel
             Tensor queries = tile.Fold(q, type).mul_(scale),
                 keys = tile.Keys(k, type);
             Tensor outputGradient = tile.Fold(gradient, type);
-            var (probabilities, ofTile) = Softmax(Logits(tile, queries, keys, bias));
-            probabilities.mul_(ofTile.sub_(tile.Fold(logSumExp.unsqueeze(-1), type)).exp_());
+            var (probabilities, tileLogSumExp) = Softmax(Logits(tile, queries, keys, bias));
+            probabilities.mul_(tileLogSumExp.sub_(tile.Fold(logSumExp.unsqueeze(-1), type)).exp_());
             Add(valueGradient, probabilities.transpose(1, 2).bmm(outputGradient));
 
-            // Σ dO ⊙ O, the same for all keys of a query.
-            Tensor common = outputGradient.mul(tile.Fold(output, type)).sum(dim: -1, keepdim: true);
-            Tensor ofLogits = outputGradient.bmm(tile.Keys(v, type).transpose(1, 2)).sub_(common).mul_(probabilities);
-            tile.Queries(queryGradient).copy_(tile.Unfold(ofLogits.bmm(keys).mul_(scale)));
-            Add(keyGradient, ofLogits.transpose(1, 2).bmm(queries));
-            bias.AddGradientOfTile(tile.FirstHead, tile.FirstQuery, tile.Unflatten(ofLogits).sum(dim: 0));
+            // delta = Σ dO ⊙ O, the same for all keys of a query.
+            Tensor delta = outputGradient.mul(tile.Fold(output, type)).sum(dim: -1, keepdim: true);
+            Tensor logitGradient = outputGradient
+                .bmm(tile.Keys(v, type).transpose(1, 2))
+                .sub_(delta)
+                .mul_(probabilities);
+            tile.Queries(queryGradient).copy_(tile.Unfold(logitGradient.bmm(keys).mul_(scale)));
+            Add(keyGradient, logitGradient.transpose(1, 2).bmm(queries));
+            bias.AddGradientOfTile(tile.FirstHead, tile.FirstQuery, tile.Unflatten(logitGradient).sum(dim: 0));
 
             void Add(Tensor total, Tensor part) => tile.KeyView(total).add_(tile.Unflatten(part), Scalars.One);
         }
@@ -91,8 +94,9 @@ internal static class BlockwiseKernel
         return (queryGradient, keyGradient, valueGradient);
     }
 
-    // Not exp of the logits: oneMKL takes a hundred times as long for numbers that underflow, which far and masked keys
-    // do. The largest probability is 1 / Σ exp(logit − largest logit).
+    // The log-sum-exp follows from the largest logit and the largest probability, 1 / Σ exp(logit − largest logit). An
+    // exp of the logits would be slow: oneMKL's takes a hundred times as long where results underflow, as those of far
+    // and masked keys do.
     private static (Tensor Probabilities, Tensor LogSumExp) Softmax(Tensor logits)
     {
         Tensor probabilities = logits.softmax(-1);
@@ -119,13 +123,13 @@ internal static class BlockwiseKernel
         long batch = shape[0],
             heads = shape[1],
             queries = shape[2];
-        long units = Math.Max(1, TileElements / (keys * Math.Min(queries, LeastQueries)));
-        long ofHeads = Math.Min(units, heads),
-            sequences = Math.Clamp(units / ofHeads, 1, batch);
-        long count = Math.Clamp(TileElements / (sequences * ofHeads * keys), LeastQueries, MostQueries);
+        long headsPerTile = Math.Max(1, TileElements / (keys * Math.Min(queries, MinQueries)));
+        long tileHeads = Math.Min(headsPerTile, heads),
+            sequences = Math.Clamp(headsPerTile / tileHeads, 1, batch);
+        long count = Math.Clamp(TileElements / (sequences * tileHeads * keys), MinQueries, MaxQueries);
         for (long sequence = 0; sequence < batch; sequence += sequences)
         {
-            for (long head = 0; head < heads; head += ofHeads)
+            for (long head = 0; head < heads; head += tileHeads)
             {
                 for (long query = 0; query < queries; query += count)
                 {
@@ -134,7 +138,7 @@ internal static class BlockwiseKernel
                         sequence,
                         Math.Min(sequences, batch - sequence),
                         head,
-                        Math.Min(ofHeads, heads - head),
+                        Math.Min(tileHeads, heads - head),
                         query,
                         end - query,
                         causal ? end : keys
@@ -144,8 +148,8 @@ internal static class BlockwiseKernel
         }
     }
 
-    // Some queries of some heads and sequences, in reverse order (see PairBias), and the keys that they may see: the
-    // first ones.
+    // A block of queries of some heads and sequences, and the keys that they see, which are always the first ones.
+    // Folded tensors have the queries in reverse order (see PairBias).
     private readonly record struct Tile(
         long FirstSequence,
         long Sequences,

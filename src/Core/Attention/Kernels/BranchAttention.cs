@@ -3,36 +3,36 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention among the rows of one block: by <see cref="AttentionKernels"/>, or by a kernel that takes a bias where the
-/// logits have one.
+/// Attention among the rows of one block: by <see cref="AttentionKernels"/>, or with a relative position bias by a
+/// kernel that supports one.
 /// </summary>
 /// <param name="table">Biases, [buckets, heads]; null without. Not owned.</param>
-/// <param name="rule">How distances share them.</param>
+/// <param name="rule">Maps distances to buckets.</param>
 internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? rule)
 {
     /// <summary>
-    /// [buckets, heads]; backward calls add the table's gradient to it; null where nobody wants it. Not owned.
+    /// [buckets, heads]; backward adds the table's gradient to it; null where that is not needed. Not owned.
     /// </summary>
     public Tensor? TableGradient { get; init; }
 
     /// <summary>Attends; see <see cref="AttentionKernels.Forward"/>.</summary>
     /// <param name="block">The queries' rows and heads.</param>
     /// <param name="q">[segments, heads, queries, headDim].</param>
-    /// <param name="keys">[segments, heads, keys, headDim], as far apart as the queries.</param>
+    /// <param name="keys">[segments, heads, keys, headDim], of the same dilation as the queries.</param>
     /// <param name="values">Likewise.</param>
     /// <param name="causal">Query i sees keys 0 … i.</param>
-    /// <param name="before">How many keys lie before the one at the first query's row.</param>
+    /// <param name="keyOffset">Number of keys before the one at the first query's row.</param>
     public (Tensor Output, Tensor LogSumExp) Forward(
         RowBlock block,
         Tensor q,
         Tensor keys,
         Tensor values,
         bool causal,
-        long before
+        long keyOffset
     ) =>
         table is null
             ? AttentionKernels.Forward(q, keys, values, causal)
-            : Biased(q, keys, values, causal, Bias(block, q, keys, causal, before, collectsGradient: false));
+            : Biased(q, keys, values, causal, Bias(block, q, keys, causal, keyOffset, collectsGradient: false));
 
     /// <summary>
     /// Gradients; see <see cref="AttentionKernels.Backward"/>. The table's adds to <see cref="TableGradient"/>.
@@ -45,7 +45,7 @@ internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? ru
     /// <param name="output">Shaped like q.</param>
     /// <param name="logSumExp">[segments, heads, queries].</param>
     /// <param name="causal">As in <see cref="Forward"/>.</param>
-    /// <param name="before">As in <see cref="Forward"/>.</param>
+    /// <param name="keyOffset">As in <see cref="Forward"/>.</param>
     public (Tensor Q, Tensor K, Tensor V) Backward(
         RowBlock block,
         Tensor gradient,
@@ -55,19 +55,19 @@ internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? ru
         Tensor output,
         Tensor logSumExp,
         bool causal,
-        long before
+        long keyOffset
     )
     {
         if (table is null)
             return AttentionKernels.Backward(gradient, q, keys, values, output, logSumExp, causal);
-        PairBias bias = Bias(block, q, keys, causal, before, collectsGradient: TableGradient is not null);
+        PairBias bias = Bias(block, q, keys, causal, keyOffset, collectsGradient: TableGradient is not null);
         var gradients = Avx512FlashKernel.TakesAnyLength(q)
             ? Avx512FlashKernel.Backward(
-                Single(gradient),
-                Single(q),
-                Single(keys),
-                Single(values),
-                Single(output),
+                ToSingle(gradient),
+                ToSingle(q),
+                ToSingle(keys),
+                ToSingle(values),
+                ToSingle(output),
                 logSumExp,
                 causal,
                 bias
@@ -89,15 +89,21 @@ internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? ru
         if (!Avx512FlashKernel.TakesAnyLength(q))
             return BlockwiseKernel.Forward(q, keys, values, causal, bias);
         using var scope = NewDisposeScope();
-        var (output, logSumExp) = Avx512FlashKernel.Forward(Single(q), Single(keys), Single(values), causal, bias);
+        var (output, logSumExp) = Avx512FlashKernel.Forward(
+            ToSingle(q),
+            ToSingle(keys),
+            ToSingle(values),
+            causal,
+            bias
+        );
         return (output.to(q.dtype).MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
     }
 
-    // The kernel reads bfloat16 as it is.
-    private static Tensor Single(Tensor tensor) =>
+    // The kernel reads float32 and bfloat16.
+    private static Tensor ToSingle(Tensor tensor) =>
         tensor.dtype == ScalarType.Float16 ? tensor.to(ScalarType.Float32) : tensor;
 
-    private PairBias Bias(RowBlock block, Tensor q, Tensor keys, bool causal, long before, bool collectsGradient) =>
+    private PairBias Bias(RowBlock block, Tensor q, Tensor keys, bool causal, long keyOffset, bool collectsGradient) =>
         PairBias.Create(
             table,
             rule,
@@ -105,7 +111,7 @@ internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? ru
             block.RowStride,
             q.shape[2],
             keys.shape[2],
-            before,
+            keyOffset,
             causal,
             LogSumExpMerge.AccumulationType(q.dtype),
             q.device,

@@ -19,20 +19,21 @@ internal readonly unsafe struct HeadRows(Tensor tensor)
         headStride = tensor.stride(1),
         rowStride = tensor.stride(2);
 
-    /// <summary>Those of one head.</summary>
+    /// <summary>The rows of one head of one segment.</summary>
     /// <param name="unit">Segment × heads + head.</param>
-    public OfOne Of(long unit) => new(first, unit / heads * batchStride + unit % heads * headStride, rowStride, isHalf);
+    public OneHead Of(long unit) =>
+        new(first, unit / heads * batchStride + unit % heads * headStride, rowStride, isHalf);
 
     /// <summary>Rows of one head of one segment, read and written as float32.</summary>
-    public readonly struct OfOne
+    public readonly struct OneHead
     {
         private const int Lanes = VectorMath.Lanes;
 
-        private readonly float* singles; // Or null
+        private readonly float* singles; // null where the tensor is bfloat16
         private readonly ushort* halves;
         private readonly long stride;
 
-        public OfOne(nint first, long offset, long stride, bool isHalf)
+        public OneHead(nint first, long offset, long stride, bool isHalf)
         {
             this.stride = stride;
             singles = isHalf ? null : (float*)first + offset;
@@ -46,7 +47,7 @@ internal readonly unsafe struct HeadRows(Tensor tensor)
                 ? Vector512.Load(singles + row * stride + channel)
                 : (Avx512F.ConvertToVector512UInt32(Vector256.Load(halves + row * stride + channel)) << 16).AsSingle();
 
-        /// <summary>Writes sixteen elements, rounded to the nearest bfloat16, or the even one of two.</summary>
+        /// <summary>Writes sixteen elements; bfloat16 is rounded to nearest, ties to even.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public void Store(long row, int channel, Vector512<float> values)
         {
@@ -58,7 +59,7 @@ internal readonly unsafe struct HeadRows(Tensor tensor)
 
             Vector512<uint> bits = values.AsUInt32(),
                 rounded = bits + Vector512.Create(0x7FFFu) + ((bits >> 16) & Vector512<uint>.One);
-            // What is not a number could round to infinity.
+            // Rounding could turn a NaN into infinity.
             rounded = Vector512.ConditionalSelect(
                 Vector512.Equals(values, values).AsUInt32(),
                 rounded,
@@ -68,9 +69,9 @@ internal readonly unsafe struct HeadRows(Tensor tensor)
         }
 
         /// <summary>A row in float32.</summary>
-        /// <param name="row">Its number.</param>
+        /// <param name="row">Its index.</param>
         /// <param name="channels">A multiple of 16.</param>
-        /// <param name="space">As many elements, for a row that has to be converted.</param>
+        /// <param name="space">Room for as many elements, used where the row must be converted.</param>
         public float* Read(long row, int channels, float* space)
         {
             if (singles is not null)

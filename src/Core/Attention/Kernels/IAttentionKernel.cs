@@ -3,16 +3,16 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// Attention over one block of rows, on one kind of device. <see cref="AttentionKernels"/> chooses among them and says
-/// what the arguments and results are.
+/// Attention over one block of rows, on one kind of device. <see cref="AttentionKernels"/> chooses the kernel and
+/// documents arguments and results.
 /// </summary>
 /// <remarks>
-/// Backward is given the output and log-sum-exp of a whole mixture instead of what this kernel's forward returned, so a
-/// kernel keeps nothing from one to the other.
+/// Backward is given output and log-sum-exp merged over all branches, not those that this kernel's forward returned. So
+/// a kernel keeps no state between the two.
 /// </remarks>
 internal interface IAttentionKernel
 {
-    /// <summary>The longest first axis, segments and sequences folded together, that one call takes.</summary>
+    /// <summary>Largest first axis (segments and sequences folded together) of one call.</summary>
     long LargestBatch { get; }
 
     /// <inheritdoc cref="AttentionKernels.Forward"/>

@@ -2,7 +2,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention.Kernels;
 
-/// <summary>Plain tensor operations, tile by tile, for float64 on GPUs, which no fused kernel takes.</summary>
+/// <summary>Ordinary tensor operations, tile by tile, for float64 on GPUs, which no fused kernel supports.</summary>
 internal sealed class MathKernel : IAttentionKernel
 {
     public long LargestBatch => long.MaxValue;
@@ -10,7 +10,7 @@ internal sealed class MathKernel : IAttentionKernel
     public (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
     {
         using var scope = NewDisposeScope();
-        var (output, logSumExp) = BlockwiseKernel.Forward(q, k, v, causal, MaskAlone(q, k, causal));
+        var (output, logSumExp) = BlockwiseKernel.Forward(q, k, v, causal, MaskOnly(q, k, causal));
         return (output.MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
     }
 
@@ -25,7 +25,7 @@ internal sealed class MathKernel : IAttentionKernel
     )
     {
         using var scope = NewDisposeScope();
-        var gradients = BlockwiseKernel.Backward(gradient, q, k, v, output, logSumExp, causal, MaskAlone(q, k, causal));
+        var gradients = BlockwiseKernel.Backward(gradient, q, k, v, output, logSumExp, causal, MaskOnly(q, k, causal));
         return (
             gradients.Q.MoveToOuterDisposeScope(),
             gradients.K.MoveToOuterDisposeScope(),
@@ -33,7 +33,7 @@ internal sealed class MathKernel : IAttentionKernel
         );
     }
 
-    private static PairBias MaskAlone(Tensor q, Tensor k, bool causal) =>
+    private static PairBias MaskOnly(Tensor q, Tensor k, bool causal) =>
         PairBias.Create(
             null,
             null,
@@ -41,7 +41,7 @@ internal sealed class MathKernel : IAttentionKernel
             dilation: 1,
             q.shape[2],
             k.shape[2],
-            before: 0,
+            keyOffset: 0,
             causal,
             q.dtype,
             q.device,

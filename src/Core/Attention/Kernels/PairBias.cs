@@ -4,12 +4,12 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// What is added to the logits of one kernel call. It depends on the distance of query and key alone, so it is kept as
-/// one number per distance; a tile of logits sees it as a strided view, and no matrix of biases ever exists.
+/// The bias of the logits of one kernel call. It depends only on the distance of query and key, so it is kept as one
+/// number per distance. A tile of logits reads it through a strided view, and no matrix of biases exists.
 /// </summary>
 /// <remarks>
-/// Number x belongs to all pairs (query i, key j) with j − i + queries − 1 = x. With the queries of a tile in reverse
-/// order x grows by one along both axes, so the tile is a view with strides 1 and 1.
+/// Number x is the bias of all pairs (query i, key j) with j − i + queries − 1 = x. With the queries of a tile in
+/// reverse order, x grows by one along both axes, so the tile is a view with strides 1 and 1.
 /// </remarks>
 internal sealed class PairBias
 {
@@ -28,18 +28,18 @@ internal sealed class PairBias
         this.queries = queries;
     }
 
-    /// <summary>For rows that keep one distance from each to the next.</summary>
-    /// <param name="table">Biases, [buckets, heads of the layer]; null for none, which leaves the mask.</param>
-    /// <param name="rule">How distances share the table's biases; null without a table.</param>
+    /// <summary>The bias of rows at one constant distance from each other.</summary>
+    /// <param name="table">Biases, [buckets, heads of the layer]; null for a mask without biases.</param>
+    /// <param name="rule">Maps distances to the table's buckets; null without a table.</param>
     /// <param name="group">The heads of the call.</param>
     /// <param name="dilation">Rows from one query, or key, to the next.</param>
     /// <param name="queries">Number of queries.</param>
     /// <param name="keys">Number of keys.</param>
-    /// <param name="before">How many keys lie before the one at the first query's row.</param>
+    /// <param name="keyOffset">Number of keys before the one at the first query's row.</param>
     /// <param name="causal">Whether keys after a query are masked.</param>
     /// <param name="type">dtype of the logits.</param>
     /// <param name="device">Their device.</param>
-    /// <param name="collectsGradient">Whether a gradient will be added.</param>
+    /// <param name="collectsGradient">Whether gradients will be added.</param>
     /// <returns>Its tensors are in the caller's dispose scope.</returns>
     public static PairBias Create(
         Tensor? table,
@@ -48,7 +48,7 @@ internal sealed class PairBias
         long dilation,
         long queries,
         long keys,
-        long before,
+        long keyOffset,
         bool causal,
         ScalarType type,
         Device device,
@@ -57,14 +57,16 @@ internal sealed class PairBias
     {
         using var scope = NewDisposeScope();
         long count = queries + keys - 1;
-        Tensor? buckets = table is null ? null : rule!.Of(dilation * (before + queries - 1), -dilation, count, device);
+        Tensor? buckets = table is null
+            ? null
+            : rule!.Of(dilation * (keyOffset + queries - 1), -dilation, count, device);
         Tensor values = table is null
             ? zeros([group.Heads, count], dtype: type, device: device)
             : OfGroup(table, group).index_select(0, buckets!).to(type).t().contiguous();
-        if (causal && before + queries < count)
+        if (causal && keyOffset + queries < count)
         {
-            // Distance before + queries − 1 − x is negative.
-            values.narrow(1, before + queries, count - before - queries).fill_(Scalars.NegativeInfinity);
+            // The distance keyOffset + queries − 1 − x is negative.
+            values.narrow(1, keyOffset + queries, count - keyOffset - queries).fill_(Scalars.NegativeInfinity);
         }
 
         Tensor? gradient = collectsGradient && table is not null ? zeros_like(values) : null;
@@ -94,8 +96,8 @@ internal sealed class PairBias
     /// <summary>[heads, queries + keys − 1], contiguous. Owned by this.</summary>
     public Tensor Values => values;
 
-    /// <summary>Zeros for the gradients that several workers find, each for itself.</summary>
-    /// <param name="workers">How many.</param>
+    /// <summary>Zeros to which several workers add gradients, each in its own part.</summary>
+    /// <param name="workers">Number of workers.</param>
     /// <returns>
     /// [workers, heads, queries + keys − 1]; null where no gradient is collected. Owned by the caller.
     /// </returns>
@@ -119,7 +121,7 @@ internal sealed class PairBias
             count = logits.shape[1],
             keys = logits.shape[2],
             width = count + keys - 1;
-        // Each row one place further to the right than the row before: then equal distances stand in one column.
+        // Each row is shifted by one against the row before, so that equal distances are in one column.
         Tensor sheared = zeros([heads, count, width], dtype: logits.dtype, device: logits.device);
         sheared.as_strided([heads, count, keys], [count * width, width + 1, 1]).copy_(logits);
         gradient
@@ -128,7 +130,7 @@ internal sealed class PairBias
             .add_(sheared.sum(dim: 1), Scalars.One);
     }
 
-    /// <summary>Adds what was collected to the table's gradient.</summary>
+    /// <summary>Adds the collected gradient to the table's.</summary>
     /// <param name="tableGradient">[buckets, heads of the layer], of the logits' dtype.</param>
     public void AddToTable(Tensor tableGradient)
     {

@@ -5,8 +5,8 @@ using System.Runtime.Intrinsics.X86;
 namespace LongNet.Core.Attention.Kernels;
 
 /// <summary>
-/// The one matrix product that the vector kernel is made of: a tile of 12 rows and 32 columns that stays in 24 of the
-/// 32 vector registers of AVX-512 while it is summed up, so that the multiply-add units never wait for memory.
+/// The micro-kernel of all matrix products in <see cref="Avx512FlashKernel"/>: a tile of 12 rows and 32 columns, whose
+/// sums stay in 24 of AVX-512's 32 vector registers, so that the multiply-add units do not wait for memory.
 /// </summary>
 internal static unsafe class RegisterTile
 {
@@ -18,12 +18,12 @@ internal static unsafe class RegisterTile
     /// <summary>C = A · B, or C + A · B.</summary>
     /// <param name="a">A, 12 × <paramref name="steps"/>.</param>
     /// <param name="aRow">Elements from one row of A to the next.</param>
-    /// <param name="aStep">Elements from one column of A to the next; with the two exchanged A is transposed.</param>
+    /// <param name="aStep">Elements from one column of A to the next; exchanging the two transposes A.</param>
     /// <param name="b">B, <paramref name="steps"/> × 32; columns are dense.</param>
     /// <param name="bStep">Elements from one row of B to the next.</param>
     /// <param name="c">C, 12 × 32; columns are dense.</param>
     /// <param name="cRow">Elements from one row of C to the next.</param>
-    /// <param name="steps">Terms of every sum.</param>
+    /// <param name="steps">Columns of A and rows of B: the number of terms of every sum.</param>
     /// <param name="add">Whether the products are added to what C holds.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Multiply(
@@ -38,7 +38,7 @@ internal static unsafe class RegisterTile
         bool add
     )
     {
-        // Written out, as only locals stay in registers.
+        // Unrolled by hand: the compiler keeps locals in registers, but not the elements of an array.
         nint aRow2 = 2 * aRow;
         float* a3 = a + 3 * aRow,
             a6 = a + 6 * aRow,

@@ -9,7 +9,7 @@ internal static unsafe class VectorMath
 {
     public const int Lanes = 16;
 
-    // Below this the result is 0 in float32; the argument reduction would leave its range far below.
+    // Below this the result is 0 in float32. Clamping keeps the argument reduction within its range.
     private const float Underflow = -104;
 
     // ln 2 in two parts, the first with so few digits that its multiples are exact.
@@ -17,12 +17,12 @@ internal static unsafe class VectorMath
         Ln2High = 0.693359375f,
         Ln2Low = -2.12194440e-4f;
 
-    /// <summary>eˣ for x ≤ 88, to two units in the last place; not a number stays so.</summary>
+    /// <summary>eˣ for x ≤ 88, to two units in the last place; NaN stays NaN.</summary>
     /// <remarks>Cody and Waite's reduction to |r| ≤ ln 2 / 2 and the polynomial of the Cephes library's expf.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Exp(Vector512<float> x)
     {
-        // In this order the second operand, which may be no number, survives.
+        // Max returns its second operand where one is NaN, so a NaN in x survives.
         x = Avx512F.Max(Vector512.Create(Underflow), x);
         Vector512<float> power = Avx512F.RoundScale(x * Log2E, 0);
         Vector512<float> r = Avx512F.FusedMultiplyAddNegated(power, Vector512.Create(Ln2High), x);

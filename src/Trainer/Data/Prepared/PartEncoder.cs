@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Unicode;
 using LongNet.Core;
 using LongNet.Trainer.Data.Tokenization;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Data.Prepared;
 
@@ -30,7 +31,7 @@ internal sealed class PartEncoder(PreparationPlan plan)
             {
                 EncodeFile(file, part);
             }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            catch (Exception error) when (DiskError.Is(error))
             {
                 throw new UserException($"{plan.Files[file].Path} cannot be read: {error.Message}");
             }

@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using LongNet.Core;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Data.Prepared;
 
@@ -59,7 +60,7 @@ internal sealed class TokenFile : ITokenCorpus
             return file.ReadAtLeast(start, start.Length, throwOnEndOfStream: false) == start.Length
                 && start.AsSpan().SequenceEqual(TokenFileHeader.Magic);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             return false; // It is then read as text, which reports the error.
         }
@@ -96,7 +97,7 @@ internal sealed class TokenFile : ITokenCorpus
             file.ReadExactly(MemoryMarshal.AsBytes(lengths.AsSpan()));
             return new TokenFile(System.IO.Path.GetFullPath(path), header, lengths);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"{path} cannot be read: {error.Message}");
         }

@@ -1,6 +1,7 @@
 using System.Text;
 using LongNet.Core;
 using LongNet.Trainer.Configuration;
+using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Data.Tokenization;
 
@@ -20,7 +21,7 @@ internal static class TextTokenizers
                 : TokenizerName.IsTiktoken(tokenizer) ? TiktokenFile.Load(tokenizer)
                 : throw new UserException($"The tokenizer is {tokenizer}, but must be {TokenizerName.Choices}.");
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error) when (DiskError.Is(error))
         {
             throw new UserException($"The tokenizer {tokenizer} cannot be read: {error.Message}");
         }

@@ -137,10 +137,10 @@ public sealed class PreparationTests : IDisposable
     public void Run_BytesThatAreNoUtf8_AreTold()
     {
         File.WriteAllBytes(folder["text.txt"], [0x61, 0xff, 0x62]);
-        var told = new List<string>();
+        var printed = new List<string>();
         ITextTokenizer tokenizer = TextTokenizers.Load(TinyTokenizer.Write(folder));
-        Preparing.Run(folder["text.txt"], tokenizer, folder["tiny.tokens"], say: told.Add);
-        Assert.Equal([$"note: {folder["text.txt"]} has bytes that are no UTF-8; each became U+FFFD."], told);
+        Preparing.Run(folder["text.txt"], tokenizer, folder["tiny.tokens"], say: printed.Add);
+        Assert.Equal([$"note: {folder["text.txt"]} has bytes that are no UTF-8; each became U+FFFD."], printed);
         Assert.Equal("a\ufffdb", tokenizer.Decode(Preparing.Tokens(folder["tiny.tokens"])));
         Assert.Equal(
             [0x61, 0xff, 0x62],
@@ -157,14 +157,14 @@ public sealed class PreparationTests : IDisposable
         Directory.CreateDirectory(folder["x.tokens.partial"]);
         folder.Write("x.tokens.partial/plan", "another");
         folder.Write("x.tokens.partial/part-00000000", "damaged");
-        var told = new List<string>();
-        Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"], say: told.Add);
+        var printed = new List<string>();
+        Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"], say: printed.Add);
         Assert.Equal(
             [
                 $"note: {folder["x.tokens.partial"]} was of other text, another tokenizer or older files, so "
                     + "nothing of it is used.",
             ],
-            told
+            printed
         );
         Assert.Equal(File.ReadAllBytes(expected), File.ReadAllBytes(folder["x.tokens"]));
     }
@@ -184,9 +184,9 @@ public sealed class PreparationTests : IDisposable
         byte[] bytes = File.ReadAllBytes(folder["x.tokens.partial/part-00000001"]);
         bytes[1000] ^= 1;
         File.WriteAllBytes(folder["x.tokens.partial/part-00000001"], bytes);
-        var told = new List<string>();
-        Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"], say: told.Add);
-        Assert.Equal([$"going on in {folder["x.tokens.partial"]}: 1 of 2 parts are finished."], told);
+        var printed = new List<string>();
+        Preparing.Run(input, ByteTokenizer.Instance, folder["x.tokens"], say: printed.Add);
+        Assert.Equal([$"going on in {folder["x.tokens.partial"]}: 1 of 2 parts are finished."], printed);
         Assert.Equal(expected, File.ReadAllBytes(folder["x.tokens"]));
     }
 

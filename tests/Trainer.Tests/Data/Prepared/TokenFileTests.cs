@@ -63,20 +63,20 @@ public sealed class TokenFileTests : IDisposable
     public void Open_DamagedFile_IsNamed()
     {
         string path = Make(TextTokenizers.Load(TinyTokenizer.Write(folder)));
-        byte[] whole = File.ReadAllBytes(path);
+        byte[] intact = File.ReadAllBytes(path);
         const string WhatToDo = "Copy it again, or prepare the text again with longnet data prepare.";
 
         Check(
-            whole[..^1],
-            $"{path} is damaged: it has {whole.Length - 1} bytes, and {whole.Length} were written. {WhatToDo}"
+            intact[..^1],
+            $"{path} is damaged: it has {intact.Length - 1} bytes, and {intact.Length} were written. {WhatToDo}"
         );
         Check(
-            [.. whole, 0],
-            $"{path} is damaged: it has {whole.Length + 1} bytes, and {whole.Length} were written. {WhatToDo}"
+            [.. intact, 0],
+            $"{path} is damaged: it has {intact.Length + 1} bytes, and {intact.Length} were written. {WhatToDo}"
         );
-        Check(whole[..100], $"{path} is damaged: it ends after 100 bytes, within its header. {WhatToDo}");
+        Check(intact[..100], $"{path} is damaged: it ends after 100 bytes, within its header. {WhatToDo}");
         Check(
-            whole[..3],
+            intact[..3],
             $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare."
         );
         Check([], $"{path} is no prepared file, or its beginning is damaged: write it with longnet data prepare.");
@@ -109,7 +109,7 @@ public sealed class TokenFileTests : IDisposable
 
         byte[] With(int place, byte value)
         {
-            byte[] bytes = [.. whole];
+            byte[] bytes = [.. intact];
             bytes[place] = value;
             return bytes;
         }
@@ -125,12 +125,12 @@ public sealed class TokenFileTests : IDisposable
     public void Open_AnyDamage_ReadsTokensOfTheVocabularyOrThrowsAUserException()
     {
         string path = Make(TextTokenizers.Load(TinyTokenizer.Write(folder)));
-        byte[] whole = File.ReadAllBytes(path);
+        byte[] intact = File.ReadAllBytes(path);
         int read = 0;
         for (int seed = 0; seed < 500; seed++)
         {
             var mutations = new Mutations(seed);
-            byte[] damaged = mutations.Bytes(whole);
+            byte[] damaged = mutations.Bytes(intact);
             // Of a header that has its digest, whatever else it says.
             if (mutations.OneOf(2) && damaged.Length >= TokenFileHeader.Bytes)
                 System.Security.Cryptography.SHA256.HashData(

@@ -227,15 +227,15 @@ public sealed class HuggingFaceFileTests : IDisposable
     [Fact]
     public void Load_AnyDamage_LoadsOrThrowsAUserException()
     {
-        string whole = TinyTokenizer.Json().ToJsonString();
+        string intact = TinyTokenizer.Json().ToJsonString();
         for (int seed = 0; seed < 200; seed++)
         {
             var mutations = new Mutations(seed);
             string path = folder["damaged.json"];
             if (mutations.OneOf(2))
-                File.WriteAllText(path, mutations.Json(whole));
+                File.WriteAllText(path, mutations.Json(intact));
             else
-                File.WriteAllBytes(path, mutations.Bytes(Encoding.UTF8.GetBytes(whole)));
+                File.WriteAllBytes(path, mutations.Bytes(Encoding.UTF8.GetBytes(intact)));
             try
             {
                 TextTokenizers.Load(path).Encode("hello world é");
