@@ -12,15 +12,15 @@ namespace LongNet.Trainer;
 /// </summary>
 internal static class RankProgram
 {
-    public const int UserError = 2;
+    public const int UserError = ExitCode.UserError;
 
     /// <summary>
     /// Exit code, on every rank, of a run that was asked to stop before its last step, and saved a checkpoint: start it
     /// again with --resume auto. It is EX_TEMPFAIL of sysexits.h.
     /// </summary>
-    public const int StoppedEarly = 75;
+    public const int StoppedEarly = ExitCode.StoppedEarly;
 
-    private const int CollectiveFailed = 1;
+    private const int CollectiveFailed = ExitCode.Error;
 
     /// <param name="command">What runs on every rank.</param>
     /// <param name="notStarted">What a rank does instead of telling the mistake, where libtorch or MPI cannot be

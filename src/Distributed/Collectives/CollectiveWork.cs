@@ -7,9 +7,14 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Collectives;
 
 /// <summary>
-/// A collective that was started. Its tensors must be left alone until <see cref="Wait"/> has returned; a work that
-/// nobody waits for still runs to its end.
+/// The caller's handle of a collective that was started. Its tensors must not be read or written until
+/// <see cref="Wait"/> has returned. A work that nobody waits for still runs to its end.
 /// </summary>
+/// <remarks>
+/// A collective has three objects, one for each reader. The <see cref="CollectiveCall"/> describes it to messages, the
+/// monitor and flight records. The <see cref="ITransfer"/> is its state in the backend, and the progress thread
+/// advances it. The <see cref="CollectiveWork"/> is what the caller waits for, and has the result.
+/// </remarks>
 public sealed class CollectiveWork : IPendingTensor
 {
     private readonly ITransfer transfer;
@@ -24,7 +29,7 @@ public sealed class CollectiveWork : IPendingTensor
         this.result = result;
     }
 
-    /// <summary>What was called; null in a group of one rank.</summary>
+    /// <summary>The record of the call; null in a group of one rank.</summary>
     internal CollectiveCall? Call { get; }
 
     /// <summary>Whether <see cref="Wait"/> would return at once.</summary>

@@ -1,8 +1,8 @@
 namespace LongNet.Distributed.Collectives;
 
 /// <summary>
-/// Payload bytes this rank has sent to and received from other ranks. What a rank keeps for itself counts nowhere, so
-/// a group of one rank counts nothing.
+/// Payload bytes that this rank has sent to and received from other ranks. The part that a rank keeps is not counted,
+/// so a group of one rank counts nothing.
 /// </summary>
 /// <param name="BytesSent">Bytes this rank contributed. See <see cref="ProcessGroup"/> for the rule per
 /// collective.</param>

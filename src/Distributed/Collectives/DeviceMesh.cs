@@ -4,15 +4,19 @@ namespace LongNet.Distributed.Collectives;
 
 /// <summary>
 /// The ranks as a grid of data × sequence: ranks of a row share one sequence, ranks of a column hold the same part of
-/// different sequences. The sequence axis varies fastest, so that its ranks, which talk most, sit on one machine.
+/// different sequences. The sequence axis varies fastest, so that its ranks, which communicate most, are on one
+/// machine.
 /// </summary>
 public sealed class DeviceMesh : IDisposable
 {
-    /// <summary>Lays the ranks out. Collective over the world.</summary>
+    /// <summary>Arranges the ranks. Collective over the world.</summary>
     /// <param name="world">All ranks. Not owned.</param>
-    /// <param name="data">Sequences trained at a time; null: what the other axis leaves, else 1.</param>
-    /// <param name="sequence">Ranks that share a sequence; null: what the other axis leaves, else all.</param>
-    /// <exception cref="UserException">The axes do not make up the world; the same on every rank.</exception>
+    /// <param name="data">Sequences trained at a time; null: the ranks divided by the other axis, or 1 where that is
+    /// null too.</param>
+    /// <param name="sequence">Ranks that share a sequence; null: the ranks divided by the other axis, or all where
+    /// that is null too.</param>
+    /// <exception cref="UserException">The axes' product is not the number of ranks; thrown alike on every
+    /// rank.</exception>
     public DeviceMesh(ProcessGroup world, int? data, int? sequence)
     {
         ArgumentNullException.ThrowIfNull(world);
@@ -42,7 +46,8 @@ public sealed class DeviceMesh : IDisposable
     public int SequenceRank { get; }
 
     /// <summary>The size of both axes. Pure: no collective.</summary>
-    /// <exception cref="UserException">The axes do not make up the world; says what would.</exception>
+    /// <exception cref="UserException">The axes' product is not the number of ranks; the message says what
+    /// fits.</exception>
     public static (int Data, int Sequence) Resolve(int? data, int? sequence, int worldSize)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(worldSize);

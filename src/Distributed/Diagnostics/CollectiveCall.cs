@@ -1,25 +1,26 @@
 namespace LongNet.Distributed.Diagnostics;
 
-/// <summary>One collective as one rank called it: what it was, where, and how far it came.</summary>
+/// <summary>
+/// The record of one collective that one rank called: what it is, who called it, and how far it has come. Messages,
+/// the monitor and flight records read it.
+/// </summary>
 internal sealed class CollectiveCall
 {
-    // Made when it is asked for: a small collective takes less time than its description.
+    // Called when the text is read: a small collective takes less time than its description.
     private readonly Func<string> describe;
-    private readonly string file;
-    private readonly int line;
+    private readonly CallerLocation caller;
     private string? signature,
         callSite;
 
-    // Stopwatch ticks; 0: not yet. Written by whichever thread moves the collective on, read by the watchdog.
+    // Stopwatch ticks; 0: not yet. Written by the thread that advances the transfer, read by the watchdog.
     private long enqueuedAt,
         startedAt,
         completedAt;
 
     /// <param name="describe">Makes <see cref="Signature"/>.</param>
-    /// <param name="file">Path of the calling source file.</param>
-    /// <param name="line">Line in it.</param>
-    internal CollectiveCall(Func<string> describe, string file, int line) =>
-        (this.describe, this.file, this.line) = (describe, file, line);
+    /// <param name="caller">Makes <see cref="CallSite"/>.</param>
+    internal CollectiveCall(Func<string> describe, CallerLocation caller) =>
+        (this.describe, this.caller) = (describe, caller);
 
     /// <summary>The group's identity, the same on all its ranks.</summary>
     public required string GroupId { get; init; }
@@ -44,9 +45,9 @@ internal sealed class CollectiveCall
     public required long Bytes { get; init; }
 
     /// <summary>File and line of the call, e.g. "TrainingStep.cs:88".</summary>
-    public string CallSite => callSite ??= line == 0 ? Path.GetFileName(file) : $"{Path.GetFileName(file)}:{line}";
+    public string CallSite => callSite ??= $"{caller}";
 
-    /// <summary>What the program was at, e.g. "step 17: backward"; empty where it did not say.</summary>
+    /// <summary>What the program was doing, e.g. "step 17: backward"; empty where it did not set it.</summary>
     public required string Activity { get; init; }
 
     /// <summary>When it was called, in ticks of <see cref="System.Diagnostics.Stopwatch"/>.</summary>
@@ -70,9 +71,9 @@ internal sealed class CollectiveCall
         internal set => Volatile.Write(ref completedAt, value);
     }
 
-    // For groups of one rank, which nobody watches.
+    // For groups of one rank, whose collectives are not monitored.
     internal static CollectiveCall None { get; } =
-        new(() => "", "", 0)
+        new(() => "", default)
         {
             GroupId = "",
             GroupName = "",
@@ -83,15 +84,15 @@ internal sealed class CollectiveCall
             Activity = "",
         };
 
-    // Whether the caller waits for it at once, so that nobody disposes its tensors before it is done.
-    internal bool IsAwaited { get; init; }
+    /// <summary>Who keeps the tensors alive until the collective is completed.</summary>
+    internal TensorLifetime Lifetime { get; init; }
 
-    // Where the monitor lists it while it is under way.
+    // The monitor's entry of it while it is in flight.
     internal LinkedListNode<CollectiveCall>? Place { get; set; }
 
-    // For what belongs to this call but is no collective of the program's.
+    // A copy for an exchange that serves this call but that the program did not call: the monitor does not list it.
     internal CollectiveCall Untracked() =>
-        new(describe, file, line)
+        new(describe, caller)
         {
             GroupId = GroupId,
             GroupName = GroupName,

@@ -1,6 +1,6 @@
 namespace LongNet.Distributed.Diagnostics;
 
-/// <summary>What ranks do together.</summary>
+/// <summary>Which collective, or which side of a message.</summary>
 internal enum CollectiveKind
 {
     AllGather,

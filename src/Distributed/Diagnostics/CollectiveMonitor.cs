@@ -3,12 +3,12 @@ using System.Diagnostics;
 namespace LongNet.Distributed.Diagnostics;
 
 /// <summary>
-/// What a process knows of its collectives: the last ones, those under way, and the time they take. One per process,
-/// shared by all its groups. All members may be called from any thread.
+/// The collectives of a process: the last ones, those in flight, and the time they take. One per process, shared by all
+/// its groups. All members may be called from any thread.
 /// </summary>
 public sealed class CollectiveMonitor
 {
-    /// <summary>Collectives that are remembered.</summary>
+    /// <summary>How many collectives it keeps.</summary>
     public const int Capacity = 1000;
 
     private readonly Lock gate = new();
@@ -18,7 +18,7 @@ public sealed class CollectiveMonitor
         waited,
         transferred,
         busySince;
-    private int underWay;
+    private int inFlight;
     private volatile string activity = "";
     private long activitySince = Stopwatch.GetTimestamp();
 
@@ -34,10 +34,10 @@ public sealed class CollectiveMonitor
     /// </summary>
     public bool ChecksCollectives { get; set; }
 
-    /// <summary>Where this rank's flight record is written when the job comes to grief; null: nowhere.</summary>
+    /// <summary>Where this rank's flight record is written when the job fails; null: nowhere.</summary>
     public string? RecordFolder { get; set; }
 
-    /// <summary>What the program is at, e.g. "step 17: backward"; told where a rank is missed.</summary>
+    /// <summary>What the program is doing, e.g. "step 17: backward"; reported where a rank is missing.</summary>
     public string Activity
     {
         get => activity;
@@ -51,16 +51,18 @@ public sealed class CollectiveMonitor
     /// <summary>How long the activity has lasted.</summary>
     public TimeSpan ActivityTime => Stopwatch.GetElapsedTime(Volatile.Read(ref activitySince));
 
-    /// <summary>Seconds that callers have waited for collectives: the communication that no computation hid.</summary>
+    /// <summary>Seconds that callers have waited for collectives: communication that did not overlap with
+    /// computation.</summary>
     public double ExposedCommunicationSeconds => Seconds(Volatile.Read(ref waited));
 
-    /// <summary>Seconds during which at least one collective was under way, hidden or not.</summary>
+    /// <summary>Seconds during which at least one collective was in flight, overlapped with computation or
+    /// not.</summary>
     public double CommunicationSeconds
     {
         get
         {
             lock (gate)
-                return Seconds(transferred + (underWay > 0 ? Stopwatch.GetTimestamp() - busySince : 0));
+                return Seconds(transferred + (inFlight > 0 ? Stopwatch.GetTimestamp() - busySince : 0));
         }
     }
 
@@ -117,7 +119,7 @@ public sealed class CollectiveMonitor
         lock (gate)
         {
             call.StartedAt = Stopwatch.GetTimestamp();
-            if (underWay++ == 0)
+            if (inFlight++ == 0)
                 busySince = call.StartedAt;
         }
     }
@@ -127,7 +129,7 @@ public sealed class CollectiveMonitor
         lock (gate)
         {
             call.CompletedAt = Stopwatch.GetTimestamp();
-            if (--underWay == 0)
+            if (--inFlight == 0)
                 transferred += call.CompletedAt - busySince;
             if (call.Place is { } place)
                 open.Remove(place);

@@ -10,7 +10,7 @@ namespace LongNet.Distributed.Diagnostics;
 /// <param name="Members">World ranks, in group order.</param>
 internal sealed record RecordedGroup(string Name, IReadOnlyList<int> Members);
 
-/// <summary>A collective as a rank remembers it. Times are UTC; null: that has not happened.</summary>
+/// <summary>A collective in a flight record. Times are UTC; null: not yet.</summary>
 /// <param name="Group">Key of <see cref="FlightRecord.Groups"/>.</param>
 /// <param name="Sequence">As <see cref="CollectiveCall.Sequence"/>.</param>
 /// <param name="Kind">E.g. "all-reduce".</param>
@@ -26,11 +26,15 @@ internal sealed record RecordedCollective(
     DateTime Called,
     DateTime? Started,
     DateTime? Completed
-);
+)
+{
+    /// <summary>Whether it is a send or a receive, which one peer answers.</summary>
+    internal bool IsMessage => Kind == CollectiveKind.Send.Term() || Kind == CollectiveKind.Receive.Term();
+}
 
 /// <summary>
-/// What one rank knew of its collectives when the job came to grief. Every rank writes its own, as JSON, into one
-/// folder; <see cref="FlightRecordAnalysis"/> reads them together.
+/// The collectives of one rank when the job failed. Every rank writes its own record, as JSON, into one folder;
+/// <see cref="FlightRecordAnalysis"/> reads them together.
 /// </summary>
 internal sealed record FlightRecord
 {
@@ -60,10 +64,10 @@ internal sealed record FlightRecord
     /// <summary>Why the record was written, e.g. an error's message.</summary>
     public required string Reason { get; init; }
 
-    /// <summary>Rank whose failure it was; null where none is to blame yet.</summary>
+    /// <summary>Rank that failed; null where it is not known.</summary>
     public int? FailedRank { get; init; }
 
-    /// <summary>What the program was at; empty where it did not say.</summary>
+    /// <summary>What the program was doing; empty where it did not set it.</summary>
     public required string Activity { get; init; }
 
     public required double ActivitySeconds { get; init; }
@@ -76,8 +80,8 @@ internal sealed record FlightRecord
     public static string FileNameOf(int rank) => $"rank-{rank:D5}.json";
 
     /// <summary>Reads this process's state.</summary>
-    /// <param name="last">How many finished collectives to keep; those under way and the last of every group always
-    /// are.</param>
+    /// <param name="last">How many finished collectives to include, beside those in flight and the last of every
+    /// group.</param>
     public static FlightRecord Of(
         CollectiveMonitor monitor,
         RankEnvironment environment,
@@ -135,8 +139,8 @@ internal sealed record FlightRecord
     public static FlightRecord FromJson(string json) =>
         JsonSerializer.Deserialize<FlightRecord>(json, Json) ?? throw new JsonException("It is null.");
 
-    /// <summary>Writes the record into a folder, which is made; what is there of this rank is replaced.</summary>
-    /// <returns>Whether the disk allowed it: a record that cannot be written must not hide what it is about.</returns>
+    /// <summary>Writes the record into a folder, which is made; replaces an earlier record of this rank.</summary>
+    /// <returns>Whether it was written: a disk's error must not hide the failure that the record describes.</returns>
     public bool TryWrite(string folder)
     {
         try

@@ -2,13 +2,13 @@ using System.Globalization;
 
 namespace LongNet.Distributed.Diagnostics;
 
-/// <summary>Says in one sentence what several ranks' flight records tell together.</summary>
+/// <summary>Explains a failed job in one sentence, from its ranks' flight records.</summary>
 internal static class FlightRecordAnalysis
 {
     /// <param name="records">Of at least one rank.</param>
     /// <param name="limit">How long the collective could take, e.g. " within 300 s"; empty where that is not
     /// known.</param>
-    /// <param name="silent">What is said of ranks that have no record.</param>
+    /// <param name="silent">Text for ranks that have no record.</param>
     public static string Explain(
         IReadOnlyList<FlightRecord> records,
         string limit = "",
@@ -18,12 +18,13 @@ internal static class FlightRecordAnalysis
         ArgumentNullException.ThrowIfNull(records);
         var byRank = records.ToDictionary(record => record.Rank);
         string waiting = Waiting(records);
-        if (records.FirstOrDefault(record => record.FailedRank is not null) is { FailedRank: int failed } told)
+        if (records.FirstOrDefault(record => record.FailedRank is not null) is { FailedRank: int failed } failure)
         {
             string host = byRank.TryGetValue(failed, out FlightRecord? own)
                 ? $" ({own.Host}, process {own.ProcessId}{At(own.Activity)})"
                 : "";
-            return $"Rank {failed}{host} failed: {told.Reason}" + (waiting.Length == 0 ? "" : $" Meanwhile {waiting}.");
+            return $"Rank {failed}{host} failed: {failure.Reason}"
+                + (waiting.Length == 0 ? "" : $" Meanwhile {waiting}.");
         }
 
         return Stuck(records) is var (call, group)
@@ -53,7 +54,7 @@ internal static class FlightRecordAnalysis
         return (ordered.Length == 1 ? "rank " : "ranks ") + string.Join(", ", ranges);
     }
 
-    // The collective that was waited for first: later ones may wait because of it.
+    // The collective that ranks have waited for first: later ones may wait because of it.
     private static (RecordedCollective Call, RecordedGroup Group)? Stuck(IReadOnlyList<FlightRecord> records)
     {
         var open = records
@@ -82,7 +83,6 @@ internal static class FlightRecordAnalysis
         var absent = new List<FlightRecord>();
         var different = new List<(int Rank, RecordedCollective Call)>();
         var waiting = new List<(int Rank, RecordedCollective Call)>();
-        bool isMessage = call.Kind is "send" or "receive";
         foreach (int rank in group.Members)
         {
             if (!records.TryGetValue(rank, out FlightRecord? record))
@@ -92,19 +92,17 @@ internal static class FlightRecordAnalysis
             }
 
             RecordedCollective? own = record.Collectives.LastOrDefault(each =>
-                each.Group == call.Group
-                && each.Sequence == call.Sequence
-                && (each.Kind is "send" or "receive") == isMessage
+                each.Group == call.Group && each.Sequence == call.Sequence && each.IsMessage == call.IsMessage
             );
-            // Of one that has gone on, the call may be forgotten.
+            // A rank that has called later collectives may not list this one any more.
             bool isPast = record.Collectives.Any(each =>
-                each.Group == call.Group && each.Sequence > call.Sequence && each.Kind is not ("send" or "receive")
+                each.Group == call.Group && each.Sequence > call.Sequence && !each.IsMessage
             );
-            if (own is null && (isMessage || !isPast))
+            if (own is null && (call.IsMessage || !isPast))
                 absent.Add(record);
             else if (own is null)
                 continue;
-            else if (!isMessage && (own.Kind != call.Kind || own.Signature != call.Signature))
+            else if (!call.IsMessage && (own.Kind != call.Kind || own.Signature != call.Signature))
                 different.Add((rank, own));
             else if (own.Completed is null)
                 waiting.Add((rank, own));
@@ -116,13 +114,13 @@ internal static class FlightRecordAnalysis
             causes.Add($"rank {rank} {silent}");
         foreach (var (rank, other) in different)
             causes.Add($"rank {rank} called {Name(other, group)} at {other.CallSite}{At(other.Activity)} instead");
-        foreach (FlightRecord record in isMessage ? [] : absent)
+        foreach (FlightRecord record in call.IsMessage ? [] : absent)
             causes.Add(
                 $"rank {record.Rank} ({record.Host}, process {record.ProcessId}) never called it: it {Doing(record)}"
             );
         if (causes.Count == 0)
             causes.Add(
-                isMessage
+                call.IsMessage
                     ? "its peer has not answered it"
                     : "all its ranks called it, so what joins them does not carry it"
             );

@@ -3,12 +3,12 @@ using System.Reflection;
 namespace LongNet.Distributed.Launch;
 
 /// <summary>
-/// Which program a rank runs. Ranks of different programs would exchange what the other does not expect.
+/// Which program a rank runs. Ranks of different programs would exchange tensors that the other does not expect.
 /// </summary>
 internal static class ProgramIdentity
 {
     /// <summary>
-    /// E.g. "longnet 0.1.0+abc (build 1f2e…)": name and version, and a digest of all builds it is made of.
+    /// E.g. "longnet 0.1.0+abc (build 1f2e…)": name and version, and a digest of the builds of its assemblies.
     /// </summary>
     public static string Current { get; } = Describe(Assembly.GetEntryAssembly() ?? typeof(ProgramIdentity).Assembly);
 
@@ -16,7 +16,7 @@ internal static class ProgramIdentity
     {
         string version = program.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion
             ?? "unknown";
-        // Every build of different sources has another module version.
+        // The module version of an assembly changes with its sources.
         Guid[] builds =
         [
             .. program

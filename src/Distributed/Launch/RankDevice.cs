@@ -27,7 +27,8 @@ public static class RankDevice
             );
         }
 
-        // Of several ranks that see one GPU each may see another; if not, the first collective says so.
+        // Ranks that see one GPU each may see different GPUs. If they do not, the first collective of CUDA tensors
+        // throws.
         if (gpus > 1 && environment.LocalSize > gpus)
         {
             throw new UserException(

@@ -25,7 +25,7 @@ public enum RankLauncher
 /// <summary>Names for messages.</summary>
 internal static class RankLauncherNames
 {
-    /// <summary>What the user typed, e.g. "Open MPI's mpiexec".</summary>
+    /// <summary>The command that the user typed, e.g. "Open MPI's mpiexec".</summary>
     public static string Command(this RankLauncher launcher) =>
         launcher switch
         {
@@ -38,12 +38,13 @@ internal static class RankLauncherNames
 }
 
 /// <summary>
-/// What the launcher said to this process through environment variables. The only reader of them. Known before MPI is
-/// loaded, so that a program can let rank 0 alone speak from its first line.
+/// This process's place in the job, as its launcher passes it in environment variables; the only reader of them. It is
+/// known before MPI is loaded, so that a program can let only rank 0 report from its first line.
 /// </summary>
-/// <param name="Launcher">Who started the process; <see cref="RankLauncher.None"/> for a plain start.</param>
+/// <param name="Launcher">The program that started the process; <see cref="RankLauncher.None"/> for a plain
+/// start.</param>
 /// <param name="Rank">0 … Size − 1.</param>
-/// <param name="Size">Processes the launcher started in all.</param>
+/// <param name="Size">Ranks of the job.</param>
 /// <param name="LocalRank">Place among the ranks of this machine.</param>
 /// <param name="LocalSize">Ranks on this machine.</param>
 /// <param name="MpiLibrary">MPI library the user names in LONGNET_MPI_LIBRARY, instead of the launcher's usual
@@ -78,7 +79,7 @@ public sealed partial record RankEnvironment(
         || Environment.GetEnvironmentVariable(PmiSize) is { Length: > 0 }
         || Environment.GetEnvironmentVariable(PmixRank) is { Length: > 0 };
 
-    /// <summary>Whether this process speaks for all: rank 0.</summary>
+    /// <summary>Whether this is rank 0, which reports for all.</summary>
     public bool IsRoot => Rank == 0;
 
     /// <summary>Reads this process's environment.</summary>
@@ -91,100 +92,85 @@ public sealed partial record RankEnvironment(
     public static RankEnvironment From(Func<string, string?> variable)
     {
         ArgumentNullException.ThrowIfNull(variable);
-        string? library = variable(LibraryVariable) is { Length: > 0 } named ? named : null;
-        // Open MPI first: its ranks may carry PMI variables too, MPICH's never carry Open MPI's.
-        if (variable(OpenMpiSize) is { Length: > 0 })
-        {
-            return Read(
-                RankLauncher.OpenMpi,
-                "OMPI_COMM_WORLD_RANK",
-                OpenMpiSize,
-                "OMPI_COMM_WORLD_LOCAL_RANK",
-                "OMPI_COMM_WORLD_LOCAL_SIZE"
+        var variables = new LauncherVariables(variable);
+        // Open MPI first: its ranks may have PMI variables too, MPICH's never have Open MPI's.
+        RankEnvironment environment =
+            variables.Has(OpenMpiSize) ? FromOpenMpi(variables)
+            : variables.Has(PmiSize) ? FromPmi(variables)
+            : variables.Has(PmixRank) ? FromPmix(variables)
+            : new RankEnvironment(RankLauncher.None, 0, 1, 0, 1);
+        return environment with { MpiLibrary = variables.Has(LibraryVariable) ? variables[LibraryVariable] : null };
+    }
+
+    private static RankEnvironment FromOpenMpi(LauncherVariables variables) =>
+        FromMpiexec(
+            variables,
+            RankLauncher.OpenMpi,
+            rankName: "OMPI_COMM_WORLD_RANK",
+            sizeName: OpenMpiSize,
+            localRankName: "OMPI_COMM_WORLD_LOCAL_RANK",
+            localSizeName: "OMPI_COMM_WORLD_LOCAL_SIZE"
+        );
+
+    private static RankEnvironment FromPmi(LauncherVariables variables)
+    {
+        // A job's script passes the job's Slurm variables on to all that it starts, and srun passes those of its step
+        // on to an mpiexec. They describe this rank only where srun itself started it: then both sets agree.
+        bool isFromSrun =
+            !variables.Has(PmiLocalRank)
+            && variables[PmiRank] == variables[SlurmRank]
+            && variables[PmiSize] == variables[SlurmSize];
+        return isFromSrun
+            ? FromSlurm(variables, RankLauncher.SlurmPmi2)
+            : FromMpiexec(
+                variables,
+                RankLauncher.Mpich,
+                rankName: PmiRank,
+                sizeName: PmiSize,
+                localRankName: PmiLocalRank,
+                localSizeName: "MPI_LOCALNRANKS"
             );
-        }
+    }
 
-        // Slurm's own variables count only where srun itself started this rank: a job's script and every mpiexec within
-        // it hand down those of the job, or of the step that is mpiexec's.
-        if (variable(PmiSize) is { Length: > 0 })
-        {
-            return
-                variable(PmiLocalRank) is not { Length: > 0 }
-                && variable(PmiRank) == variable(SlurmRank)
-                && variable(PmiSize) == variable(SlurmSize)
-                ? ReadSlurm(RankLauncher.SlurmPmi2)
-                : Read(RankLauncher.Mpich, PmiRank, PmiSize, PmiLocalRank, "MPI_LOCALNRANKS");
-        }
-
-        if (variable(PmixRank) is { Length: > 0 } pmixRank)
-        {
-            return pmixRank == variable(SlurmRank) && variable(SlurmSize) is { Length: > 0 }
-                ? ReadSlurm(RankLauncher.SlurmPmix)
-                : throw new UserException(
-                    "A launcher started this process as one of several ranks (PMIX_RANK is set) without "
-                        + "saying how many there are: start the ranks with mpiexec "
-                        + "or with srun."
-                );
-        }
-
-        return new RankEnvironment(RankLauncher.None, 0, 1, 0, 1, library);
-
-        RankEnvironment Read(
-            RankLauncher launcher,
-            string rankName,
-            string sizeName,
-            string localRankName,
-            string localSizeName
-        )
-        {
-            int size = Number(sizeName, 1, int.MaxValue, null);
-            int rank = Number(rankName, 0, size - 1, null);
-            // Launchers that say nothing about machines are taken to use one.
-            int localSize = Number(localSizeName, 1, size, size);
-            int localRank = Number(localRankName, 0, localSize - 1, rank % localSize);
-            return new RankEnvironment(launcher, rank, size, localRank, localSize, library);
-        }
-
-        RankEnvironment ReadSlurm(RankLauncher launcher)
-        {
-            int size = Number(SlurmSize, 1, int.MaxValue, null);
-            int rank = Number(SlurmRank, 0, size - 1, null);
-            int[] perNode = TasksPerNode(variable(SlurmTasksPerNode), size)
-                ?? throw new UserException(
-                    $"The environment variable {SlurmTasksPerNode} is {Shown(SlurmTasksPerNode)}, where srun "
-                        + "puts the ranks of every node, such as '4(x2),3', "
-                        + $"in all {size}: start the ranks with srun, or unset the variables it left behind."
-                );
-            int localSize = perNode[Number(SlurmNode, 0, perNode.Length - 1, null)];
-            return new RankEnvironment(
-                launcher,
-                rank,
-                size,
-                Number(SlurmLocalRank, 0, localSize - 1, null),
-                localSize,
-                library
+    private static RankEnvironment FromPmix(LauncherVariables variables) =>
+        variables[PmixRank] == variables[SlurmRank] && variables.Has(SlurmSize)
+            ? FromSlurm(variables, RankLauncher.SlurmPmix)
+            : throw new UserException(
+                "A launcher started this process as one of several ranks (PMIX_RANK is set) without "
+                    + "saying how many there are: start the ranks with mpiexec "
+                    + "or with srun."
             );
-        }
 
-        int Number(string name, int least, int most, int? otherwise)
-        {
-            string? text = variable(name);
-            if (string.IsNullOrEmpty(text) && otherwise is int value)
-                return value;
-            if (
-                int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number)
-                && number >= least
-                && number <= most
-            )
-                return number;
-            throw new UserException(
-                $"The environment variable {name} is {Shown(name)}, where a launcher puts a number from "
-                    + $"{least} to {most}: "
-                    + "start the ranks with mpiexec, or unset the variables a launcher left behind."
+    private static RankEnvironment FromMpiexec(
+        LauncherVariables variables,
+        RankLauncher launcher,
+        string rankName,
+        string sizeName,
+        string localRankName,
+        string localSizeName
+    )
+    {
+        int size = variables.Number(sizeName, 1, int.MaxValue);
+        int rank = variables.Number(rankName, 0, size - 1);
+        // A launcher that sets no variables about machines is assumed to use one machine.
+        int localSize = variables.Number(localSizeName, 1, size, otherwise: size);
+        int localRank = variables.Number(localRankName, 0, localSize - 1, otherwise: rank % localSize);
+        return new RankEnvironment(launcher, rank, size, localRank, localSize);
+    }
+
+    private static RankEnvironment FromSlurm(LauncherVariables variables, RankLauncher launcher)
+    {
+        int size = variables.Number(SlurmSize, 1, int.MaxValue);
+        int rank = variables.Number(SlurmRank, 0, size - 1);
+        int[] perNode = TasksPerNode(variables[SlurmTasksPerNode], size)
+            ?? throw new UserException(
+                $"The environment variable {SlurmTasksPerNode} is {variables.Shown(SlurmTasksPerNode)}, where srun "
+                    + "puts the ranks of every node, such as '4(x2),3', "
+                    + $"in all {size}: start the ranks with srun, or unset the variables it left behind."
             );
-        }
-
-        string Shown(string name) => variable(name) is string text ? $"'{text}'" : "not set";
+        int localSize = perNode[variables.Number(SlurmNode, 0, perNode.Length - 1)];
+        int localRank = variables.Number(SlurmLocalRank, 0, localSize - 1);
+        return new RankEnvironment(launcher, rank, size, localRank, localSize);
     }
 
     /// <summary>Reads Slurm's list of ranks per node, e.g. "4(x2),3": two nodes of 4 and one of 3.</summary>

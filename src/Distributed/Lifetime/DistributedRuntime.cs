@@ -1,36 +1,30 @@
 using System.Diagnostics;
 using LongNet.Core;
+using LongNet.Distributed.Backends;
 using LongNet.Distributed.Backends.Mpi;
 using LongNet.Distributed.Collectives;
-using LongNet.Distributed.Collectives.Transport;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Launch;
 
 namespace LongNet.Distributed.Lifetime;
 
 /// <summary>
-/// The ranks of this job: one where no launcher started the process (no MPI is loaded), else MPI's. Made once per
-/// process, at the start of the program, and disposed at its end.
+/// The ranks of this job: MPI's, or one rank without MPI where no launcher started the process. Made once per process,
+/// at the start of the program, and disposed at its end.
 /// </summary>
 /// <remarks>
-/// A rank that fails takes the others with it, which would else wait for it for ever: an unhandled exception prints its
-/// message with the rank and ends the job with code 1; a process that exits without <see cref="Dispose"/> ends it with
-/// <see cref="LeftWithoutFinishing"/>; a collective that does not finish within
-/// <see cref="CollectiveMonitor.Timeout"/>, with <see cref="TimedOut"/>. Every rank then writes its flight record into
-/// <see cref="CollectiveMonitor.RecordFolder"/>.
+/// A rank that fails ends the job, because the other ranks would wait for it for ever. An unhandled exception is
+/// reported with the rank, and ends the job with <see cref="ExitCode.Error"/>; a process that exits without
+/// <see cref="Dispose"/>, with <see cref="ExitCode.RankLeft"/>; a collective that does not finish within
+/// <see cref="CollectiveMonitor.Timeout"/>, with <see cref="ExitCode.CollectiveTimeout"/>. Every rank then writes its
+/// flight record into <see cref="CollectiveMonitor.RecordFolder"/>.
 /// </remarks>
 public sealed class DistributedRuntime : IDisposable
 {
-    /// <summary>Exit code of a job of which a rank left without <see cref="Dispose"/>.</summary>
-    public const int LeftWithoutFinishing = 86;
-
-    /// <summary>Exit code of a job of which a collective did not finish in time.</summary>
-    public const int TimedOut = 87;
-
-    // For MPI_Finalize, once all ranks have come to it.
+    // For MPI_Finalize, once all ranks have called it.
     private static readonly TimeSpan DefaultFinishLimit = TimeSpan.FromSeconds(30);
 
-    // Ranks load their program and libraries before; over a shared file system that takes minutes, not more.
+    // Before MPI_Init, ranks load their program and libraries. Over a shared file system that can take minutes.
     private static readonly TimeSpan StartLimit = TimeSpan.FromMinutes(5);
 
     private readonly MpiSession? session;
@@ -78,9 +72,9 @@ public sealed class DistributedRuntime : IDisposable
     public CollectiveMonitor Monitor => World.Monitor;
 
     /// <summary>Joins the ranks the launcher started. Collective.</summary>
-    /// <param name="environment">What the launcher said; read from this process where null.</param>
-    /// <param name="finishLimit">How long <see cref="Dispose"/> waits for MPI to end, once all ranks are there; 30 s
-    /// where null.</param>
+    /// <param name="environment">This rank's place in the job; read from the launcher's variables where null.</param>
+    /// <param name="finishLimit">How long <see cref="Dispose"/> waits for MPI to end, once all ranks have called it; 30
+    /// s where null.</param>
     /// <exception cref="UserException">MPI's library is missing, or not the launcher's.</exception>
     /// <exception cref="AgreedUserException">Ranks run different programs.</exception>
     public static DistributedRuntime Start(RankEnvironment? environment = null, TimeSpan? finishLimit = null) =>
@@ -91,8 +85,8 @@ public sealed class DistributedRuntime : IDisposable
         );
 
     /// <summary>
-    /// Tells an error of this rank and ends all ranks at once, for failures that the other ranks do not see. Returns
-    /// only where there is no job to end: the process was not started by a launcher.
+    /// Reports an error of this rank and ends all ranks at once, for failures that the other ranks do not see. Returns
+    /// only where there is no job to end, because no launcher started the process.
     /// </summary>
     public void Fail(Exception error, int exitCode)
     {
@@ -102,17 +96,19 @@ public sealed class DistributedRuntime : IDisposable
 
     /// <summary>
     /// From now on the first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 to this rank does not end it, but asks the program to
-    /// stop; what comes more than half a second later ends it at once. For programs that save something first: all
-    /// ranks must agree on where to stop.
+    /// stop; a signal more than half a second later ends it at once. For programs that save something first: all ranks
+    /// must agree on where to stop.
     /// </summary>
     /// <returns>
-    /// What says whether there was one. Owned by the runtime, which ends by signals as before once it is disposed.
+    /// The request, with the signal once there was one. Owned by the runtime, at whose end signals have their former
+    /// effect.
     /// </returns>
     internal StopRequest DeferSignals() => request ??= termination?.DeferSignals() ?? new StopRequest();
 
     /// <summary>
-    /// Lets this rank write no flight record any more, for a program that has obeyed a <see cref="StopRequest"/> and
-    /// removes the records that its ranks wrote at the signal, in case the launcher would kill them.
+    /// Keeps this rank from writing a flight record from now on. For a program that has obeyed a
+    /// <see cref="StopRequest"/> and removes the records that its ranks wrote at the signal, which they did in case the
+    /// launcher kills them.
     /// </summary>
     internal void StopRecording() => termination?.StopRecording();
 
@@ -129,17 +125,18 @@ public sealed class DistributedRuntime : IDisposable
         sentinel?.Dispose();
     }
 
-    /// <param name="largestMessage">Most bytes per MPI call; a small number makes small tensors take the way of large
-    /// ones.</param>
+    /// <param name="largestMessage">Most bytes per MPI call. Tests pass a small number, so that small tensors are split
+    /// as large ones are.</param>
     internal static DistributedRuntime Start(RankEnvironment environment, TimeSpan finishLimit, int largestMessage)
     {
         if (environment.Launcher == RankLauncher.None)
             return new DistributedRuntime(environment, null, null, largestMessage);
-        // Before MPI, some of whose transports do not survive a fork.
+        // Before MPI, because some of its transports do not survive a fork.
         var sentinel = RankSentinel.Start(environment);
-        using var deadline = new Timer(
+        var lastResort = new LastResort(environment, sentinel);
+        using Timer deadline = new(
             _ =>
-                GiveUp(
+                lastResort.Kill(
                     $"MPI has not started within {StartLimit.TotalMinutes:0} minutes: other ranks did not "
                         + "start, or their machines cannot reach this one; ending the job."
                 ),
@@ -149,25 +146,26 @@ public sealed class DistributedRuntime : IDisposable
         );
         try
         {
-            return new DistributedRuntime(
-                environment,
-                MpiSession.Start(environment, finishLimit, GiveUp),
-                sentinel,
-                largestMessage
-            );
+            MpiSession session = MpiSession.Start(environment, finishLimit, lastResort.Kill);
+            return new DistributedRuntime(environment, session, sentinel, largestMessage);
         }
         catch (UserException)
         {
             sentinel.Dispose();
             throw;
         }
+    }
 
-        // MPI_Abort is not allowed before MPI_Init has ended, nor once MPI_Finalize has begun; launchers end the job
-        // when a rank is killed.
-        void GiveUp(string message)
+    /// <summary>
+    /// How a rank ends the job where MPI_Abort is not allowed: before MPI_Init has returned, and once MPI_Finalize has
+    /// begun. It reports why and kills its own process, after which the launcher ends the other ranks.
+    /// </summary>
+    private sealed record LastResort(RankEnvironment Rank, RankSentinel Sentinel)
+    {
+        public void Kill(string message)
         {
-            sentinel.Told();
-            Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
+            Sentinel.SetReported();
+            Console.Error.WriteLine($"longnet: rank {Rank.Rank}: {message}");
             Console.Error.Flush();
             Process.GetCurrentProcess().Kill();
         }

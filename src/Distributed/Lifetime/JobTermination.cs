@@ -9,25 +9,33 @@ using LongNet.Distributed.Launch;
 namespace LongNet.Distributed.Lifetime;
 
 /// <summary>
-/// How a rank that fails takes the others with it, which would else wait for it for ever: it tells its message with the
-/// rank, makes everyone write a flight record, and ends the job.
+/// Ends the job when this rank fails, because the other ranks would wait for it for ever. This rank notices an
+/// exception, an exit, a signal or, by its <see cref="Watchdog"/>, a collective that does not finish.
 /// </summary>
+/// <remarks>
+/// A rank that ends the job reports why, makes every rank write its flight record, and aborts all ranks
+/// (<see cref="End"/>). A rank that a signal ends writes its own record only, and its <see cref="RankSentinel"/>
+/// reports (<see cref="EndBySignal"/>): the launcher then ends the other ranks. docs/communication.md has the table of
+/// cases.
+/// </remarks>
 internal sealed partial class JobTermination : IDisposable
 {
-    // Launchers tear the job down at an abort, and what a rank has just written may not have reached them yet.
-    private static readonly TimeSpan TimeToBeHeard = TimeSpan.FromMilliseconds(500);
+    // Launchers end all ranks at an abort, and the last lines of a rank may not have reached them yet.
+    private static readonly TimeSpan ReportTime = TimeSpan.FromMilliseconds(500);
 
     // MPI_Abort can block when the launcher is out of reach.
-    private static readonly TimeSpan TimeToAbort = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan AbortTime = TimeSpan.FromSeconds(5);
 
     private readonly MpiSession session;
     private readonly RankEnvironment environment;
     private readonly RankSentinel sentinel;
-    private readonly MpiWatchdog watchdog;
+    private readonly Watchdog watchdog;
     private readonly PosixSignalRegistration[] signals;
     private readonly int[] neighbours;
     private readonly Lock recording = new();
     private volatile StopRequest? request;
+
+    // 1 from when this rank has begun to end the job, or itself.
     private int ending;
 
     /// <summary>Collective.</summary>
@@ -36,14 +44,14 @@ internal sealed partial class JobTermination : IDisposable
         this.session = session;
         this.environment = environment;
         this.sentinel = sentinel;
-        sentinel.Mark(session.JobId, session.LocalProcesses);
+        sentinel.JoinJob(session.JobId, session.LocalProcesses);
         neighbours = [.. session.LocalProcesses.Where(IsAlive)];
-        watchdog = new MpiWatchdog(
+        watchdog = new Watchdog(
             session.Native,
             session.Monitor,
             environment,
-            sentinel.Told,
-            (message, failed, code) => End(message, failed, code)
+            sentinel.SetReported,
+            (message, failedRank, exitCode) => End(message, failedRank, exitCode)
         );
         AppDomain.CurrentDomain.UnhandledException += OnUnhandledException;
         AppDomain.CurrentDomain.ProcessExit += OnProcessExit;
@@ -55,14 +63,14 @@ internal sealed partial class JobTermination : IDisposable
         ];
     }
 
-    /// <summary>Notes the next signal as <see cref="StopRequest"/> says, instead of ending this rank by it.</summary>
+    /// <summary>Makes the next signal a <see cref="StopRequest"/>, instead of ending this rank by it.</summary>
     /// <returns>Owned by the caller.</returns>
     public StopRequest DeferSignals() =>
         request = new StopRequest(OnRequest, signal => EndBySignal($"{signal}", signal.Number()));
 
     /// <summary>
-    /// Keeps this rank from writing its flight record once more: the run has stopped in order, and the records are to
-    /// go.
+    /// Keeps this rank from writing a flight record from now on: the run has stopped in order, and its ranks' records
+    /// are about to be removed.
     /// </summary>
     public void StopRecording()
     {
@@ -70,59 +78,48 @@ internal sealed partial class JobTermination : IDisposable
             session.Monitor.RecordFolder = null;
     }
 
-    /// <summary>Tells the message and ends all ranks. Does not return.</summary>
-    /// <param name="message">Null where it has been told.</param>
-    /// <param name="failedRank">Whose failure it is; null where that is not known.</param>
-    /// <param name="reason">What flight records say; the message where null.</param>
-    public void End(string? message, int? failedRank, int exitCode, string? reason = null)
+    /// <summary>Reports the message and ends all ranks. Does not return.</summary>
+    /// <param name="failedRank">Rank that failed; null where it is not known.</param>
+    /// <param name="reason">Text for flight records; the message where null.</param>
+    public void End(string message, int? failedRank, int exitCode, string? reason = null)
     {
         if (Interlocked.Exchange(ref ending, 1) != 0)
             EndOfProcess.Await();
-        // Nothing below may keep the job: not a full pipe, a file system that hangs, nor an MPI that has lost the
-        // others.
-        using var deadline = new Timer(
-            _ => Process.GetCurrentProcess().Kill(),
-            null,
-            TimeToBeHeard + TimeToAbort,
-            Timeout.InfiniteTimeSpan
-        );
-        reason ??= message ?? "";
-        Attempt(sentinel.Told);
-        Attempt(() =>
-        {
-            Console.Out.Flush();
-            if (message is not null)
-                Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
-            Console.Error.Flush();
-        });
+        // A full pipe, a file system that hangs or an MPI that has lost the other ranks must not keep the job running.
+        using Timer deadline = KillAfter(ReportTime + AbortTime);
+        reason ??= message;
+        Attempt(sentinel.SetReported);
+        Attempt(() => Print(message));
         Attempt(() => WriteRecord(reason, failedRank));
         if (session.IsActive)
-            Attempt(() => watchdog.TellOthers(failedRank, reason));
+            Attempt(() => watchdog.ReportFailure(failedRank, reason));
 #pragma warning disable RS0030 // This rank is about to end; nothing may shorten the pause.
-        Thread.Sleep(TimeToBeHeard);
+        Thread.Sleep(ReportTime);
 #pragma warning restore RS0030
         session.Abort(exitCode);
         Environment.Exit(exitCode);
     }
 
-    /// <summary>Tells an error of this rank and ends all ranks. Does not return.</summary>
+    /// <summary>Reports an error of this rank and ends all ranks. Does not return.</summary>
     public void Fail(Exception error, int exitCode)
     {
-        // Where several ranks see the same failure, one speaks for them; the others wait for the end that it brings.
-        if (error is CollectiveException { Speaker: int speaker } && speaker != environment.Rank)
+        // Where several ranks see the same failure, one reports it; the others only report it if the job has not ended
+        // by then.
+        if (error is CollectiveException { ReportingRank: int reporting } && reporting != environment.Rank)
 #pragma warning disable RS0030 // The rank that reports the failure ends this process.
-            Thread.Sleep(CollectiveException.SpeakerTime);
+            Thread.Sleep(Watchdog.ReportingRankTime);
 #pragma warning restore RS0030
-        bool isForPeople = error is UserException;
+        // The message of a UserException is complete without the exception's type and stack trace.
+        bool isUserException = error is UserException;
         End(
-            isForPeople ? error.Message : error.ToString(),
+            isUserException ? error.Message : error.ToString(),
             environment.Rank,
             exitCode,
-            isForPeople ? error.Message : $"{error.GetType()}: {error.Message}"
+            isUserException ? error.Message : $"{error.GetType()}: {error.Message}"
         );
     }
 
-    /// <summary>The job is over, and this rank ends as it should.</summary>
+    /// <summary>The job is over, and this rank may exit.</summary>
     public void Dispose()
     {
         AppDomain.CurrentDomain.UnhandledException -= OnUnhandledException;
@@ -132,11 +129,11 @@ internal sealed partial class JobTermination : IDisposable
         watchdog.Dispose();
     }
 
-    /// <summary>Waits until all ranks are here. Collective.</summary>
+    /// <summary>Waits until all ranks have come to the end of the program. Collective.</summary>
     public void AwaitOthers()
     {
         session.Monitor.Activity = "finished";
-        var call = new CollectiveCall(() => "", $"{nameof(DistributedRuntime)}.cs", 0)
+        var call = new CollectiveCall(() => "", new CallerLocation($"{nameof(DistributedRuntime)}.cs", 0))
         {
             GroupId = "end",
             GroupName = "end of the program",
@@ -157,18 +154,16 @@ internal sealed partial class JobTermination : IDisposable
         }
     }
 
-    private void OnUnhandledException(object sender, UnhandledExceptionEventArgs arguments)
-    {
-        Fail((Exception)arguments.ExceptionObject, 1);
-    }
+    private void OnUnhandledException(object sender, UnhandledExceptionEventArgs arguments) =>
+        Fail((Exception)arguments.ExceptionObject, ExitCode.Error);
 
     private void OnProcessExit(object? sender, EventArgs arguments)
     {
         if (session.IsActive && Volatile.Read(ref ending) == 0)
             End(
-                $"left without finishing; ending the job with code {DistributedRuntime.LeftWithoutFinishing}.",
+                $"left without finishing; ending the job with code {ExitCode.RankLeft}.",
                 environment.Rank,
-                DistributedRuntime.LeftWithoutFinishing
+                ExitCode.RankLeft
             );
     }
 
@@ -179,43 +174,38 @@ internal sealed partial class JobTermination : IDisposable
             EndBySignal($"{context.Signal}", number);
     }
 
-    // From a launcher, when another rank has gone: that one's death is what is told. Else the sentinel tells of this
-    // one.
+    // The sentinel reports, once this rank is gone. Where the launcher sent the signal because another rank has died,
+    // that rank's sentinel has reported before.
     private void EndBySignal(string name, int number)
     {
         if (Interlocked.Exchange(ref ending, 1) != 0)
             return;
-        using var deadline = new Timer(
-            _ => Process.GetCurrentProcess().Kill(),
-            null,
-            TimeToAbort,
-            Timeout.InfiniteTimeSpan
-        );
-        Note(name);
+        using Timer deadline = KillAfter(AbortTime);
+        PrepareReport(name);
         Console.Out.Flush();
-        // Without the exit handlers of MPI's libraries, which other threads are still in.
-        ExitAtOnce(128 + number);
+        // Without the exit handlers of MPI's libraries, which other threads may still be calling.
+        ExitAtOnce(ExitCode.OfSignal(number));
     }
 
-    // Who sends it may kill this rank before it has stopped. What then is told and found must be known now.
+    // The sender of the signal may kill this rank before it has stopped, so the report is prepared now.
     private void OnRequest(StopSignal signal)
     {
-        // Where a rank here has died, the launcher is ending the job, and the next collective would not end.
+        // Where a rank of this machine has died, the launcher is ending the job, and the next collective would not end.
         if (!neighbours.All(IsAlive))
             EndBySignal($"{signal}", signal.Number());
-        Note($"{signal}");
+        PrepareReport($"{signal}");
     }
 
-    private void Note(string signal)
+    private void PrepareReport(string signal)
     {
         string text = $"was ended by {signal}";
-        sentinel.Message(
+        sentinel.SetMessage(
             $"longnet: rank {environment.Rank} ({Environment.MachineName}, process {Environment.ProcessId}) {text}."
         );
         Attempt(() => WriteRecord(text, null));
     }
 
-    // One that is dead and not yet waited for has no command line any more.
+    // A process that is dead and not yet waited for has an empty command line.
     private static bool IsAlive(int process)
     {
         try
@@ -231,6 +221,9 @@ internal sealed partial class JobTermination : IDisposable
     [LibraryImport("libc", EntryPoint = "_exit")]
     private static partial void ExitAtOnce(int code);
 
+    private static Timer KillAfter(TimeSpan time) =>
+        new(_ => Process.GetCurrentProcess().Kill(), null, time, Timeout.InfiniteTimeSpan);
+
     private static void Attempt(Action action)
     {
         try
@@ -241,6 +234,13 @@ internal sealed partial class JobTermination : IDisposable
         {
             // The job ends all the same.
         }
+    }
+
+    private void Print(string message)
+    {
+        Console.Out.Flush();
+        Console.Error.WriteLine($"longnet: rank {environment.Rank}: {message}");
+        Console.Error.Flush();
     }
 
     private void WriteRecord(string reason, int? failedRank)

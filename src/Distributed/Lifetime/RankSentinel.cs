@@ -5,31 +5,32 @@ using LongNet.Distributed.Launch;
 namespace LongNet.Distributed.Lifetime;
 
 /// <summary>
-/// A small process beside every rank that speaks for it when it is killed and cannot. Some launchers end the job then
-/// without a word of which rank it was.
+/// A small process beside every rank that reports when the rank is killed and cannot report itself. Some launchers then
+/// end the job without naming the rank.
 /// </summary>
 /// <remarks>
-/// A shell reads words from a pipe that only the rank holds. At its end without "done" the rank is dead. Of a machine's
-/// ranks only the first that dies is told of: the others are what the launcher ended, or what its death made crash in
-/// MPI. The shell keeps the launcher's connection open until it has spoken, because the launcher takes the job down
-/// once it is closed.
+/// A shell reads commands from a pipe that only the rank can write to. If the pipe ends without the command "done", the
+/// rank is dead. On each machine only the first death is reported: the launcher ended the other ranks, or they crashed
+/// in MPI because of it. The launcher ends the job when the connection that the rank inherited is closed, so the shell,
+/// which inherited it too, reports before it exits.
 /// </remarks>
 internal sealed class RankSentinel : IDisposable
 {
-    // $1: the message; $2: the rank's process. The last number of a dead process's stat says which signal ended it: one
-    // that aborted (6, 7, 11) may have done so because another died under its reads, so that other has the word.
+    // $1: the message; $2: the rank's process. The last number of a dead process's stat says which signal ended it. A
+    // rank that aborted (6, 7, 11) may have read from the memory of a rank that died before, so where another rank is
+    // dead, its sentinel reports first. The marker is a folder: mkdir succeeds for one sentinel only.
     private const string Script = """
-        message=$1 marker= told= others=
+        message=$1 marker= reported= others=
         while read -r word rest; do
           case $word in
             done) exit 0 ;;
             marker) marker=$rest ;;
             others) others=$rest ;;
             message) message=$rest ;;
-            told) told=1; [ -z "$marker" ] || mkdir "$marker" 2>/dev/null ;;
+            reported) reported=1; [ -z "$marker" ] || mkdir "$marker" 2>/dev/null ;;
           esac
         done
-        [ -z "$told" ] || exit 0
+        [ -z "$reported" ] || exit 0
         signal=6
         if read -r stat 2>/dev/null <"/proc/$2/stat"; then signal=$((${stat##* } & 127)); fi
         case $signal in 6|7|11)
@@ -44,7 +45,7 @@ internal sealed class RankSentinel : IDisposable
 
     private const string MarkerPrefix = "longnet-ended-";
 
-    // Longer than a launcher takes to end a job.
+    // Longer than a launcher needs to end a job.
     private static readonly TimeSpan MarkerLife = TimeSpan.FromMinutes(5);
 
     private readonly Process? process;
@@ -52,15 +53,15 @@ internal sealed class RankSentinel : IDisposable
 
     private RankSentinel(Process? process) => this.process = process;
 
-    /// <summary>Starts it; one that cannot be started is missed only where the rank is killed.</summary>
+    /// <summary>Starts the process. Where that fails, only a rank that is killed is not reported.</summary>
     public static RankSentinel Start(RankEnvironment environment)
     {
         string rank = string.Create(CultureInfo.InvariantCulture, $"{environment.Rank}");
         string message =
             $"longnet: rank {rank} ({Environment.MachineName}, process {Environment.ProcessId}) was killed: "
             + "by kill -9, the out-of-memory killer (dmesg tells) or a crash in native code.";
-        // .NET sets up the terminal when it first starts a process. Under a launcher there is none, but Open MPI makes
-        // the console look like one, and an escape sequence would be printed.
+        // .NET sets up the terminal when it first starts a process. Open MPI makes the console look like a terminal, so
+        // an escape sequence would be printed.
         Environment.SetEnvironmentVariable("TERM", "dumb");
         try
         {
@@ -88,13 +89,13 @@ internal sealed class RankSentinel : IDisposable
     }
 
     /// <summary>
-    /// Names the job, by which the machine's sentinels know that one of them has spoken: it leaves an empty folder.
+    /// Gives the sentinel what all sentinels of this machine and job share: the name of an empty folder, which the
+    /// first that reports makes.
     /// </summary>
-    /// <param name="others">Processes of the machine's other ranks: where one is dead already, its sentinel has the
-    /// word.</param>
-    public void Mark(string jobId, IEnumerable<int> others)
+    /// <param name="others">Processes of the machine's other ranks.</param>
+    public void JoinJob(string jobId, IEnumerable<int> others)
     {
-        // TMPDIR may name what is on another machine only.
+        // TMPDIR may name a folder that exists on another machine only.
         string folder = Directory.Exists(Path.GetTempPath()) ? Path.GetTempPath() : "/tmp";
         try
         {
@@ -106,27 +107,27 @@ internal sealed class RankSentinel : IDisposable
         }
         catch (Exception other) when (other is IOException or UnauthorizedAccessException)
         {
-            // Another user's, or removed by another rank: they are empty and stay.
+            // The folder is another user's, or another rank has removed it. A folder that stays is empty.
         }
 
-        Say($"others {string.Join(' ', others)}");
-        Say($"marker {Path.Combine(folder, MarkerPrefix + jobId)}");
+        Write($"others {string.Join(' ', others)}");
+        Write($"marker {Path.Combine(folder, MarkerPrefix + jobId)}");
     }
 
-    /// <summary>What it shall say instead.</summary>
-    public void Message(string text) => Say($"message {text}");
+    /// <summary>Replaces the message that the sentinel reports.</summary>
+    public void SetMessage(string text) => Write($"message {text}");
 
-    /// <summary>The rank has told what happened: nothing more is to be said on this machine.</summary>
-    public void Told() => Say("told");
+    /// <summary>A rank has reported why the job ends: the sentinels of this machine report nothing more.</summary>
+    public void SetReported() => Write("reported");
 
-    /// <summary>The rank ends as it should.</summary>
+    /// <summary>The rank is about to exit in order.</summary>
     public void Dispose()
     {
-        Say("done");
+        Write("done");
         process?.Dispose();
     }
 
-    private void Say(string line)
+    private void Write(string line)
     {
         try
         {
@@ -138,7 +139,7 @@ internal sealed class RankSentinel : IDisposable
         }
         catch (Exception gone) when (gone is IOException or InvalidOperationException or ObjectDisposedException)
         {
-            // Killed along with others, or ended.
+            // The sentinel was killed with other processes, or has ended.
         }
     }
 }

@@ -4,27 +4,27 @@ using System.Runtime.InteropServices;
 namespace LongNet.Distributed.Lifetime;
 
 /// <summary>
-/// From when it is made, the first signal of <see cref="StopSignal"/> to this process is only noted, for a program that
-/// stops where it can. A later one ends the process at once.
+/// Once this object is made, the first <see cref="StopSignal"/> to this process only sets <see cref="Received"/>, for a
+/// program that stops where it can. A later signal ends the process at once.
 /// </summary>
 internal sealed partial class StopRequest : IDisposable
 {
-    // Launchers, terminals and "dotnet run" pass one signal on more than once.
+    // Within this time signals count as one: launchers, terminals and "dotnet run" may pass one signal on twice.
     private static readonly TimeSpan OneEvent = TimeSpan.FromSeconds(0.5);
 
-    private readonly Action<StopSignal>? noted;
-    private readonly Action<StopSignal> again;
+    private readonly Action<StopSignal>? onFirst;
+    private readonly Action<StopSignal> onLater;
     private readonly PosixSignalRegistration[] registrations;
     private long firstAt;
     private volatile int received = -1;
 
-    /// <param name="noted">Called once, on another thread, after the first signal.</param>
-    /// <param name="again">Called, on another thread, at a later one. Does not return; null: the signal does what it
-    /// does by default.</param>
-    internal StopRequest(Action<StopSignal>? noted = null, Action<StopSignal>? again = null)
+    /// <param name="onFirst">Called once, on another thread, after the first signal.</param>
+    /// <param name="onLater">Called on another thread at a later signal. Does not return; null: the operating system's
+    /// default, which ends the process.</param>
+    internal StopRequest(Action<StopSignal>? onFirst = null, Action<StopSignal>? onLater = null)
     {
-        this.noted = noted;
-        this.again = again ?? EndByDefault;
+        this.onFirst = onFirst;
+        this.onLater = onLater ?? EndByDefault;
         registrations =
         [
             .. Enum.GetValues<StopSignal>()
@@ -52,15 +52,15 @@ internal sealed partial class StopRequest : IDisposable
         if (first == 0)
         {
             received = (int)signal;
-            noted?.Invoke(signal);
+            onFirst?.Invoke(signal);
         }
         else if (Stopwatch.GetElapsedTime(first, now) >= OneEvent)
         {
-            again(signal);
+            onLater(signal);
         }
     }
 
-    // Not by .NET's own way, which runs exit handlers while other threads still compute.
+    // .NET's own handling would run exit handlers while other threads still compute.
     private static void EndByDefault(StopSignal signal)
     {
         _ = SetHandler(signal.Number(), 0);

@@ -11,7 +11,7 @@ internal enum StopSignal
     SIGUSR2,
 }
 
-/// <summary>Their numbers here.</summary>
+/// <summary>Numbers of stop signals.</summary>
 internal static class StopSignals
 {
     /// <summary>

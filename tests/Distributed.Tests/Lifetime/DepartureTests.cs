@@ -51,7 +51,7 @@ public partial class DepartureTests
     public void Exit_OfOneRank_EndsTheJob(MpiKind kind, int ranks)
     {
         using Departure gone = Depart(kind, ranks, "leave");
-        Assert.Equal(DistributedRuntime.LeftWithoutFinishing, gone.Result.ExitCode);
+        Assert.Equal(ExitCode.RankLeft, gone.Result.ExitCode);
         Assert.Contains(
             "longnet: rank 1: left without finishing; ending the job with code 86.",
             gone.Result.Error,
@@ -90,7 +90,7 @@ public partial class DepartureTests
     public void Stop_InTheMiddleOfAnAllReduce_EndsTheJobAndNamesTheRank(MpiKind kind, int ranks)
     {
         using Departure gone = Depart(kind, ranks, "stop");
-        Assert.Equal(DistributedRuntime.TimedOut, gone.Result.ExitCode);
+        Assert.Equal(ExitCode.CollectiveTimeout, gone.Result.ExitCode);
         // Others may have got one further, if the rank was stopped after it had sent.
         Assert.Matches(
             """^longnet: rank \d: All-reduce #\d+ of the group 'world' \(\[2000000\] Float32, sum\) did not """
@@ -112,7 +112,7 @@ public partial class DepartureTests
     public void Hang_OfOneRank_EndsTheJobAndSaysWhereItIs(MpiKind kind, int ranks)
     {
         using Departure gone = Depart(kind, ranks, "hang");
-        Assert.Equal(DistributedRuntime.TimedOut, gone.Result.ExitCode);
+        Assert.Equal(ExitCode.CollectiveTimeout, gone.Result.ExitCode);
         Assert.Matches(
             """^longnet: rank \d: All-reduce #4 of the group 'world' \(\[3\] Float32, sum\) did not finish """
                 + """within 4 s \(parallel\.timeout_seconds\): rank 1 \(\S+, process \d+\) never called it: it is """
@@ -135,7 +135,7 @@ public partial class DepartureTests
     public void EarlyEnd_OfOneRank_EndsTheJobAndSaysSo(MpiKind kind, int ranks)
     {
         using Departure gone = Depart(kind, ranks, "finish");
-        Assert.Equal(DistributedRuntime.TimedOut, gone.Result.ExitCode);
+        Assert.Equal(ExitCode.CollectiveTimeout, gone.Result.ExitCode);
         string line = Assert.Single(Told(gone.Result));
         Assert.Matches(
             """did not finish within 4 s \(parallel\.timeout_seconds\): rank 1 \(\S+, process \d+\) never """
@@ -172,7 +172,7 @@ public partial class DepartureTests
     public void DifferentCollectives_WhereTheyAreNotChecked_EndTheJob(MpiKind kind)
     {
         using Departure gone = Depart(kind, 3, "differ");
-        Assert.Contains(gone.Result.ExitCode, new[] { 1, DistributedRuntime.TimedOut });
+        Assert.Contains(gone.Result.ExitCode, new[] { 1, ExitCode.CollectiveTimeout });
         Assert.Matches(
             "of the group 'world'.*(parallel.check_collectives: true says which|instead)",
             gone.Result.Error

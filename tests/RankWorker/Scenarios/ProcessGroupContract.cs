@@ -1,4 +1,5 @@
 using LongNet.Core.Native;
+using LongNet.Distributed.Backends;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Collectives.Transport;
 using LongNet.Distributed.Diagnostics;

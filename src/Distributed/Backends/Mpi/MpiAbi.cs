@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace LongNet.Distributed.Backends.Mpi;
 
-/// <summary>The constants in which MPI libraries differ, told apart by the symbols a library exports.</summary>
+/// <summary>The constants in which MPI libraries differ, recognized by the symbols that a library exports.</summary>
 /// <param name="Name">For messages.</param>
 /// <param name="World">MPI_COMM_WORLD.</param>
 /// <param name="Byte">MPI_BYTE.</param>
@@ -28,7 +28,7 @@ internal sealed unsafe record MpiAbi(
     public const int StatusBytes = 64;
 
     /// <summary>
-    /// Finds out which of the three binary interfaces a loaded library speaks. Callable before MPI_Init.
+    /// Finds out which of the three binary interfaces a loaded library has. Callable before MPI_Init.
     /// </summary>
     public static MpiAbi Of(nint library)
     {

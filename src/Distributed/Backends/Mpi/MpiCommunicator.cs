@@ -8,24 +8,28 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Backends.Mpi;
 
 /// <summary>
-/// Ranks joined by an MPI communicator, for CPU tensors. MPI moves bytes only: reductions are an exchange of bytes and
+/// The ranks of an MPI communicator, for CPU tensors. MPI transfers bytes only: reductions are an exchange of bytes and
 /// a sum on this processor (<see cref="LocalReduction"/>), which gives every rank and every MPI the same bits.
 /// </summary>
 /// <remarks>
-/// Collectives are iterators over MPI requests; every step up to the next request runs when the last one is done.
+/// A collective is an iterator over MPI requests. The code up to a <c>yield return</c> runs when the request before it
+/// is done. It runs under the lock of <see cref="MpiProgress"/>, on the thread that advances the transfer: the one that
+/// started it, one that waits, or the progress thread. So iterators use this object's fields without another lock, must
+/// not wait, and must not touch what the calling thread uses, such as dispose scopes.
 /// </remarks>
 internal sealed class MpiCommunicator : ICommunicator
 {
-    /// <summary>Largest message where the caller does not choose: MPI counts bytes in an int.</summary>
+    /// <summary>Largest message by default, in bytes. MPI counts bytes in an int.</summary>
     public const int DefaultLargestMessage = 1 << 30;
 
-    // Others' parts of a reduction at a time: large enough to hide latency, small enough for the last-level cache.
+    // Memory for the other ranks' parts of a reduction: large enough to hide latency, small enough for the last-level
+    // cache.
     private const int ScratchBytes = 8 << 20;
 
-    // Below this, one exchange of everything is quicker than two of parts.
+    // Up to this size, one exchange of complete tensors is quicker than two exchanges of parts.
     private const int SmallReductionBytes = 4096;
 
-    // What Send sends, and what collectives exchange: both between the same ranks, at the same time.
+    // Messages of Send and exchanges of collectives run between the same ranks at the same time.
     private const int MessageTag = 0,
         ExchangeTag = 1;
 
@@ -141,8 +145,7 @@ internal sealed class MpiCommunicator : ICommunicator
             output
         );
 
-    // Messages do not queue behind collectives, nor behind each other: a rank may wait for one before it sends the
-    // other.
+    // Every message has a stream of its own: a rank may wait for one message before it sends another.
     public ITransfer Send(CollectiveCall call, Tensor tensor, int peer)
     {
         nint address = TensorMemory.Address(tensor);
@@ -194,7 +197,7 @@ internal sealed class MpiCommunicator : ICommunicator
         return result;
     }
 
-    /// <summary>Waits for what was started. Collective, unless MPI has already ended.</summary>
+    /// <summary>Waits for the collectives that were started. Collective, unless MPI has already ended.</summary>
     public void Dispose()
     {
         if (disposed)
@@ -240,13 +243,13 @@ internal sealed class MpiCommunicator : ICommunicator
         return bytes;
     }
 
-    /// <param name="own">This rank's part; 0 where it already lies in its place.</param>
+    /// <param name="own">Address of this rank's part; 0 where it already lies in its place.</param>
     private IEnumerable<nint> Gather(nint own, nint all, long[] bytes)
     {
         long total = bytes.Sum();
         if (total > largestMessage)
         {
-            // Displacements in one message are ints too; broadcasts straight into place need none, and no scratch
+            // Displacements within one message are ints too. Broadcasts into place need no displacements and no scratch
             // memory.
             nint start = all;
             for (int root = 0; root < Size; root++)
@@ -260,7 +263,7 @@ internal sealed class MpiCommunicator : ICommunicator
         }
         else if (Size == 2)
         {
-            // The libraries' collectives that return at once take up to half as long again as two messages.
+            // The libraries' non-blocking collectives take up to 1.5 times as long as two messages.
             var sources = new nint[Size];
             var sent = new long[Size];
             nint[] targets = Starts(all, bytes);
@@ -299,11 +302,11 @@ internal sealed class MpiCommunicator : ICommunicator
             );
     }
 
-    // All messages are under way before the first is waited for.
+    // All messages are started before the first is waited for.
     private IEnumerable<nint> Chunks(long bytes, Func<nint, int, nint> start)
     {
         var requests = new List<nint>();
-        // An empty tensor is a message too: the peer waits for it.
+        // An empty tensor is one message: the peer waits for it.
         long done = 0;
         do
         {
@@ -320,8 +323,8 @@ internal sealed class MpiCommunicator : ICommunicator
 
     private IEnumerable<nint> Exchange(nint[] sources, long[] sent, nint[] targets, long[] received)
     {
-        // The own part is copied when the first message has come: long ones begin only when both ranks have looked at
-        // what has arrived, and who copies does not look; but then others may still be reading from this rank.
+        // A long message begins only when both ranks have called MPI again, so copying the own part first would delay
+        // it. The copy is made when the first message is done, while later ones are still in flight.
         bool copied = sources[Rank] == targets[Rank];
         foreach (nint request in StartExchange(sources, sent, targets, received))
         {
@@ -347,7 +350,7 @@ internal sealed class MpiCommunicator : ICommunicator
         return starts;
     }
 
-    // Every rank begins with its neighbour, so that not all send to the same one. Own parts stay.
+    // Every rank begins with its neighbour, so that not all ranks send to the same one. Own parts are not exchanged.
     private List<nint> StartExchange(nint[] sources, long[] sent, nint[] targets, long[] received)
     {
         var requests = new List<nint>(2 * Size);
@@ -417,7 +420,7 @@ internal sealed class MpiCommunicator : ICommunicator
         ReduceOperation operation
     )
     {
-        // A multiple of the group's size, so that the slices' parts add up to the parts of the whole.
+        // A multiple of the group's size, so that a rank's parts of all slices are an even split of the tensor.
         long slice = Math.Max(1, Math.Min(ScratchBytes, largestMessage) / elementSize / Size) * Size;
         for (long start = 0; start < elements; start += slice)
         {
@@ -431,7 +434,7 @@ internal sealed class MpiCommunicator : ICommunicator
         }
     }
 
-    /// <param name="destination">Takes this rank's part; may be its place in <paramref name="input"/>.</param>
+    /// <param name="destination">Address for this rank's part; may be its place in <paramref name="input"/>.</param>
     private IEnumerable<nint> Reduce(
         nint input,
         nint destination,
@@ -441,7 +444,7 @@ internal sealed class MpiCommunicator : ICommunicator
         ReduceOperation operation
     )
     {
-        // Parts pass piece by piece, so that the others' pieces fit the scratch memory whatever the size of the tensor.
+        // Parts are exchanged in pieces, so that the other ranks' pieces fit the scratch memory for any tensor size.
         int piece = Math.Max(1, Math.Min(ScratchBytes, largestMessage) / elementSize / Size);
         long longest = counts.Max();
         nint[] starts = Starts(input, [.. counts.Select(count => count * elementSize)]);
@@ -469,7 +472,7 @@ internal sealed class MpiCommunicator : ICommunicator
         int Piece(long count, long done) => (int)Math.Clamp(count - done, 0, piece);
     }
 
-    // Kept between calls: fresh memory would be paid for in page faults each time. One collective runs at a time.
+    // Kept between calls, because new memory costs page faults each time. One collective uses it at a time.
     private nint Scratch(long bytes)
     {
         if (bytes > scratchLength)

@@ -1,9 +1,10 @@
 namespace LongNet.Distributed.Backends.Mpi;
 
-/// <summary>Which MPI carries the collectives.</summary>
+/// <summary>The MPI library that transfers CPU tensors.</summary>
 /// <param name="File">File name or path that it was loaded by.</param>
 /// <param name="Interface">Its binary interface: Open MPI's, MPICH's or the standard one.</param>
-/// <param name="Version">Its name and version as it tells them, e.g. "Open MPI v4.1.4" or "MPICH 4.0.2".</param>
+/// <param name="Version">Its name and version as the library reports them, e.g. "Open MPI v4.1.4" or "MPICH
+/// 4.0.2".</param>
 internal sealed record MpiLibrary(string File, string Interface, string Version)
 {
     internal static MpiLibrary Of(MpiNative native) =>

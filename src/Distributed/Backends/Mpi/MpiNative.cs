@@ -76,7 +76,7 @@ internal sealed unsafe partial class MpiNative
 
     public MpiAbi Abi { get; }
 
-    /// <summary>What the library calls itself: its name and version, often with lines about how it was built.</summary>
+    /// <summary>The library's own name and version, often with lines about how it was built.</summary>
     public string LibraryVersion()
     {
         byte* text = stackalloc byte[LongestText];
@@ -138,7 +138,7 @@ internal sealed unsafe partial class MpiNative
             );
         }
 
-        // So that a rank tells which collective failed. Communicators made from this one inherit it.
+        // So that a rank can report which collective failed. Communicators made from this one inherit the handler.
         if (Abi.ErrorsReturn != 0)
             Check(commSetErrorHandler(Abi.World, Abi.ErrorsReturn), "MPI_Comm_set_errhandler", "world");
     }
@@ -256,7 +256,7 @@ internal sealed unsafe partial class MpiNative
         return request;
     }
 
-    /// <summary>Moves all communication on, and says whether this request is done; a done request is freed.</summary>
+    /// <summary>Lets MPI progress, and returns whether this request is done; a done request is freed.</summary>
     public bool Test(nint request, string group)
     {
         int done = 0;
@@ -265,8 +265,8 @@ internal sealed unsafe partial class MpiNative
         return done != 0;
     }
 
-    /// <summary>Looks for a message that has come and was not received yet.</summary>
-    /// <returns>Who sent it, its tag and its length; null where there is none.</returns>
+    /// <summary>Looks for a message that has arrived and was not received yet.</summary>
+    /// <returns>Its sender, its tag and its length; null where there is none.</returns>
     public (int Source, int Tag, int Bytes)? Probe(nint communicator, string group)
     {
         int found = 0,

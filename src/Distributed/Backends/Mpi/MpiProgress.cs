@@ -4,17 +4,18 @@ using System.Runtime.InteropServices;
 namespace LongNet.Distributed.Backends.Mpi;
 
 /// <summary>
-/// Moves the collectives of a process on. MPI does nothing between calls, so where no one waits, a thread calls it now
-/// and then and communication goes on beside the computation.
+/// Advances the transfers of a process. MPI makes no progress between calls, so while no thread waits, the progress
+/// thread calls it at short intervals, and communication continues beside the computation.
 /// </summary>
 internal sealed partial class MpiProgress : IDisposable
 {
-    // The pauses of the thread: short enough to hide a collective behind computation, long enough to cost no core.
+    // Pauses of the progress thread: short enough to hide a collective behind computation, long enough to use little of
+    // a core.
     private const uint PauseMicroseconds = 50,
         LongPauseMicroseconds = 500,
         LongestPauseMicroseconds = 2000;
 
-    // After this long without communication the thread sleeps until it is called.
+    // After this time without communication the progress thread sleeps until a transfer is enqueued.
     private static readonly long IdleTicks = Stopwatch.Frequency / 50;
 
     private readonly MpiNative native;
@@ -27,8 +28,8 @@ internal sealed partial class MpiProgress : IDisposable
         stopped;
     private int waiters;
 
-    /// <param name="crowded">Whether this machine has more ranks than processors, so that a waiting rank takes
-    /// another's.</param>
+    /// <param name="crowded">Whether this machine has more ranks than processors, so that a rank that spins keeps a
+    /// processor from another rank.</param>
     public MpiProgress(MpiNative native, bool crowded)
     {
         this.native = native;
@@ -37,7 +38,7 @@ internal sealed partial class MpiProgress : IDisposable
         thread.Start();
     }
 
-    /// <summary>Adds a transfer to a stream, and starts it unless others go before it.</summary>
+    /// <summary>Adds a transfer to a stream, and starts it if the stream has no earlier one.</summary>
     public MpiTransfer Enqueue(MpiStream stream, MpiTransfer transfer)
     {
         lock (gate)
@@ -55,7 +56,7 @@ internal sealed partial class MpiProgress : IDisposable
         return transfer;
     }
 
-    /// <summary>Returns when the transfer is completed; moves all others on meanwhile.</summary>
+    /// <summary>Returns when the transfer is completed; meanwhile advances all transfers.</summary>
     public void Wait(MpiTransfer transfer)
     {
         if (transfer.IsCompleted)
@@ -79,7 +80,7 @@ internal sealed partial class MpiProgress : IDisposable
         }
     }
 
-    /// <summary>Waits until a stream has nothing to do.</summary>
+    /// <summary>Waits until all transfers of a stream are completed.</summary>
     public void Drain(MpiStream stream)
     {
         while (true)
@@ -101,8 +102,8 @@ internal sealed partial class MpiProgress : IDisposable
         called.Dispose();
     }
 
-    // Spinning is quickest for what takes microseconds. Later, others may want the processor: ranks of this machine, or
-    // the threads that send and receive.
+    // Spinning is quickest for transfers of microseconds. After that, another rank of this machine or one of MPI's
+    // threads may need the processor.
     private void Pause(long polls, long start)
     {
         if (polls < (crowded ? 20 : 4000))
@@ -120,7 +121,7 @@ internal sealed partial class MpiProgress : IDisposable
         while (!stopped)
         {
             bool any = false;
-            // Who waits moves everything on, and two that do so hinder each other.
+            // A thread that waits advances all transfers, and two threads that do so would hinder each other.
             if (Volatile.Read(ref waiters) == 0)
             {
                 lock (gate)
@@ -137,7 +138,7 @@ internal sealed partial class MpiProgress : IDisposable
                 lastBusy = now;
             if (now - lastBusy < IdleTicks)
             {
-                // A program that waits for each of its collectives needs this thread for none of them.
+                // A program that waits for each of its collectives does not need this thread, so its pauses get longer.
                 _ = Sleep(
                     any ? PauseMicroseconds
                     : now - lastUseful < Stopwatch.Frequency ? LongPauseMicroseconds
@@ -147,7 +148,7 @@ internal sealed partial class MpiProgress : IDisposable
             }
 
             sleeping = true;
-            // One that was enqueued before the flag was seen did not call.
+            // A transfer that was enqueued before the flag was visible has not set the event.
             lock (gate)
                 any = busy.Count > 0;
             if (!any)

@@ -7,7 +7,7 @@ using LongNet.Distributed.Launch;
 
 namespace LongNet.Distributed.Backends.Mpi;
 
-/// <summary>MPI from MPI_Init_thread to MPI_Finalize: once per process, as MPI has it.</summary>
+/// <summary>MPI from MPI_Init_thread to MPI_Finalize, which a process may call once.</summary>
 internal sealed class MpiSession : IDisposable
 {
     private readonly RankEnvironment environment;
@@ -28,7 +28,7 @@ internal sealed class MpiSession : IDisposable
 
     public MpiProgress Progress { get; }
 
-    /// <summary>What this process knows of its collectives.</summary>
+    /// <summary>The collectives of this process.</summary>
     public CollectiveMonitor Monitor { get; } = new();
 
     /// <summary>Tells this job apart from others; the same on all ranks.</summary>
@@ -42,7 +42,7 @@ internal sealed class MpiSession : IDisposable
 
     /// <summary>Loads and initialises MPI. Collective.</summary>
     /// <param name="finishLimit">How long <see cref="Dispose"/> waits for the other ranks.</param>
-    /// <param name="giveUp">Tells a message and kills this process.</param>
+    /// <param name="giveUp">Reports a message and kills this process, for when MPI_Abort is not allowed.</param>
     /// <exception cref="UserException">No library, or one that is not the launcher's.</exception>
     public static MpiSession Start(RankEnvironment environment, TimeSpan finishLimit, Action<string> giveUp)
     {
@@ -52,7 +52,7 @@ internal sealed class MpiSession : IDisposable
         int size = native.Size(native.Abi.World);
         if (size != environment.Size)
         {
-            // Every rank sits in a world of its own here, so each can finalise without the others.
+            // Each rank has a world of its own here, so it can finalize without the others.
             session.Dispose();
             throw new UserException(
                 $"{environment.Launcher.Command()} started {environment.Size} ranks, but the MPI library "
@@ -74,8 +74,8 @@ internal sealed class MpiSession : IDisposable
     }
 
     /// <summary>
-    /// MPI_Finalize. Collective: waits for the other ranks, and kills this process after the limit, which ends the job,
-    /// because a rank that finishes early would otherwise wait for ever for one that is stuck.
+    /// MPI_Finalize. Collective: waits for the other ranks, and kills this process after the limit, which ends the job.
+    /// Otherwise a rank that finishes early would wait for ever for a rank that hangs.
     /// </summary>
     public void Dispose()
     {
@@ -91,7 +91,7 @@ internal sealed class MpiSession : IDisposable
         Native.Complete();
     }
 
-    // The first exchange of all: ranks of different programs must meet nowhere else.
+    // The first exchange: ranks of different programs must not come to any other collective.
     private void Handshake()
     {
         const int DigestBytes = 32,

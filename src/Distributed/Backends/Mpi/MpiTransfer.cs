@@ -7,11 +7,12 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Backends.Mpi;
 
 /// <summary>
-/// A collective as a sequence of MPI requests, each started when the one before is done. Whoever moves communication on
-/// advances it: the thread that waits, or the progress thread.
+/// A collective as a sequence of MPI requests, each started when the one before is done. The thread that waits advances
+/// it, or the progress thread while nobody waits.
 /// </summary>
 /// <remarks>
-/// Between its creation and its completion it keeps the tensors: by handles of its own, unless the caller waits.
+/// From its creation to its completion it refers to the tensors, so that none is finalized. With
+/// <see cref="TensorLifetime.Transfer"/> these are handles of its own, which the caller cannot dispose.
 /// </remarks>
 internal sealed class MpiTransfer : ITransfer
 {
@@ -19,13 +20,14 @@ internal sealed class MpiTransfer : ITransfer
     private readonly CollectiveCall call;
     private readonly CollectiveMonitor monitor;
     private readonly IEnumerator<nint> requests;
-    private readonly Tensor?[] held;
+    private readonly Tensor?[] tensors;
+    private readonly bool ownsTensors;
     private volatile bool completed;
     private bool started;
     private Exception? failure;
 
-    /// <param name="requests">Starts a request at every step.</param>
-    /// <param name="tensors">What the requests read and write.</param>
+    /// <param name="requests">Each step starts a request and returns it.</param>
+    /// <param name="tensors">The tensors that the requests read and write.</param>
     public MpiTransfer(
         MpiProgress progress,
         CollectiveCall call,
@@ -38,9 +40,10 @@ internal sealed class MpiTransfer : ITransfer
         this.call = call;
         this.monitor = monitor;
         this.requests = requests.GetEnumerator();
-        held = tensors.ToArray();
-        for (int i = 0; i < held.Length && !call.IsAwaited; i++)
-            held[i] = held[i]?.detach().DetachFromDisposeScope();
+        ownsTensors = call.Lifetime == TensorLifetime.Transfer;
+        this.tensors = tensors.ToArray();
+        for (int i = 0; i < tensors.Length && ownsTensors; i++)
+            this.tensors[i] = tensors[i]?.detach().DetachFromDisposeScope();
     }
 
     public bool IsCompleted => completed;
@@ -88,9 +91,9 @@ internal sealed class MpiTransfer : ITransfer
     private bool Complete()
     {
         requests.Dispose();
-        if (!call.IsAwaited)
+        if (ownsTensors)
         {
-            foreach (Tensor? tensor in held)
+            foreach (Tensor? tensor in tensors)
                 tensor?.Dispose();
         }
 

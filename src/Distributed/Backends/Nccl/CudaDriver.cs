@@ -19,7 +19,7 @@ internal static unsafe partial class CudaDriver
     private const string Driver = "libcuda.so.1";
 
     /// <summary>
-    /// The context in which libtorch computes on a GPU. Held until the process ends, as libtorch holds it.
+    /// The context in which libtorch computes on a GPU. Kept until the process ends, as libtorch keeps it.
     /// </summary>
     /// <param name="device">As in <c>cuda:index</c>.</param>
     public static nint RetainContext(int device)
@@ -29,7 +29,7 @@ internal static unsafe partial class CudaDriver
         return context;
     }
 
-    /// <summary>What tells a GPU apart from all others, whatever index each process gives it.</summary>
+    /// <summary>Identifies a GPU among all, whatever index each process gives it.</summary>
     public static void ReadUuid(int device, Span<byte> uuid)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(uuid.Length, UuidLength);
@@ -46,7 +46,8 @@ internal static unsafe partial class CudaDriver
         return default;
     }
 
-    /// <summary>A stream that does not wait for the default stream, nor that for it.</summary>
+    /// <summary>A stream that does not wait for the default stream, and that the default stream does not wait
+    /// for.</summary>
     public static nint CreateStream()
     {
         nint stream;
@@ -56,7 +57,7 @@ internal static unsafe partial class CudaDriver
 
     public static void DestroyStream(nint stream) => Check(StreamDestroy(stream), "cuStreamDestroy");
 
-    /// <summary>Marks what has been put on a stream so far.</summary>
+    /// <summary>Records an event after all work that is on a stream now.</summary>
     public static nint Record(nint stream)
     {
         nint mark;
@@ -65,7 +66,7 @@ internal static unsafe partial class CudaDriver
         return mark;
     }
 
-    /// <summary>Lets what is put on a stream from now on wait for a mark. Returns at once.</summary>
+    /// <summary>Makes later work on a stream wait for an event. Returns at once.</summary>
     public static void Wait(nint stream, nint mark) => Check(StreamWaitEvent(stream, mark, 0), "cuStreamWaitEvent");
 
     public static bool HasPassed(nint mark)
@@ -95,10 +96,10 @@ internal static unsafe partial class CudaDriver
         throw new NcclException($"{function} of the NVIDIA driver failed with code {code}: {reason}.");
     }
 
-    /// <summary>Gives back to the thread the context that it had.</summary>
+    /// <summary>Restores the thread's former context.</summary>
     public readonly ref struct ContextScope
     {
-        // Always a push before it; what goes wrong here went wrong before and was told.
+        // A push has succeeded before, so if the pop fails, an earlier call has failed and has thrown.
         public void Dispose()
         {
             nint context;

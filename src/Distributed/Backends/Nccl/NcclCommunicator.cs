@@ -10,13 +10,13 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Backends.Nccl;
 
 /// <summary>
-/// The collectives of a group's CUDA tensors. The communicator is made at the first of them; messages have one of their
-/// own for every pair of ranks and direction, because NCCL runs what one communicator is given in order, and a rank may
-/// wait for one message before it sends another.
+/// The collectives of a group's CUDA tensors. The communicator is made at the first of them. Messages have a
+/// communicator for every pair of ranks and direction, because NCCL runs the calls of one communicator in order, and a
+/// rank may wait for one message before it sends another.
 /// </summary>
-/// <param name="host">The same ranks, for CPU tensors: by it they find one another.</param>
+/// <param name="host">The same ranks, for CPU tensors: it exchanges what NCCL needs to start.</param>
 /// <param name="name">The group, for messages.</param>
-/// <param name="queue">Its communicator, where one is there already; owned by this.</param>
+/// <param name="queue">Its communicator, if it was made already. Owned by this object.</param>
 internal sealed unsafe class NcclCommunicator(
     ICommunicator host,
     string name,
@@ -24,8 +24,8 @@ internal sealed unsafe class NcclCommunicator(
     NcclQueue? queue
 ) : IDisposable
 {
-    // What ranks tell one another at the first collective: rank 0's id, which GPU, and what went wrong (UTF-8, empty
-    // where nothing did).
+    // What ranks exchange at the first collective: rank 0's id, the UUID of the GPU, and a problem (UTF-8, empty where
+    // there is none).
     private const int ProblemLength = 512,
         IntroductionLength = NcclUniqueId.Length + CudaDriver.UuidLength + ProblemLength;
 
@@ -47,7 +47,7 @@ internal sealed unsafe class NcclCommunicator(
         if (Is16Bit(input))
         {
             ReduceWide(through, call, input, counts, output, operation);
-            // What is left is on the default stream.
+            // The rest of the reduction is on the default stream.
             return through.Launch(call, null, output);
         }
 
@@ -165,7 +165,7 @@ internal sealed unsafe class NcclCommunicator(
     /// made when they are needed. Collective.
     /// </summary>
     /// <param name="part">This rank's part; null where it needs no communicator.</param>
-    /// <returns>For <paramref name="part"/>; null where it has none yet, or needs none.</returns>
+    /// <returns>The part's communicator; null where there is none yet, or none is needed.</returns>
     public NcclQueue? Split(CollectiveCall call, int color, int key, string partName, ICommunicator? part) =>
         part is null
             ? queue?.Split(call, NcclNative.NoColor, 0, partName, 0, 0)
@@ -207,7 +207,7 @@ internal sealed unsafe class NcclCommunicator(
             _ => NcclReduction.Sum,
         };
 
-    // Calls that run as one. A group that was begun is ended even where a call in it failed.
+    // Calls that NCCL runs as one. The group is ended even where a call in it failed.
     private static NcclResult Group(Action<List<NcclResult>> make)
     {
         var calls = new List<NcclResult> { NcclNative.GroupStart() };
@@ -231,12 +231,10 @@ internal sealed unsafe class NcclCommunicator(
             if (host.Rank == 0)
                 NewId().CopyTo(own, 0);
         }
-        catch (UserException mistake)
+        catch (UserException error)
         {
             string problem =
-                mistake.Message.Length > ProblemLength / 2
-                    ? mistake.Message[..(ProblemLength / 2)] + " …"
-                    : mistake.Message;
+                error.Message.Length > ProblemLength / 2 ? error.Message[..(ProblemLength / 2)] + " …" : error.Message;
             Encoding.UTF8.GetBytes(problem, own.AsSpan(NcclUniqueId.Length + CudaDriver.UuidLength));
         }
 
@@ -245,7 +243,7 @@ internal sealed unsafe class NcclCommunicator(
         [
             .. Enumerable
                 .Range(0, host.Size)
-                .Select(rank => Encoding.UTF8.GetString(Told(rank)[CudaDriver.UuidLength..]).TrimEnd('\0')),
+                .Select(rank => Encoding.UTF8.GetString(After(rank)[CudaDriver.UuidLength..]).TrimEnd('\0')),
         ];
         int troubled = Array.FindIndex(problems, problem => problem.Length > 0);
         if (troubled >= 0)
@@ -259,7 +257,7 @@ internal sealed unsafe class NcclCommunicator(
         var ranks = new Dictionary<string, int>();
         for (int rank = 0; rank < host.Size; rank++)
         {
-            string uuid = Convert.ToHexStringLower(Told(rank)[..CudaDriver.UuidLength]);
+            string uuid = Convert.ToHexStringLower(After(rank)[..CudaDriver.UuidLength]);
             if (!ranks.TryAdd(uuid, rank))
             {
                 int other = ranks[uuid];
@@ -274,8 +272,8 @@ internal sealed unsafe class NcclCommunicator(
         var id = NcclUniqueId.From(all.AsSpan(0, NcclUniqueId.Length));
         return NcclQueue.Join(monitor, Called(name), host.Rank, host.Size, host.Members[host.Rank], device, () => id);
 
-        // Behind the id, which only rank 0 has.
-        ReadOnlySpan<byte> Told(int rank) =>
+        // A rank's bytes after the id, which only rank 0 fills in.
+        ReadOnlySpan<byte> After(int rank) =>
             all.AsSpan(rank * IntroductionLength, IntroductionLength)[NcclUniqueId.Length..];
     }
 
@@ -292,7 +290,7 @@ internal sealed unsafe class NcclCommunicator(
                 [.. Enumerable.Repeat((long)own.Length, host.Size)]
             )
             .Wait();
-        return Bytes(all);
+        return TensorBytes.ToArray(all);
     }
 
     private static byte[] NewId()
@@ -300,13 +298,6 @@ internal sealed unsafe class NcclCommunicator(
         NcclUniqueId id;
         NcclNative.Check(NcclNative.GetUniqueId(&id), "ncclGetUniqueId");
         return new ReadOnlySpan<byte>(id.Content, NcclUniqueId.Length).ToArray();
-    }
-
-    private static byte[] Bytes(Tensor tensor)
-    {
-        var bytes = new byte[TensorMemory.ByteLength(tensor)];
-        TensorMemory.Read(tensor, (span, offset) => span.CopyTo(bytes.AsSpan((int)offset)));
-        return bytes;
     }
 
     /// <param name="own">This rank's part; 0 where it already lies in its place.</param>
@@ -376,7 +367,7 @@ internal sealed unsafe class NcclCommunicator(
 
     /// <summary>
     /// A reduction of a 16-bit type: the parts are exchanged, then summed in float32 in rank order, and rounded once.
-    /// The sum runs on the default stream, so unlike NCCL's own reductions this hides behind no computation.
+    /// The sum runs on the default stream, so unlike NCCL's own reductions it does not overlap with computation.
     /// </summary>
     /// <param name="input">[Σ counts].</param>
     /// <param name="output">[counts[Rank]]; takes this rank's part; may lie in <paramref name="input"/>.</param>
@@ -409,8 +400,8 @@ internal sealed unsafe class NcclCommunicator(
             };
         }
 
-        // By a tensor on the GPU: for a number libtorch multiplies by its reciprocal, which rounds otherwise than the
-        // CPU's division.
+        // The divisor is a tensor on the GPU: with a number libtorch multiplies by the reciprocal, which rounds
+        // otherwise than the CPU's division.
         if (operation == ReduceOperation.Average)
             result.div_(tensor((float)host.Size, device: input.device));
         output.detach().view(-1).copy_(result);
@@ -420,7 +411,7 @@ internal sealed unsafe class NcclCommunicator(
     {
         nint address = TensorMemory.DeviceAddress(tensor);
         long bytes = TensorMemory.ByteLength(tensor);
-        // Both ends know that there is nothing to send.
+        // Both ranks know that the message is empty.
         if (bytes == 0)
         {
             monitor.Start(call);
@@ -442,15 +433,14 @@ internal sealed unsafe class NcclCommunicator(
         );
     }
 
-    // The sender's id travels as the message before the first: messages between two ranks keep their order, whatever
-    // carries them.
+    // The sender's id is sent before the first message: messages between two ranks keep their order on any transport.
     private NcclQueue Link(CollectiveCall call, int device, int peer, bool sends)
     {
         NcclLibrary.Require();
         Tensor id = empty([NcclUniqueId.Length], dtype: uint8).DetachFromDisposeScope();
         if (sends)
             TensorMemory.Write(id, (span, _) => NewId().CopyTo(span));
-        ITransfer told = sends ? host.Send(call.Untracked(), id, peer) : host.Receive(call.Untracked(), id, peer);
+        ITransfer exchange = sends ? host.Send(call.Untracked(), id, peer) : host.Receive(call.Untracked(), id, peer);
         return NcclQueue.Join(
             monitor,
             $"the messages from rank {(sends ? host.Rank : peer)} to rank {(sends ? peer : host.Rank)} of "
@@ -461,9 +451,9 @@ internal sealed unsafe class NcclCommunicator(
             device,
             () =>
             {
-                told.Wait();
+                exchange.Wait();
                 using (id)
-                    return NcclUniqueId.From(Bytes(id));
+                    return NcclUniqueId.From(TensorBytes.ToArray(id));
             }
         );
     }

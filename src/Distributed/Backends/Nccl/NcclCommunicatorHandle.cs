@@ -3,8 +3,8 @@ using System.Runtime.InteropServices;
 namespace LongNet.Distributed.Backends.Nccl;
 
 /// <summary>
-/// An ncclComm_t. It is destroyed where all its ranks have taken leave, and aborted where not, so that nothing waits
-/// for it.
+/// An ncclComm_t. It is destroyed if all its ranks have finalized it, and aborted otherwise, so that no rank waits for
+/// it.
 /// </summary>
 internal sealed class NcclCommunicatorHandle : SafeHandle
 {
@@ -13,7 +13,7 @@ internal sealed class NcclCommunicatorHandle : SafeHandle
 
     public override bool IsInvalid => handle == 0;
 
-    /// <summary>Whether ncclCommFinalize has come to its end.</summary>
+    /// <summary>Whether ncclCommFinalize is completed.</summary>
     public bool IsFinalized { get; set; }
 
     protected override bool ReleaseHandle() =>

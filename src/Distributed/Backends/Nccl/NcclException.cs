@@ -3,7 +3,7 @@ using LongNet.Core;
 namespace LongNet.Distributed.Backends.Nccl;
 
 /// <summary>
-/// A collective of CUDA tensors failed. The communicator is of no use any more, and neither are the ranks that wait in
-/// it.
+/// A collective of CUDA tensors failed. Its communicator cannot be used again, and ranks that wait in it cannot
+/// continue.
 /// </summary>
 public sealed class NcclException(string message) : UserException(message);

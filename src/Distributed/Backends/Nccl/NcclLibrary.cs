@@ -4,7 +4,7 @@ using LongNet.Core.Native;
 
 namespace LongNet.Distributed.Backends.Nccl;
 
-/// <summary>Finds and loads libnccl.so.2, once per process, when the first CUDA tensor is to travel.</summary>
+/// <summary>Finds and loads libnccl.so.2, once per process, at the first collective of a CUDA tensor.</summary>
 internal static unsafe class NcclLibrary
 {
     /// <summary>Environment variable that names the library, by path.</summary>
@@ -20,7 +20,7 @@ internal static unsafe class NcclLibrary
     /// </summary>
     public static Version? Version => Loaded.Value.Version;
 
-    /// <summary>One sentence that says why NCCL cannot be used and what to do; null where it can.</summary>
+    /// <summary>Why NCCL cannot be used and what to do, in one sentence; null where it can.</summary>
     public static string? Problem => Loaded.Value.Problem;
 
     /// <exception cref="UserException">The library is missing, too old, or no NCCL.</exception>
@@ -30,15 +30,15 @@ internal static unsafe class NcclLibrary
             throw new UserException(problem);
     }
 
-    /// <summary>Where it is looked for, in this order.</summary>
-    /// <param name="named">What <see cref="LibraryVariable"/> says.</param>
-    /// <param name="libtorch">What <see cref="LibTorch.FolderVariable"/> says.</param>
+    /// <summary>File names and paths to try, in this order.</summary>
+    /// <param name="named">Value of <see cref="LibraryVariable"/>.</param>
+    /// <param name="libtorch">Value of <see cref="LibTorch.FolderVariable"/>.</param>
     internal static string[] Candidates(string? named, string? libtorch)
     {
         if (!string.IsNullOrEmpty(named))
             return [named];
-        // By its bare name: the one that libtorch brought into the process, else the system's. PyTorch's own lies in
-        // the wheel beside torch.
+        // The bare name finds the library that libtorch has loaded, else the system's. PyTorch's wheels have NCCL in a
+        // folder beside torch.
         return string.IsNullOrEmpty(libtorch)
             ? [NcclNative.Library]
             :
@@ -80,7 +80,7 @@ internal static unsafe class NcclLibrary
         );
     }
 
-    // 22703 is 2.27.3; what was before 2.9 is too old however it is read.
+    // 22703 is 2.27.3. Versions before 2.9 have another format and are too old in either.
     internal static Version Decode(int number) => new(number / 10000, number / 100 % 100, number % 100);
 
     private static (nint, Version?, string?) Load()
@@ -98,9 +98,9 @@ internal static unsafe class NcclLibrary
             );
             return (handle, version, null);
         }
-        catch (UserException mistake)
+        catch (UserException error)
         {
-            return (0, null, mistake.Message);
+            return (0, null, error.Message);
         }
     }
 }

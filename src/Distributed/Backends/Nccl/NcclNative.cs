@@ -16,7 +16,7 @@ internal enum NcclResult
     InProgress = 7,
 }
 
-/// <summary>ncclDataType_t, as far as it is reduced; what only moves travels as bytes.</summary>
+/// <summary>ncclDataType_t of reductions; other collectives transfer bytes.</summary>
 internal enum NcclType
 {
     UInt8 = 1,
@@ -34,7 +34,7 @@ internal enum NcclReduction
     Average = 4,
 }
 
-/// <summary>ncclUniqueId: by it the ranks of a new communicator find one another. Passed by value.</summary>
+/// <summary>ncclUniqueId: identifies a new communicator to its ranks. Passed by value.</summary>
 internal unsafe struct NcclUniqueId
 {
     public const int Length = 128;
@@ -72,8 +72,8 @@ internal struct NcclConfig
     public int Reserved;
 
     /// <summary>
-    /// Calls return at once with <see cref="NcclResult.InProgress"/>, so that a rank that never comes does not hang
-    /// this one.
+    /// Calls return at once with <see cref="NcclResult.InProgress"/>, so that a rank that never makes the call
+    /// does not block this one.
     /// </summary>
     public static NcclConfig NonBlocking =>
         new()
@@ -118,7 +118,8 @@ internal static unsafe partial class NcclNative
         NcclConfig* config
     );
 
-    /// <param name="color">Not negative; or <see cref="NoColor"/>, by which a rank takes part and gets none.</param>
+    /// <param name="color">Not negative; or <see cref="NoColor"/>, with which a rank takes part in the call but gets no
+    /// communicator.</param>
     /// <param name="made">Is written when the call is no longer in progress.</param>
     [LibraryImport(Library, EntryPoint = "ncclCommSplit")]
     public static partial NcclResult CommSplit(
@@ -144,7 +145,7 @@ internal static unsafe partial class NcclNative
     [LibraryImport(Library, EntryPoint = "ncclCommFinalize")]
     public static partial NcclResult CommFinalize(NcclCommunicatorHandle communicator);
 
-    // These two end a handle, so they take what it holds.
+    // These two end a handle, so they take its value.
     [LibraryImport(Library, EntryPoint = "ncclCommDestroy")]
     public static partial NcclResult CommDestroy(nint communicator);
 
@@ -241,13 +242,13 @@ internal static unsafe partial class NcclNative
     public static string Describe(NcclResult result) =>
         Marshal.PtrToStringUTF8((nint)GetErrorString(result)) ?? $"code {(int)result}";
 
-    /// <exception cref="NcclException">The call failed; names the function and says what NCCL says.</exception>
+    /// <exception cref="NcclException">The call failed; names the function and has NCCL's message.</exception>
     public static void Check(NcclResult result, string function)
     {
         if (!IsError(result))
             return;
-        // The last message of this process, of whichever communicator; it tells more than the code, such as which call
-        // of CUDA failed.
+        // NCCL's last message in this process, of any communicator. It has more details than the code, such as which
+        // call of CUDA failed.
         string detail = Marshal.PtrToStringUTF8((nint)GetLastError(0))?.Trim() ?? "";
         throw new NcclException(
             $"{function}: {Describe(result)}{(detail.Length == 0 ? "" : $"; NCCL's last message: {detail}")}"

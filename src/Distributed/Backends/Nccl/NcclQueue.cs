@@ -7,21 +7,22 @@ namespace LongNet.Distributed.Backends.Nccl;
 
 /// <summary>
 /// One NCCL communicator, the CUDA stream on which its collectives run one after another beside the computation, and
-/// the thread that alone calls it.
+/// the only thread that calls it.
 /// </summary>
 /// <remarks>
-/// A call that does not block stays in progress until its peers have come, and NCCL keeps it in thread-local variables
-/// meanwhile (2.22 still does). With a thread for every communicator, calls to several may be in progress, and a
-/// message need not wait for its peer.
+/// A non-blocking call stays in progress until its peers have made the same call, and NCCL keeps it in thread-local
+/// variables meanwhile (2.22 still does). With a thread for every communicator, calls to several communicators may be
+/// in progress, and a message does not block the thread that sends it.
 /// </remarks>
 internal sealed unsafe class NcclQueue : IDisposable
 {
-    // How often it is looked whether the GPU is done and whether NCCL reports an error.
+    // Interval at which the thread polls the GPU's progress and NCCL's errors.
     private const int PollMilliseconds = 1;
 
-    private static readonly TimeSpan LeaveLimit = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan FinalizeLimit = TimeSpan.FromSeconds(30);
 
-    private static readonly TimeSpan TimeOfTheWatchdog = TimeSpan.FromSeconds(10);
+    // The watchdog reports first, because it knows which rank is missing.
+    private static readonly TimeSpan WatchdogTime = TimeSpan.FromSeconds(10);
 
     private readonly CollectiveMonitor monitor;
     private readonly string name;
@@ -35,7 +36,7 @@ internal sealed unsafe class NcclQueue : IDisposable
     private readonly Lock gate = new();
     private readonly Thread thread;
 
-    // Where NCCL puts the addresses of this communicator and of a part of it: from threads of its own, as long as the
+    // NCCL writes the addresses of this communicator and of a part of it here, from its own threads and as long as the
     // call is in progress.
     private readonly nint[] address = GC.AllocateArray<nint>(1, pinned: true),
         partAddress = GC.AllocateArray<nint>(1, pinned: true);
@@ -64,11 +65,11 @@ internal sealed unsafe class NcclQueue : IDisposable
         thread.Start();
     }
 
-    /// <summary>Makes a communicator. Returns at once: what is enqueued runs when all ranks have come.</summary>
+    /// <summary>Makes a communicator. Returns at once; collectives run when all ranks have joined.</summary>
     /// <param name="name">The group, for messages.</param>
     /// <param name="rank">This process's place among <paramref name="size"/>.</param>
     /// <param name="device">The GPU, as in <c>cuda:index</c>.</param>
-    /// <param name="id">What rank 0 made; may wait for it. Called once, on another thread.</param>
+    /// <param name="id">Returns the id that rank 0 made; may wait for it. Called once, on another thread.</param>
     public static NcclQueue Join(
         CollectiveMonitor monitor,
         string name,
@@ -80,7 +81,7 @@ internal sealed unsafe class NcclQueue : IDisposable
     ) => new(monitor, name, rank, size, worldRank, device, queue => queue.Begin(id()));
 
     /// <summary>
-    /// Makes communicators of parts of this one. Collective over this one; waits until the call is through.
+    /// Makes communicators of parts of this one. Collective over this one; waits until the call is completed.
     /// </summary>
     /// <param name="color">Ranks of one color belong together; <see cref="NcclNative.NoColor"/>: this rank gets
     /// none.</param>
@@ -105,7 +106,7 @@ internal sealed unsafe class NcclQueue : IDisposable
     }
 
     /// <summary>
-    /// Adds a collective, which begins after those before it and after what the default stream has to do now.
+    /// Adds a collective, which begins after those before it and after the work that is on the default stream now.
     /// </summary>
     /// <param name="start">As <see cref="NcclTransfer"/> takes it.</param>
     public NcclTransfer Enqueue(
@@ -152,12 +153,12 @@ internal sealed unsafe class NcclQueue : IDisposable
         return transfer;
     }
 
-    /// <summary>Waits for what was enqueued and for the other ranks, at most for a while. Collective.</summary>
+    /// <summary>Waits for all collectives and for the other ranks, for at most 30 s. Collective.</summary>
     public void Dispose()
     {
         lock (gate)
             pending.CompleteAdding();
-        if (thread.Join(LeaveLimit))
+        if (thread.Join(FinalizeLimit))
             pending.Dispose();
     }
 
@@ -185,7 +186,7 @@ internal sealed unsafe class NcclQueue : IDisposable
 #pragma warning disable RS0030 // CUDA signals nothing that could be waited for.
                 Thread.Sleep(PollMilliseconds);
 #pragma warning restore RS0030
-            Leave();
+            FinalizeCommunicator();
         }
         catch (Exception error)
         {
@@ -199,24 +200,23 @@ internal sealed unsafe class NcclQueue : IDisposable
         NcclResult result;
         fixed (nint* made = address)
             result = NcclNative.CommInitRankConfig(made, size, id, rank, &config);
-        // Also where it failed, so that it is aborted.
+        // Also where the call failed, so that the communicator is aborted.
         communicator = new NcclCommunicatorHandle(address[0]);
         NcclNative.Check(result, "ncclCommInitRankConfig");
         return communicator;
     }
 
-    // Polls until the last call is through.
+    // Polls until the last call is completed.
     private void WaitUntilReady(string trouble)
     {
         long start = Stopwatch.GetTimestamp();
         var spin = new SpinWait();
         while (State(trouble) == NcclResult.InProgress)
         {
-            // After the watchdog, which knows which rank is missing.
-            if (Stopwatch.GetElapsedTime(start) > monitor.Timeout + TimeOfTheWatchdog)
+            if (Stopwatch.GetElapsedTime(start) > monitor.Timeout + WatchdogTime)
             {
                 throw new NcclException(
-                    $"{trouble} within {(monitor.Timeout + TimeOfTheWatchdog).TotalSeconds:0} s: see "
+                    $"{trouble} within {(monitor.Timeout + WatchdogTime).TotalSeconds:0} s: see "
                         + "whether all ranks run, and whether NCCL_SOCKET_IFNAME names the network that joins "
                         + "their machines."
                 );
@@ -247,7 +247,7 @@ internal sealed unsafe class NcclQueue : IDisposable
             running.Dequeue();
     }
 
-    // A communicator in which this rank had another place than the group says would deliver wrong parts.
+    // If NCCL's ranks differed from the group's, collectives would deliver wrong parts.
     private void CheckPlace()
     {
         int actualRank,
@@ -261,7 +261,7 @@ internal sealed unsafe class NcclQueue : IDisposable
             );
     }
 
-    private void Leave()
+    private void FinalizeCommunicator()
     {
         NcclNative.Check(NcclNative.CommFinalize(communicator!), "ncclCommFinalize");
         WaitUntilReady($"NCCL could not leave {name}");
@@ -280,7 +280,7 @@ internal sealed unsafe class NcclQueue : IDisposable
 
         foreach (NcclTransfer transfer in running.Concat(pending.GetConsumingEnumerable()))
             transfer.Fail(error, worldRank);
-        // Aborts what runs on the GPU, and lets the other ranks see it.
+        // Aborts the collectives on the GPU, which the other ranks notice.
         communicator?.Dispose();
     }
 }

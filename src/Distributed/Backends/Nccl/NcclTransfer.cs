@@ -5,10 +5,12 @@ using static TorchSharp.torch;
 
 namespace LongNet.Distributed.Backends.Nccl;
 
-/// <summary>A collective on its way through a <see cref="NcclQueue"/>: called, put on the stream, done.</summary>
+/// <summary>
+/// A collective in a <see cref="NcclQueue"/>: it is enqueued, issued to the stream, and completed on the GPU.
+/// </summary>
 /// <remarks>
-/// Until the GPU is done it owns handles to the tensors: libtorch gives freed memory to whatever comes next on its own
-/// stream, and knows nothing of NCCL's.
+/// Until the GPU is done it owns handles to the tensors: libtorch reuses freed memory for later work on its own stream,
+/// and does not know of NCCL's.
 /// </remarks>
 internal sealed class NcclTransfer : ITransfer
 {
@@ -16,7 +18,7 @@ internal sealed class NcclTransfer : ITransfer
     private readonly CollectiveCall call;
     private readonly CollectiveMonitor monitor;
     private readonly Func<NcclCommunicatorHandle, nint, NcclResult>? start;
-    private readonly Tensor?[] held;
+    private readonly Tensor?[] handles;
     private readonly nint ready;
     private readonly TaskCompletionSource issued = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Lock gate = new();
@@ -25,10 +27,10 @@ internal sealed class NcclTransfer : ITransfer
     private volatile bool completed;
     private Exception? failure;
 
-    /// <summary>Comes after what the default stream has to do now.</summary>
+    /// <summary>The collective comes after the work that is on the default stream now.</summary>
     /// <param name="context">The GPU's.</param>
     /// <param name="start">Calls NCCL for a communicator and a stream; null where there is nothing to send.</param>
-    /// <param name="tensors">What NCCL reads and writes.</param>
+    /// <param name="tensors">The tensors that NCCL reads and writes.</param>
     public NcclTransfer(
         nint context,
         CollectiveCall call,
@@ -43,14 +45,14 @@ internal sealed class NcclTransfer : ITransfer
         this.start = start;
         using (CudaDriver.Enter(context))
             ready = CudaDriver.Record(CudaDriver.DefaultStream);
-        held = new Tensor?[tensors.Length];
-        for (int i = 0; i < held.Length; i++)
-            held[i] = tensors[i]?.detach().DetachFromDisposeScope();
+        handles = new Tensor?[tensors.Length];
+        for (int i = 0; i < handles.Length; i++)
+            handles[i] = tensors[i]?.detach().DetachFromDisposeScope();
     }
 
     public bool IsCompleted => completed;
 
-    /// <summary>Returns when it is on the stream, or has failed, which <see cref="Wait"/> tells.</summary>
+    /// <summary>Returns when it is on the stream, or has failed, which <see cref="Wait"/> throws.</summary>
     public void WaitUntilIssued() => issued.Task.Wait();
 
     /// <summary>
@@ -73,23 +75,23 @@ internal sealed class NcclTransfer : ITransfer
     }
 
     /// <summary>Puts the collective on the stream. Only on the queue's thread, as all below.</summary>
-    /// <param name="settle">Returns when the communicator's call is no longer in progress.</param>
-    public void Issue(NcclCommunicatorHandle communicator, nint stream, Action<string> settle)
+    /// <param name="waitUntilReady">Returns when the communicator's call is no longer in progress.</param>
+    public void Issue(NcclCommunicatorHandle communicator, nint stream, Action<string> waitUntilReady)
     {
         CudaDriver.Wait(stream, ready);
         if (start is not null)
         {
             const string Trouble = "NCCL could not begin it";
             NcclNative.Check(start(communicator, stream), Trouble);
-            settle(Trouble);
+            waitUntilReady(Trouble);
         }
 
-        // Not before: a call in progress has put nothing on the stream yet.
+        // After the call: while it is in progress, it has put nothing on the stream yet.
         done = CudaDriver.Record(stream);
         issued.SetResult();
     }
 
-    /// <summary>Looks how far the GPU is.</summary>
+    /// <summary>Reports to the monitor what the GPU has reached.</summary>
     /// <returns>Whether it is done.</returns>
     public bool Advance()
     {
@@ -104,7 +106,7 @@ internal sealed class NcclTransfer : ITransfer
 
         if (!passed)
             return false;
-        foreach (Tensor? tensor in held)
+        foreach (Tensor? tensor in handles)
             tensor?.Dispose();
         monitor.Complete(call);
         lock (gate)

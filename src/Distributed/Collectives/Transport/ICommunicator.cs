@@ -4,14 +4,13 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Collectives.Transport;
 
 /// <summary>
-/// What carries a group's collectives. <see cref="ProcessGroup"/> has checked all arguments, made the outputs and
-/// counts the bytes; a communicator moves them. Collectives of one communicator run in the order in which they were
-/// started.
+/// Transfers the tensors of a group's collectives. A <c>ProcessGroup</c> has checked the arguments, made the outputs
+/// and counted the bytes. Collectives of one communicator run in the order in which they were started.
 /// </summary>
 /// <remarks>
-/// Every method starts a collective and returns at once where it can. The communicator keeps the tensors alive, tells
-/// the <see cref="CollectiveMonitor"/> when the call starts and completes, and fails by exceptions from
-/// <see cref="ITransfer.Wait"/>.
+/// Every method starts a collective and returns at once where it can. The communicator keeps the tensors alive as
+/// <see cref="CollectiveCall.Lifetime"/> says, reports to the <see cref="CollectiveMonitor"/> when the call starts and
+/// completes, and throws a failure from <see cref="ITransfer.Wait"/>.
 /// </remarks>
 internal interface ICommunicator : IDisposable
 {
@@ -22,10 +21,10 @@ internal interface ICommunicator : IDisposable
     /// <summary>World ranks of the group, in group order.</summary>
     IReadOnlyList<int> Members { get; }
 
-    /// <summary>Whether tensors may lie where this one does.</summary>
+    /// <summary>Whether it transfers tensors on this one's device.</summary>
     bool Serves(Tensor tensor);
 
-    /// <summary>What it serves, for messages: "CPU" or "CPU or CUDA".</summary>
+    /// <summary>Devices it serves, for messages: "CPU" or "CPU or CUDA".</summary>
     string Served { get; }
 
     /// <param name="own">This rank's part; null where it already lies in its place in <paramref name="all"/>.</param>

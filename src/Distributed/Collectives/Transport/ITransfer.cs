@@ -1,16 +1,17 @@
 namespace LongNet.Distributed.Collectives.Transport;
 
-/// <summary>A collective under way in a backend.</summary>
+/// <summary>The state of one collective in a backend, from its start to its completion on this rank.</summary>
 internal interface ITransfer
 {
     /// <summary>Whether its result may be read on this rank.</summary>
     bool IsCompleted { get; }
 
-    /// <summary>Returns once <see cref="IsCompleted"/>; on a GPU, once its stream will wait for it.</summary>
+    /// <summary>Returns once <see cref="IsCompleted"/>; for CUDA tensors, once the default stream will wait for
+    /// it.</summary>
     void Wait();
 }
 
-/// <summary>One that was done at once.</summary>
+/// <summary>A transfer that was completed before the start returned.</summary>
 internal sealed class CompletedTransfer : ITransfer
 {
     public static CompletedTransfer Instance { get; } = new();

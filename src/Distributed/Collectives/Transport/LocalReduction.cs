@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Collectives.Transport;
 
 /// <summary>
-/// Combines the ranks' parts once they lie in this process's memory: in rank order, rounding once, with 16-bit types
+/// Combines the ranks' parts in this process's memory: in rank order, rounding once, with 16-bit types
 /// accumulated in float32. The result does not depend on the backend nor on which rank computes it.
 /// </summary>
 internal static unsafe class LocalReduction
@@ -15,7 +15,7 @@ internal static unsafe class LocalReduction
     private const int Block = 1024;
 
     /// <param name="parts">Address of every rank's part, in rank order.</param>
-    /// <param name="destinationAddress">Takes the result; may be one of the parts.</param>
+    /// <param name="destinationAddress">Address of the result; may be one of the parts.</param>
     /// <param name="count">Elements of each part.</param>
     public static void Run(
         ScalarType dtype,

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.Distributed.Collectives.Transport;
 
-/// <summary>One rank alone: loads no MPI; every collective is a copy or nothing.</summary>
+/// <summary>A group of one rank: loads no MPI; every collective is a copy or nothing.</summary>
 /// <param name="worldRank">Its rank in the job.</param>
 internal sealed class SingleRankCommunicator(int worldRank) : ICommunicator
 {
@@ -55,7 +55,7 @@ internal sealed class SingleRankCommunicator(int worldRank) : ICommunicator
 
     public void Dispose() { }
 
-    // Without history, as what other communicators return is.
+    // Without autograd history, like the results of other communicators.
     private static CompletedTransfer Copy(Tensor input, Tensor output)
     {
         using var noGradient = no_grad();

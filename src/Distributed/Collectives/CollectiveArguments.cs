@@ -1,13 +1,16 @@
+using LongNet.Distributed.Collectives.Transport;
 using static TorchSharp.torch;
 
-namespace LongNet.Distributed.Collectives.Transport;
+namespace LongNet.Distributed.Collectives;
 
 /// <summary>
-/// What every backend refuses in the same words. These are mistakes of the caller's code, not of the user.
+/// The checks of arguments that every backend needs, with the same messages. What they refuse is an error in the
+/// calling code, not the user's.
 /// </summary>
 internal static class CollectiveArguments
 {
-    /// <exception cref="ArgumentException">The tensor is strided or where the group cannot reach it.</exception>
+    /// <exception cref="ArgumentException">The tensor is strided, or on a device that the group does not
+    /// serve.</exception>
     public static void CheckTensor(ProcessGroup group, ICommunicator communicator, string collective, Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
@@ -35,17 +38,16 @@ internal static class CollectiveArguments
         }
     }
 
-    /// <param name="elements">What the counts must add up to, or this rank's part's; told apart by
-    /// <paramref name="whole"/>.</param>
-    /// <param name="whole">Whether the tensor holds all parts, or this rank's only.</param>
-    /// <exception cref="ArgumentException">There is not one count per rank, one is negative, or they do not match the
-    /// tensor.</exception>
+    /// <param name="elements">Elements of the tensor.</param>
+    /// <param name="holdsAllParts">Whether the tensor holds the parts of all ranks, or only this rank's.</param>
+    /// <exception cref="ArgumentException">There is not one count per rank, a count is negative, or the counts do not
+    /// match the tensor.</exception>
     public static void CheckCounts(
         ProcessGroup group,
         string collective,
         long elements,
         IReadOnlyList<long> counts,
-        bool whole
+        bool holdsAllParts
     )
     {
         ArgumentNullException.ThrowIfNull(counts);
@@ -66,7 +68,7 @@ internal static class CollectiveArguments
             sum = checked(sum + count);
         }
 
-        long expected = whole ? sum : counts[group.Rank];
+        long expected = holdsAllParts ? sum : counts[group.Rank];
         if (elements != expected)
         {
             throw new ArgumentException(

@@ -2,28 +2,33 @@ using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
-using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Backends.Mpi;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Launch;
-using LongNet.Distributed.Lifetime;
 
-namespace LongNet.Distributed.Backends.Mpi;
+namespace LongNet.Distributed.Lifetime;
 
 /// <summary>
-/// A thread that sees when a collective has taken too long, asks all ranks where they are, and ends the job with what
-/// they answered. It answers others while the program computes, waits or hangs.
+/// A thread that notices when a collective has taken too long, asks all ranks for their flight records, and ends the
+/// job with a message that explains them. It answers other ranks while the program computes, waits or hangs.
 /// </summary>
 /// <remarks>
-/// It has a communicator of its own. Of several ranks that ask, the one that asked first speaks, or of equals the
-/// lowest; the others wait for the end that it brings, and speak only if it does not come.
+/// It has a communicator of its own. Where several ranks notice, one reports: the rank that asked first, and of ranks
+/// that ask at the same time the lowest. The others then wait for it to end the job, and report only if it does not.
 /// </remarks>
-internal sealed partial class MpiWatchdog : IDisposable
+internal sealed partial class Watchdog : IDisposable
 {
+    /// <summary>
+    /// How long the other ranks leave it to the reporting rank to end the job: longer than it needs to ask which rank
+    /// is missing, to report and to abort.
+    /// </summary>
+    public static readonly TimeSpan ReportingRankTime = TimeSpan.FromSeconds(10);
+
     private const int QueryTag = 0,
         AnswerTag = 1,
         FailureTag = 2;
 
-    // Collectives that an answer tells of, beside those under way.
+    // Finished collectives in an answer, beside those in flight.
     private const int AnsweredCollectives = 20;
 
     private const string Group = "watchdog";
@@ -31,13 +36,13 @@ internal sealed partial class MpiWatchdog : IDisposable
     private static readonly TimeSpan Period = TimeSpan.FromMilliseconds(50),
         QuickPeriod = TimeSpan.FromMilliseconds(2);
 
-    // A rank that is alive answers within its period, wherever its program is.
+    // The watchdog of a rank that is alive answers within its period, whatever the program does.
     private static readonly TimeSpan AnswerTime = TimeSpan.FromSeconds(3);
 
     private readonly MpiNative native;
     private readonly CollectiveMonitor monitor;
     private readonly RankEnvironment environment;
-    private readonly Action told;
+    private readonly Action onReported;
     private readonly Action<string, int?, int> end;
     private readonly nint communicator;
     private readonly int parent = ParentProcess();
@@ -45,25 +50,26 @@ internal sealed partial class MpiWatchdog : IDisposable
     private readonly List<(nint Request, nint Buffer)> sent = [];
     private readonly Dictionary<int, FlightRecord> answers = [];
 
-    // MPI may still write into them.
+    // Buffers of messages whose rest has not come: MPI may still write into them.
     private readonly List<byte[]> unfinished = [];
     private readonly Thread thread;
     private readonly ManualResetEventSlim stopping = new();
-    private long quietUntil;
-    private bool defers;
+    // While another rank investigates, this one does not; in ticks of Stopwatch.
+    private long silentUntil;
+    private bool otherRankReports;
 
     /// <summary>Collective, blocking.</summary>
-    /// <param name="told">Called when another rank has told why the job ends.</param>
+    /// <param name="onReported">Called when another rank has reported why the job ends.</param>
     /// <param name="end">Ends the job: message, the failed rank where one is known, exit code. Does not return.</param>
-    public MpiWatchdog(
+    public Watchdog(
         MpiNative native,
         CollectiveMonitor monitor,
         RankEnvironment environment,
-        Action told,
+        Action onReported,
         Action<string, int?, int> end
     )
     {
-        this.told = told;
+        this.onReported = onReported;
         this.native = native;
         this.monitor = monitor;
         this.environment = environment;
@@ -73,12 +79,12 @@ internal sealed partial class MpiWatchdog : IDisposable
         thread.Start();
     }
 
-    /// <summary>A communicator on which nothing else communicates collectively.</summary>
+    /// <summary>The watchdogs' communicator, which is free for one collective at the end of the program.</summary>
     public nint Communicator => communicator;
 
     /// <summary>Makes the other ranks write their flight records, because this one ends the job.</summary>
-    /// <param name="failedRank">Whose failure it is; null where that is not known.</param>
-    public void TellOthers(int? failedRank, string reason)
+    /// <param name="failedRank">Rank that failed; null where it is not known.</param>
+    public void ReportFailure(int? failedRank, string reason)
     {
         for (int rank = 0; rank < environment.Size; rank++)
         {
@@ -102,9 +108,9 @@ internal sealed partial class MpiWatchdog : IDisposable
             while (!stopping.IsSet)
             {
                 Serve();
-                if (Stopwatch.GetTimestamp() >= Volatile.Read(ref quietUntil) && monitor.Overdue() is { } overdue)
+                if (Stopwatch.GetTimestamp() >= Volatile.Read(ref silentUntil) && monitor.Overdue() is { } overdue)
                     Investigate(overdue);
-                // Some launchers leave the ranks behind when what started them is killed.
+                // Some launchers do not end the ranks when the process that started them is killed.
                 if (ParentProcess() != parent)
                     end(
                         $"its parent process {parent} has gone, so nothing would end it later; ending the job.",
@@ -129,30 +135,15 @@ internal sealed partial class MpiWatchdog : IDisposable
             switch (tag)
             {
                 case QueryTag:
-                    // Whoever asks first speaks; of two that ask at once, the lower.
-                    if (answers.Count == 0 || source < environment.Rank)
-                    {
-                        defers = true;
-                        Volatile.Write(
-                            ref quietUntil,
-                            Stopwatch.GetTimestamp()
-                                + (long)(CollectiveException.SpeakerTime.TotalSeconds * Stopwatch.Frequency)
-                        );
-                    }
-
-                    Send(
-                        source,
-                        AnswerTag,
-                        FlightRecord.Of(monitor, environment, text, null, AnsweredCollectives).ToJson(indented: false)
-                    );
+                    Answer(source, text);
                     break;
                 case AnswerTag:
                     Keep(text);
                     break;
                 case FailureTag:
-                    told();
+                    onReported();
                     string[] parts = text.Split('\n', 2);
-                    Write(parts[1], int.TryParse(parts[0], out int failed) ? failed : null);
+                    WriteRecord(parts[1], int.TryParse(parts[0], out int failed) ? failed : null);
                     break;
             }
         }
@@ -160,13 +151,51 @@ internal sealed partial class MpiWatchdog : IDisposable
         FreeSent();
     }
 
+    private void Answer(int source, string reason)
+    {
+        // The rank that asks first reports; of two that ask at the same time, the lower.
+        bool isInvestigating = answers.Count > 0;
+        if (!isInvestigating || source < environment.Rank)
+        {
+            otherRankReports = true;
+            long time = (long)(ReportingRankTime.TotalSeconds * Stopwatch.Frequency);
+            Volatile.Write(ref silentUntil, Stopwatch.GetTimestamp() + time);
+        }
+
+        Send(source, AnswerTag, OwnRecord(reason).ToJson(indented: false));
+    }
+
     private void Investigate(CollectiveCall overdue)
     {
-        defers = false;
-        answers.Clear();
-        answers[environment.Rank] = FlightRecord.Of(monitor, environment, "", null, AnsweredCollectives);
+        otherRankReports = false;
         string limit = $"{monitor.Timeout.TotalSeconds:0.###} s";
-        string reason = $"{overdue} did not finish within {limit}.";
+        CollectAnswers($"{overdue} did not finish within {limit}.");
+        FlightRecord[] records = [.. answers.Values];
+        answers.Clear();
+        // A collective that has ended meanwhile was only slow.
+        bool isSlow = overdue.CompletedAt != 0 && monitor.Overdue() is null;
+        if (isSlow || otherRankReports)
+            return;
+        string where = monitor.RecordFolder is { } folder
+            ? $" The ranks' flight records are in {folder} (longnet flight-record)."
+            : "";
+        end(
+            FlightRecordAnalysis.Explain(
+                records,
+                $" within {limit} (parallel.timeout_seconds)",
+                $"did not answer within {AnswerTime.TotalSeconds:0} s, so its process is stopped or dead or "
+                    + "its machine is out of reach"
+            ) + where,
+            null,
+            ExitCode.CollectiveTimeout
+        );
+    }
+
+    // Asks all ranks, and waits until all have answered or the time for answers is over.
+    private void CollectAnswers(string reason)
+    {
+        answers.Clear();
+        answers[environment.Rank] = OwnRecord("");
         for (int rank = 0; rank < environment.Size; rank++)
         {
             if (rank != environment.Rank)
@@ -181,34 +210,10 @@ internal sealed partial class MpiWatchdog : IDisposable
             Thread.Sleep(QuickPeriod);
 #pragma warning restore RS0030
         }
-
-        // A collective that has ended meanwhile was only slow.
-        if (overdue.CompletedAt != 0 && monitor.Overdue() is null)
-        {
-            answers.Clear();
-            return;
-        }
-
-        if (defers)
-        {
-            answers.Clear();
-            return;
-        }
-
-        string records = monitor.RecordFolder is { } folder
-            ? $" The ranks' flight records are in {folder} (longnet flight-record)."
-            : "";
-        end(
-            FlightRecordAnalysis.Explain(
-                [.. answers.Values],
-                $" within {limit} (parallel.timeout_seconds)",
-                $"did not answer within {AnswerTime.TotalSeconds:0} s, so its process is stopped or dead or "
-                    + "its machine is out of reach"
-            ) + records,
-            null,
-            DistributedRuntime.TimedOut
-        );
     }
+
+    private FlightRecord OwnRecord(string reason) =>
+        FlightRecord.Of(monitor, environment, reason, null, AnsweredCollectives);
 
     private void Keep(string json)
     {
@@ -219,11 +224,11 @@ internal sealed partial class MpiWatchdog : IDisposable
         }
         catch (JsonException)
         {
-            // Counts as no answer.
+            // An answer that cannot be read counts as none.
         }
     }
 
-    private void Write(string reason, int? failedRank)
+    private void WriteRecord(string reason, int? failedRank)
     {
         if (monitor.RecordFolder is { } folder)
             _ = FlightRecord.Of(monitor, environment, reason, failedRank).TryWrite(folder);
@@ -240,7 +245,7 @@ internal sealed partial class MpiWatchdog : IDisposable
         }
     }
 
-    // A rank that is stopped takes nothing, and its buffer stays.
+    // A rank that is stopped receives nothing, and the buffer of its message stays.
     private unsafe void FreeSent()
     {
         lock (sending)
@@ -255,7 +260,7 @@ internal sealed partial class MpiWatchdog : IDisposable
         }
     }
 
-    // Null where the rest of a message does not come: its sender was stopped or cut off in between.
+    // Null where the rest of a message does not come, because its sender was stopped or cut off.
     private string? Receive(int source, int tag, int bytes)
     {
         byte[] text = GC.AllocateUninitializedArray<byte>(Math.Max(1, bytes), pinned: true);

@@ -1,16 +1,19 @@
 using LongNet.Distributed.Backends.Nccl;
+using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Collectives.Transport;
 using LongNet.Distributed.Diagnostics;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace LongNet.Distributed.Collectives.Transport;
+namespace LongNet.Distributed.Backends;
 
 /// <summary>
-/// The one place that decides what carries a tensor: NCCL where it lies in a GPU's memory, else what joins the
-/// processes, which also has barriers, splits, and all that is known before a tensor moves.
+/// The one place that decides which backend transfers a tensor: NCCL those in GPU memory, the host's communicator all
+/// others. The host's communicator also makes barriers and splits, and exchanges what ranks must know before NCCL can
+/// start.
 /// </summary>
 /// <remarks>
-/// NCCL is not loaded before the first CUDA tensor comes. A refusal because it is missing is thrown alike on all ranks.
+/// NCCL is loaded at the first CUDA tensor. Where it is missing on any rank, every rank throws the same exception.
 /// </remarks>
 internal sealed class DeviceCommunicator : ICommunicator
 {
@@ -18,7 +21,7 @@ internal sealed class DeviceCommunicator : ICommunicator
     private readonly CollectiveMonitor monitor;
     private readonly NcclCommunicator gpus;
 
-    /// <param name="host">For CPU tensors; owned by this.</param>
+    /// <param name="host">Serves CPU tensors. Owned by this object.</param>
     /// <param name="name">The group, for messages.</param>
     public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor)
         : this(host, name, monitor, null) { }
@@ -82,11 +85,11 @@ internal sealed class DeviceCommunicator : ICommunicator
     public ICommunicator Split(CollectiveCall call, int color, int key, string name)
     {
         ICommunicator part = host.Split(call, color, key, name);
-        // One rank of several needs no communicator, but takes part in making the others'. Where there is one rank in
-        // all it gets one.
-        bool isAlone = part.Size == 1 && Size > 1;
-        NcclQueue? queue = gpus.Split(call, color, key, name, isAlone ? null : part);
-        return isAlone ? part : new DeviceCommunicator(part, name, monitor, queue);
+        // A rank that is by itself in its part needs no NCCL communicator, but it takes part in making the others'. The
+        // only rank of a job gets one, so that NCCL can be tested with one GPU.
+        bool isSingle = part.Size == 1 && Size > 1;
+        NcclQueue? queue = gpus.Split(call, color, key, name, isSingle ? null : part);
+        return isSingle ? part : new DeviceCommunicator(part, name, monitor, queue);
     }
 
     public void Dispose()
@@ -95,6 +98,5 @@ internal sealed class DeviceCommunicator : ICommunicator
         host.Dispose();
     }
 
-    // The rule.
     private static bool IsOnGpu(Tensor tensor) => tensor.device_type == DeviceType.CUDA;
 }

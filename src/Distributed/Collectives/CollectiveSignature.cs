@@ -1,17 +1,16 @@
-using LongNet.Distributed.Collectives;
 using static TorchSharp.torch;
 
-namespace LongNet.Distributed.Diagnostics;
+namespace LongNet.Distributed.Collectives;
 
 /// <summary>
-/// What ranks must agree about in a collective, in words. Made when someone asks: what is kept until then are numbers,
-/// not tensors.
+/// Describes what ranks must agree about in a collective. The text is made when it is read; until then only shapes are
+/// kept, no tensors.
 /// </summary>
 internal static class CollectiveSignature
 {
     public static Func<string> Nothing { get; } = () => "";
 
-    /// <param name="more">What follows, e.g. ", sum".</param>
+    /// <param name="more">Appended to the text, e.g. ", from rank 0".</param>
     public static Func<string> Of(Tensor tensor, string more = "")
     {
         long[] shape = Shape(tensor);
@@ -19,9 +18,11 @@ internal static class CollectiveSignature
         return () => $"[{string.Join(", ", shape)}] {dtype}{more}";
     }
 
+    public static Func<string> Of(Tensor tensor, ReduceOperation operation) => Of(tensor, $", {Term(operation)}");
+
     public static Func<string> Of(ScalarType dtype) => () => $"{dtype}";
 
-    // Long lists are told by their length and a digest, which differs where any count does.
+    // A long list is represented by its length and a digest, which differs where any count does.
     public static Func<string> Of(IReadOnlyList<long> counts, ScalarType dtype, string more = "") =>
         () =>
             counts.Count <= 8
@@ -30,7 +31,10 @@ internal static class CollectiveSignature
                     + $"{counts.Aggregate(17, (hash, count) => unchecked(hash * 31 + count.GetHashCode())):x8}] "
                     + $"{dtype}{more}";
 
-    public static string Term(ReduceOperation operation) =>
+    public static Func<string> Of(IReadOnlyList<long> counts, ScalarType dtype, ReduceOperation operation) =>
+        Of(counts, dtype, $", {Term(operation)}");
+
+    private static string Term(ReduceOperation operation) =>
         operation switch
         {
             ReduceOperation.Sum => "sum",
@@ -39,8 +43,8 @@ internal static class CollectiveSignature
             _ => "average",
         };
 
-    // Tensor.shape pins an array in a callback from native code and leaves a finalizer behind: longer than a small
-    // message takes.
+    // Instead of Tensor.shape, which pins an array in a callback from native code and leaves a finalizer behind. That
+    // takes longer than a small message.
     public static long[] Shape(Tensor tensor)
     {
         var shape = new long[tensor.dim()];

@@ -1,15 +1,15 @@
 using System.Text;
 using LongNet.Core.Native;
-using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Collectives.Transport;
+using LongNet.Distributed.Diagnostics;
 using static TorchSharp.torch;
 
-namespace LongNet.Distributed.Diagnostics;
+namespace LongNet.Distributed.Collectives;
 
 /// <summary>Compares a collective among the ranks of its group before it runs (parallel.check_collectives).</summary>
 internal static class CollectiveCheck
 {
-    // Every rank's description has this many bytes, so that ranks which disagree about everything else still meet here.
+    // Every rank's description has this many bytes, so that this exchange succeeds whatever the ranks disagree about.
     private const int Length = 512;
 
     /// <summary>Blocking; collective.</summary>
@@ -38,11 +38,11 @@ internal static class CollectiveCheck
             for (int rank = 0; rank < texts.Length; rank++)
                 texts[rank] = Encoding.UTF8.GetString(span.Slice(rank * Length, Length)).TrimEnd('\0');
         });
-        string What(int rank) => texts[rank].Split('\n')[0];
-        // What most ranks do is taken to be right; of equals, what the lowest rank does.
+        string Called(int rank) => texts[rank].Split('\n')[0];
+        // The call that most ranks make counts as the right one; of equals, the lowest rank's.
         string usual = Enumerable
             .Range(0, texts.Length)
-            .GroupBy(What)
+            .GroupBy(Called)
             .OrderByDescending(group => group.Count())
             .ThenBy(group => group.First())
             .First()
@@ -57,11 +57,11 @@ internal static class CollectiveCheck
                 + $"rank {call.Members[other]} calls "
                 + $"{texts[other].Replace("\n", "", StringComparison.Ordinal)}. All ranks of a group must make "
                 + "the same calls in the same order.",
-            speaker: call.Members.Min()
+            reportingRank: call.Members.Min()
         );
     }
 
-    // Cut where a character ends.
+    // Cuts the text where a character ends.
     private static string Fit(string text)
     {
         while (Encoding.UTF8.GetByteCount(text) > Length)
