@@ -266,7 +266,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         Tensor ends = tensor(lengths.ToArray(), dtype: ScalarType.Int64, device: input.device).view(-1, 1, 1);
-        Tensor padding = RowNumbers(shard).to(input.device).view(1, -1, 1).ge(ends);
+        Tensor padding = tensor(shard.Positions()).to(input.device).view(1, -1, 1).ge(ends);
         Tensor zero = zeros([], dtype: input.dtype, device: input.device);
 
         // Zeros going in as well: what is not a number in the padding would reach the projections' gradients.
@@ -302,7 +302,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         cache.CheckUse(options, input.shape[1]);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        var (q, k, v) = Project(input, new SequenceShard(cache.Length, input.shape[1], cache.MaxLength));
+        var (q, k, v) = Project(input, SequenceShard.Complete(cache.MaxLength).Slice(cache.Length, input.shape[1]));
         return ProjectBack(cache.Attend(q, k, v, bias?.Module).reshape(input.shape)).MoveToOuterDisposeScope();
     }
 
@@ -387,15 +387,6 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     {
         var (q, k, v) = Project(input, exchange.ShardOf(input.shape[1]));
         return Finish(Attend(q, k, v, options, exchange, lengths, bias?.Module).reshape(input.shape), dropoutContext);
-    }
-
-    // By hand: arange makes its numbers into Scalars that a collection may free in the call.
-    private static Tensor RowNumbers(SequenceShard shard)
-    {
-        var rows = new long[shard.Length];
-        for (long row = 0; row < shard.Length; row++)
-            rows[row] = shard.FirstRow + row;
-        return tensor(rows);
     }
 
     private static void CheckLengths(IReadOnlyList<long> lengths, long batch, SequenceShard shard)

@@ -138,14 +138,11 @@ public sealed class KeyValueCache : IDisposable
     // The rows of one call: contiguous [batch, rows, heads, headDim], and where their mixture goes.
     private sealed record Pass(Tensor Q, Tensor K, Tensor V, LogSumExpMerge Mixture, BranchAttention Kernel)
     {
-        public void Mix(RowBlock block, Tensor keys, Tensor values, bool causal, long before)
-        {
-            using var scope = NewDisposeScope();
-            var (output, logSumExp) = Kernel.Forward(block, block.View(Q), keys, values, causal, before);
-            Mixture.Add(block, output, logSumExp);
-        }
+        public void AttendEarlier(RowBlock block, Tensor keys, Tensor values, long keyOffset) =>
+            Mixture.Attend(Kernel, block, Q, keys, values, causal: false, keyOffset);
 
-        public void MixOwn(RowBlock block) => Mix(block, block.View(K), block.View(V), causal: true, before: 0);
+        public void AttendOwn(RowBlock block) =>
+            Mixture.Attend(Kernel, block, Q, block.View(K), block.View(V), causal: true, keyOffset: 0);
     }
 
     // One branch: what it keeps of the segment that the next row lies in.
@@ -165,7 +162,7 @@ public sealed class KeyValueCache : IDisposable
             if (begun > 0)
             {
                 foreach (var (group, block) in Blocks(0, begun, inSegment))
-                    GoOn(pass, block, keys[group], values[group], Capacity(block.Group));
+                    Continue(pass, block, keys[group], values[group], Capacity(block.Group));
                 if (inSegment + begun == branch.SegmentLength)
                     Clear();
             }
@@ -181,7 +178,7 @@ public sealed class KeyValueCache : IDisposable
                     new RowRange(0, batch, rows, begun, others)
                 )
             )
-                pass.MixOwn(block);
+                pass.AttendOwn(block);
             if (tail > 0)
             {
                 foreach (var (group, block) in Blocks(rows - tail, tail, 0))
@@ -191,39 +188,40 @@ public sealed class KeyValueCache : IDisposable
                 }
             }
 
-            // Kept rows among `count` rows of the call, the first of which lies `place` rows into its segment.
-            IEnumerable<(int Group, RowBlock Block)> Blocks(long first, long count, long place)
+            // Kept rows among `count` rows of the call, before which lie `rowsBefore` rows of their segment.
+            IEnumerable<(int Group, RowBlock Block)> Blocks(long first, long count, long rowsBefore)
             {
                 for (int g = 0; g < groups.Count; g++)
                 {
-                    long before = place - groups[g].Offset,
-                        r = branch.Dilation;
-                    long start = before <= 0 ? -before : (r - before % r) % r;
-                    long kept = RowBlock.KeptRows(count, start, r);
+                    long firstKept = RowBlock.FirstKeptRow(rowsBefore, groups[g].Offset, branch.Dilation);
+                    long kept = RowBlock.KeptRows(count, firstKept, branch.Dilation);
                     if (kept > 0)
-                        yield return (g, new RowBlock(first + start, kept, r, batch, rows, groups[g]));
+                        yield return (
+                            g,
+                            new RowBlock(first + firstKept, kept, branch.Dilation, batch, rows, groups[g])
+                        );
                 }
             }
         }
 
         public void Dispose() => Clear();
 
-        private static void GoOn(Pass pass, RowBlock block, GrowingRows keys, GrowingRows values, long capacity)
+        private static void Continue(Pass pass, RowBlock block, GrowingRows keys, GrowingRows values, long capacity)
         {
-            long before = keys.Count;
+            long keyOffset = keys.Count;
             if (block.Rows > 1)
             {
-                if (before > 0)
-                    pass.Mix(block, keys.All, values.All, causal: false, before);
-                pass.MixOwn(block);
+                if (keyOffset > 0)
+                    pass.AttendEarlier(block, keys.All, values.All, keyOffset);
+                pass.AttendOwn(block);
             }
 
             keys.Append(block.View(pass.K), capacity);
             values.Append(block.View(pass.V), capacity);
 
-            // One row sees all there are, itself among them.
+            // A single row sees all kept rows, itself among them.
             if (block.Rows == 1)
-                pass.Mix(block, keys.All, values.All, causal: false, before);
+                pass.AttendEarlier(block, keys.All, values.All, keyOffset);
         }
 
         private long Capacity(HeadGroup group) =>

@@ -1,4 +1,5 @@
 using System.Collections;
+using LongNet.Core.Numerics;
 
 namespace LongNet.Core.Attention;
 
@@ -70,7 +71,7 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
         long common = 1;
         foreach (Branch branch in branches)
         {
-            long step = branch.SegmentLength / GreatestCommonDivisor(common, branch.SegmentLength);
+            long step = branch.SegmentLength / Integers.GreatestCommonDivisor(common, branch.SegmentLength);
             if (step > sequenceLength / common)
                 return sequenceLength;
             common *= step;
@@ -96,11 +97,4 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
     }
 
     public override string ToString() => string.Join(", ", branches);
-
-    private static long GreatestCommonDivisor(long a, long b)
-    {
-        while (b != 0)
-            (a, b) = (b, a % b);
-        return a;
-    }
 }

@@ -83,12 +83,6 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <summary>How it computes.</summary>
     public ModelExecution Execution { get; }
 
-    /// <summary>
-    /// Called during the backward pass of what is computed from now on, as soon as the gradients of all parameters of a
-    /// block ("layers.N.…") are complete, with the block's index; the last block comes first. Null: nobody asks.
-    /// </summary>
-    public Action<int>? BlockGradientsComplete { get; set; }
-
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor tokens) => forward(tokens, null);
 
@@ -100,7 +94,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     public Tensor forward(Tensor tokens, DropoutContext? dropoutContext)
     {
         using var scope = NewDisposeScope();
-        return Logits(Hidden(tokens, dropoutContext)).MoveToOuterDisposeScope();
+        return Logits(Hidden(tokens, dropoutContext, gradientsReady: null)).MoveToOuterDisposeScope();
     }
 
     /// <summary>An empty cache for <see cref="Decode"/>.</summary>
@@ -137,13 +131,22 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <param name="tokens">[batch, length], int64.</param>
     /// <param name="targets">[batch, length], int64; <see cref="IgnoredTarget"/> where there is none.</param>
     /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
+    /// <param name="gradientsReady">
+    /// Called with a block's index during the backward pass of this loss, as soon as the gradients of all parameters of
+    /// the block ("layers.N.…") are complete; the last block comes first. Null where nothing waits for them.
+    /// </param>
     /// <returns>Scalar, at least float32; 0 where no target is valid. Owned by the caller.</returns>
-    public Tensor LossSum(Tensor tokens, Tensor targets, DropoutContext? dropoutContext = null)
+    public Tensor LossSum(
+        Tensor tokens,
+        Tensor targets,
+        DropoutContext? dropoutContext = null,
+        Action<int>? gradientsReady = null
+    )
     {
         ArgumentNullException.ThrowIfNull(targets);
         using var scope = NewDisposeScope();
         return ChunkedCrossEntropy
-            .Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows)
+            .Sum(Hidden(tokens, dropoutContext, gradientsReady), finalNorm, Projection, targets, Execution.LossRows)
             .MoveToOuterDisposeScope();
     }
 
@@ -167,8 +170,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     private Tensor Projection => outputProjection?.weight ?? embedding.weight!;
 
-    // What the last block gives, in the scope of the caller.
-    private Tensor Hidden(Tensor tokens, DropoutContext? dropoutContext)
+    // The last block's output, in the scope of the caller.
+    private Tensor Hidden(Tensor tokens, DropoutContext? dropoutContext, Action<int>? gradientsReady)
     {
         ArgumentNullException.ThrowIfNull(tokens);
         BackwardPass.ThrowIfFailed();
@@ -183,23 +186,23 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
                 {
                     Stream = dropoutContext.Stream.Derive(layer),
                 };
-            int ofBlock = layer;
             // A tensor that only backward needs belongs to the graph, or to a recomputed block, which may have moved it
             // elsewhere.
-            using Tensor input =
-                BlockGradientsComplete is { } complete && is_grad_enabled()
-                    ? Replace(hidden, BackwardHook.Place(hidden, () => complete(ofBlock)))
-                    : hidden;
+            using Tensor input = WithHook(hidden, layer, gradientsReady);
             hidden = blocks[layer].forward(input, ofLayer);
         }
 
         return hidden;
+    }
 
-        static Tensor Replace(Tensor old, Tensor by)
-        {
-            old.Dispose();
-            return by;
-        }
+    // Backward passes a block's input when all gradients of the block are complete.
+    private static Tensor WithHook(Tensor input, int block, Action<int>? gradientsReady)
+    {
+        if (gradientsReady is null || !is_grad_enabled())
+            return input;
+        Tensor hooked = BackwardHook.Place(input, () => gradientsReady(block));
+        input.Dispose();
+        return hooked;
     }
 
     private Tensor Embed(Tensor tokens)

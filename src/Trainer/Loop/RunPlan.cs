@@ -24,6 +24,10 @@ internal sealed record RunPlan(
     BatchPartition Batch
 )
 {
+    /// <summary>Which positions of a sequence every rank along the sequence holds.</summary>
+    public SequenceLayout Layout =>
+        AllGatherSequenceParallel.LayoutOf(Config.Training.SequenceLength, SequenceRanks);
+
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
 
