@@ -9,14 +9,14 @@ namespace LongNet.Core.Attention;
 internal sealed class DilatedAttentionPlan
 {
     private DilatedAttentionPlan(
-        DilatedAttentionOptions options,
+        AttentionPattern pattern,
         IReadOnlyList<BranchPlan> branches,
         RelativePositionBias? bias
     )
     {
         Branches = branches;
-        Causal = options.Causal;
-        MixingGradient = options.MixingGradient;
+        Causal = pattern.Causal;
+        MixingGradient = pattern.MixingGradient;
         Buckets = bias?.Buckets;
         BiasNeedsGradient = bias is not null && bias.Table.requires_grad;
     }
@@ -35,7 +35,7 @@ internal sealed class DilatedAttentionPlan
 
     /// <summary>Makes the plan. Collective where a branch has sharded segments or there are lengths.</summary>
     /// <param name="shape">Of the local queries: [batch, length, heads, headDim].</param>
-    /// <param name="options">What is computed.</param>
+    /// <param name="pattern">What is computed.</param>
     /// <param name="sharding">Which rank holds which part of the sequence.</param>
     /// <param name="lengths">Tokens of every complete sequence, the rest being padding; null where there is
     /// none.</param>
@@ -44,7 +44,7 @@ internal sealed class DilatedAttentionPlan
     /// among ranks.</exception>
     public static DilatedAttentionPlan Create(
         IReadOnlyList<long> shape,
-        DilatedAttentionOptions options,
+        AttentionPattern pattern,
         ISequenceSharding sharding,
         IReadOnlyList<long>? lengths = null,
         RelativePositionBias? bias = null
@@ -57,7 +57,7 @@ internal sealed class DilatedAttentionPlan
         SequenceShard shard = sharding.ShardOf(length);
         (long First, long Count, long Tokens)[] runs = [.. EqualLengths(lengths, batch, shard.TotalLength)];
         var branches = new List<BranchPlan>();
-        foreach (Branch requested in options.Schedule)
+        foreach (Branch requested in pattern.Schedule)
         {
             // A segment longer than the sequence is the sequence.
             Branch branch = requested with { SegmentLength = Math.Min(requested.SegmentLength, shard.TotalLength) };
@@ -73,30 +73,30 @@ internal sealed class DilatedAttentionPlan
             {
                 long held = Math.Clamp(run.Tokens - shard.Range.First, 0, length);
                 var range = new RowRange(run.First, run.Count, length, 0, held);
-                return RowBlock.OfBranch(branch, options.HeadOffsets, heads, range);
+                return RowBlock.OfBranch(branch, pattern.HeadOffsets, heads, range);
             }
 
             ShardedSegment Sharded((long First, long Count, long Tokens) run)
             {
                 var range = new RowRange(run.First, run.Count, length, 0, run.Tokens);
-                return new ShardedSegment(branch, peers, options.HeadOffsets, heads, headDim, range);
+                return new ShardedSegment(branch, peers, pattern.HeadOffsets, heads, headDim, range);
             }
         }
 
         if (lengths is not null)
-            Agree(lengths, options, sharding, shard);
-        return new DilatedAttentionPlan(options, branches, bias);
+            Agree(lengths, pattern, sharding, shard);
+        return new DilatedAttentionPlan(pattern, branches, bias);
     }
 
     // Each rank would expect other rows of the others than they send. The widest segment's peers include all others'.
     private static void Agree(
         IReadOnlyList<long> lengths,
-        DilatedAttentionOptions options,
+        AttentionPattern pattern,
         ISequenceSharding sharding,
         SequenceShard shard
     )
     {
-        Branch widest = options.Schedule.MaxBy(branch => branch.SegmentLength);
+        Branch widest = pattern.Schedule.MaxBy(branch => branch.SegmentLength);
         widest = widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) };
         if (sharding.JoinSegment(widest, shard) is not { } peers)
             return;

@@ -15,23 +15,23 @@ namespace LongNet.Core.Attention;
 /// </remarks>
 public sealed class KeyValueCache : IDisposable
 {
-    private readonly DilatedAttentionOptions options;
+    private readonly AttentionPattern pattern;
     private readonly long batch,
         heads,
         headDim;
     private readonly BranchCache[] branches;
     private bool disposed;
 
-    /// <param name="options">What is computed; causal.</param>
+    /// <param name="pattern">What is computed; causal.</param>
     /// <param name="batch">Sequences.</param>
     /// <param name="heads">Heads.</param>
     /// <param name="headDim">Channels per head.</param>
     /// <param name="maxLength">Most rows that will come. Memory grows with the rows, not with this.</param>
     /// <exception cref="UserException">The attention is not causal, or a number is below 1.</exception>
-    public KeyValueCache(DilatedAttentionOptions options, long batch, long heads, long headDim, long maxLength)
+    public KeyValueCache(AttentionPattern pattern, long batch, long heads, long headDim, long maxLength)
     {
-        ArgumentNullException.ThrowIfNull(options);
-        if (!options.Causal)
+        ArgumentNullException.ThrowIfNull(pattern);
+        if (!pattern.Causal)
             throw new UserException(
                 "Decoding row by row needs causal attention: a row that sees later ones cannot be computed "
                     + "before they are there."
@@ -41,16 +41,16 @@ public sealed class KeyValueCache : IDisposable
                 $"A key/value cache is for at least one sequence of at least one row, not for {batch} of at "
                     + $"most {maxLength}."
             );
-        this.options = options;
+        this.pattern = pattern;
         this.batch = batch;
         this.heads = heads;
         this.headDim = headDim;
         MaxLength = maxLength;
         branches =
         [
-            .. options.Schedule.Select(branch => new BranchCache(
+            .. pattern.Schedule.Select(branch => new BranchCache(
                 branch,
-                options.HeadOffsets.Groups(heads, branch.Dilation),
+                pattern.HeadOffsets.Groups(heads, branch.Dilation),
                 maxLength
             )),
         ];
@@ -93,7 +93,7 @@ public sealed class KeyValueCache : IDisposable
             );
         }
 
-        CheckUse(options, q.shape[1]);
+        CheckUse(pattern, q.shape[1]);
         bias?.CheckHeads(heads);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
@@ -105,7 +105,7 @@ public sealed class KeyValueCache : IDisposable
             new BranchAttention(bias?.Table, bias?.Buckets)
         );
         foreach (BranchCache branch in branches)
-            branch.Attend(pass, Length, options.HeadOffsets);
+            branch.Attend(pass, Length, pattern.HeadOffsets);
         Length += q.shape[1];
         return pass.Mixture.Output.to(q.dtype).MoveToOuterDisposeScope();
     }
@@ -120,12 +120,12 @@ public sealed class KeyValueCache : IDisposable
     /// <summary>
     /// Refuses another attention, and more rows than the cache was made for, before anything is computed for them.
     /// </summary>
-    internal void CheckUse(DilatedAttentionOptions use, long rows)
+    internal void CheckUse(AttentionPattern use, long rows)
     {
         ObjectDisposedException.ThrowIf(disposed, this);
-        if (use != options)
+        if (use != pattern)
             throw new UserException(
-                $"This key/value cache is for the branches {options.Schedule}, but the attention has "
+                $"This key/value cache is for the branches {pattern.Schedule}, but the attention has "
                     + $"{use.Schedule} or other options: make a cache with its CreateCache."
             );
         if (rows > MaxLength - Length)

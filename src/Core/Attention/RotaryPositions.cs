@@ -57,6 +57,15 @@ public sealed class RotaryPositions : IDisposable
         return new RotaryPositions("xPos", headDim, schedule);
     }
 
+    /// <summary>The rotation of an encoding; null where it does not rotate.</summary>
+    internal static RotaryPositions? Create(PositionEncoding encoding, long headDim, SegmentSchedule schedule) =>
+        encoding switch
+        {
+            PositionEncoding.XPos => XPos(headDim, schedule),
+            PositionEncoding.Rope => Rope(headDim),
+            _ => null,
+        };
+
     /// <summary>
     /// Refuses a schedule whose decay does not fit the type. Pure, so it can be asked before anything starts.
     /// </summary>

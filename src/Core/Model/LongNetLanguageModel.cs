@@ -29,12 +29,14 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <param name="config">The model's shape.</param>
     /// <param name="seed">Decides the initial parameters, alike on every rank.</param>
-    /// <param name="exchange">Where the sequence lives; null when all of it is here. Not owned.</param>
+    /// <param name="sharding">
+    /// Which rank holds which part of the sequence; null where this rank holds all of it. Not owned.
+    /// </param>
     /// <param name="execution">How it computes; null: in float32, keeping everything.</param>
     public LongNetLanguageModel(
         LongNetConfig config,
         long seed,
-        ISequenceSharding? exchange = null,
+        ISequenceSharding? sharding = null,
         ModelExecution? execution = null
     )
         : base(nameof(LongNetLanguageModel))
@@ -42,12 +44,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(config);
         this.config = config;
         Execution = execution ?? new ModelExecution();
-        positions = config.Positions switch
-        {
-            PositionEncoding.XPos => RotaryPositions.XPos(config.DModel / config.Heads, config.Schedule),
-            PositionEncoding.Rope => RotaryPositions.Rope(config.DModel / config.Heads),
-            _ => null,
-        };
+        positions = RotaryPositions.Create(config.Positions, config.DModel / config.Heads, config.Schedule);
         if (Execution.Recompute != Recompute.None)
             store = Execution.OffloadFolder is { } folder
                 ? new DiskActivationStore(folder)
@@ -60,7 +57,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         [
             .. Enumerable
                 .Range(0, checked((int)config.Layers))
-                .Select(_ => new TransformerBlock(config, positions, exchange, bias, Execution, store)),
+                .Select(_ => new TransformerBlock(config, positions, sharding, bias, Execution, store)),
         ];
         finalNorm = LayerNorm(config.DModel);
         register_module("embed_tokens", embedding);
@@ -86,8 +83,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor tokens) => forward(tokens, null);
 
-    /// <summary>Next-token logits. Collective among the shards of the sequence when an exchange was given.</summary>
-    /// <param name="tokens">[batch, length], int64: the rows held here. Not disposed.</param>
+    /// <summary>Next-token logits. Collective among the ranks of the sequence when sharded.</summary>
+    /// <param name="tokens">[batch, length], int64: the tokens on this rank. Not disposed.</param>
     /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's
     /// generator.</param>
     /// <returns>[batch, length, vocabulary]. Owned by the caller.</returns>
@@ -107,7 +104,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>
     /// Logits after the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in
-    /// chunks or all at once, with the result of the whole sequence to rounding. Without dropout, not differentiable.
+    /// chunks or all at once, with the result of the complete sequence to rounding. Without dropout, not differentiable.
     /// </summary>
     /// <param name="tokens">[batch, count], int64. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>; takes up the tokens. Not disposed.</param>
@@ -126,7 +123,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Sum of the cross-entropies of all valid targets, in nats. Collective when an exchange was given.
+    /// Sum of the cross-entropies of all valid targets, in nats. Collective when sharded.
     /// </summary>
     /// <param name="tokens">[batch, length], int64.</param>
     /// <param name="targets">[batch, length], int64; <see cref="IgnoredTarget"/> where there is none.</param>
@@ -151,10 +148,10 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Bytes that recomputed blocks offload between forward and backward. Collective when an exchange was given.
+    /// Bytes that recomputed blocks offload between forward and backward. Collective when sharded.
     /// </summary>
     /// <param name="batch">Sequences.</param>
-    /// <param name="length">Rows held of each.</param>
+    /// <param name="length">Tokens of each on this rank.</param>
     /// <returns>0 where nothing is offloaded.</returns>
     public long OffloadedBytes(long batch, long length) =>
         Execution.OffloadFolder is null || store is null
@@ -162,10 +159,10 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             : blocks.Sum(block => block.Recomputed!.KeptBytes(batch, length, ComputeType));
 
     /// <summary>
-    /// Takes space in the offload folder now, where the file system can, and sees that it is there. Not collective.
+    /// Reserves space in the offload folder now, where the file system can. Not collective.
     /// </summary>
     /// <param name="bytes">From <see cref="OffloadedBytes"/>.</param>
-    /// <exception cref="UserException">There is less; says what is needed, what is there, and what to do.</exception>
+    /// <exception cref="UserException">There is less; the message names the need, the free space and a remedy.</exception>
     public void ReserveOffload(long bytes) => store?.Reserve(bytes);
 
     private Tensor Projection => outputProjection?.weight ?? embedding.weight!;
@@ -233,7 +230,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         base.Dispose(disposing);
     }
 
-    // Every parameter draws from a stream of its own name, so that adding one leaves the others' values alone.
+    // Every parameter draws from a stream of its own name, so that adding one does not change the others' values.
     private void Initialize(RandomStream stream)
     {
         using var noGradient = no_grad();

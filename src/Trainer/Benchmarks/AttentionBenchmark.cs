@@ -82,7 +82,7 @@ internal sealed record AttentionBenchmark(
             k = inputs[1].requires_grad_(),
             v = inputs[2].requires_grad_(),
             cotangent = inputs[3];
-        var options = new DilatedAttentionOptions(Schedule, Causal: true);
+        var options = new AttentionPattern(Schedule, Causal: true);
         RowBlock[] blocks =
         [
             .. DilatedAttentionPlan

@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
 using LongNet.Core;
-using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Native;
 using LongNet.Distributed.Collectives;
@@ -102,7 +101,7 @@ internal static class BenchCommand
                     parsed.GetValue(heads),
                     parsed.GetValue(headDim),
                     Types[parsed.GetValue(dtype)!],
-                    SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!),
+                    AttentionConfig.Schedule(parsed.GetValue(segments)!, parsed.GetValue(dilations)!),
                     parsed.GetValue(rounds),
                     parsed.GetValue(dense),
                     parsed.GetValue(bias)
@@ -142,7 +141,7 @@ internal static class BenchCommand
                 var benchmark = new DecodeBenchmark(
                     parsed.GetValue(heads),
                     parsed.GetValue(headDim),
-                    SegmentSchedule.FromLists(parsed.GetValue(segments)!, parsed.GetValue(dilations)!),
+                    AttentionConfig.Schedule(parsed.GetValue(segments)!, parsed.GetValue(dilations)!),
                     parsed.GetValue(rows)
                 );
                 Console.WriteLine(

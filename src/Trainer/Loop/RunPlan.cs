@@ -1,6 +1,5 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
-using LongNet.Core.Model;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Configuration;

@@ -184,7 +184,7 @@ public class RotaryPositionsTests
         const long Length = 40869;
         using var scope = NewDisposeScope();
         using var generator = new Generator(2);
-        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(Length, 64)), Causal: true);
+        var options = new AttentionPattern(new SegmentSchedule(new Branch(Length, 64)), Causal: true);
         Tensor[] inputs =
         [
             .. Enumerable.Range(0, 3).Select(_ => randn([1, Length, 1, 8], dtype: float64, generator: generator)),

@@ -101,8 +101,8 @@ internal static class ModelGradients
         SequenceShard shard = AllGatherSequenceParallel.LayoutOf(Length, mesh.SequenceSize).ShardOf(mesh.SequenceRank);
         long sequences = Batch / mesh.DataSize,
             firstSequence = sequences * mesh.DataRank;
-        using var exchange = new AllGatherSequenceParallel(mesh.Sequence);
-        using var sharded = new LongNetLanguageModel(config, seed: 11, exchange, execution);
+        using var sharding = new AllGatherSequenceParallel(mesh.Sequence);
+        using var sharded = new LongNetLanguageModel(config, seed: 11, sharding, execution);
         var (loss, norm, actual) = Gradients(
             sharded,
             Own(tokens),
