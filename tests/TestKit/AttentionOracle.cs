@@ -22,7 +22,7 @@ public static class AttentionOracle
         Tensor q,
         Tensor k,
         Tensor v,
-        DilatedAttentionOptions options,
+        AttentionPattern options,
         IReadOnlyList<long>? lengths = null,
         Tensor? table = null,
         RelativePositionBuckets? buckets = null
@@ -108,7 +108,7 @@ public static class AttentionOracle
     }
 
     // [heads, length, length]
-    private static Tensor Counts(DilatedAttentionOptions options, long heads, long length)
+    private static Tensor Counts(AttentionPattern options, long heads, long length)
     {
         var counts = new double[heads * length * length];
         foreach (Branch branch in options.Schedule)

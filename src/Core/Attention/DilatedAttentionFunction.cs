@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// Dilated attention over all branches as one differentiable operation. Only q, k, v, the output, its log-sum-exp and
-/// the keys and values gathered from other shards live from forward to backward.
+/// Dilated attention over all branches as one differentiable operation. Only the inputs, the output, its log-sum-exp and
+/// the keys and values gathered from other ranks live from forward to backward.
 /// </summary>
 /// <remarks>Inputs: q, k, v, the plan, and the table of relative position biases where the plan has buckets.</remarks>
 internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<DilatedAttentionFunction>
@@ -17,17 +17,16 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
 
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
-        Tensor q = (Tensor)vars[0],
-            k = (Tensor)vars[1],
-            v = (Tensor)vars[2];
         var plan = (DilatedAttentionPlan)vars[3];
-        Tensor? table = vars.Length > Table ? ((Tensor)vars[Table]).detach() : null;
+        var inputs = new AttentionInputs(
+            (Tensor)vars[0],
+            (Tensor)vars[1],
+            (Tensor)vars[2],
+            vars.Length > Table ? ((Tensor)vars[Table]).detach() : null
+        );
         using var scope = NewDisposeScope();
-        AttentionResult result = DilatedAttentionPass.Forward(plan, table, q, k, v);
-        List<Tensor> saved = [q, k, v, result.Output.detach(), result.LogSumExp];
-        if (table is not null)
-            saved.Add(table);
-        saved.AddRange(result.Gathered);
+        AttentionResult result = DilatedAttentionPass.Forward(plan, inputs);
+        List<Tensor> saved = SavedAttention.Pack(inputs, result with { Output = result.Output.detach() });
         foreach (Tensor tensor in saved)
             tensor.MoveToOuterDisposeScope();
         ctx.save_for_backward(saved);
@@ -45,30 +44,20 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
     {
         using var scope = NewDisposeScope();
         var plan = (DilatedAttentionPlan)ctx.get_data(PlanKey);
-        List<Tensor> saved = ctx.get_saved_variables();
-        Tensor? table = plan.Buckets is null ? null : saved[5];
-        var result = new AttentionResult(saved[3], saved[4], saved[(table is null ? 5 : 6)..]);
-        AttentionGradients all = DilatedAttentionPass.Backward(
-            plan,
-            table,
-            saved[0],
-            saved[1],
-            saved[2],
-            result,
-            outputGradient.contiguous()
-        );
+        var (inputs, result) = SavedAttention.Unpack(plan, ctx.get_saved_variables());
+        AttentionGradients all = DilatedAttentionPass.Backward(plan, inputs, result, outputGradient.contiguous());
 
         // Frees what was saved now, not when the node dies: the peak of a deep model is in its backward.
         ctx.Dispose();
         List<Tensor> gradients =
         [
-            all.Q.to(saved[0].dtype).MoveToOuterDisposeScope(),
-            all.K.to(saved[1].dtype).MoveToOuterDisposeScope(),
-            all.V.to(saved[2].dtype).MoveToOuterDisposeScope(),
+            all.Q.to(inputs.Q.dtype).MoveToOuterDisposeScope(),
+            all.K.to(inputs.K.dtype).MoveToOuterDisposeScope(),
+            all.V.to(inputs.V.dtype).MoveToOuterDisposeScope(),
             null!,
         ];
-        if (table is not null)
-            gradients.Add(all.Table?.to(table.dtype).MoveToOuterDisposeScope()!);
+        if (inputs.Table is not null)
+            gradients.Add(all.Table?.to(inputs.Table.dtype).MoveToOuterDisposeScope()!);
         return gradients;
     }
 }

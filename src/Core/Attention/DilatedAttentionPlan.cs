@@ -3,20 +3,20 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// What dilated attention over tensors of one shape consists of: per branch, the kernel calls on rows that are here
-/// and, where a segment lies on several shards, the exchange of its keys and values.
+/// What dilated attention over tensors of one shape consists of: per branch, the kernel calls on local rows and, where a
+/// segment lies on several ranks, the gather of its keys and values.
 /// </summary>
 internal sealed class DilatedAttentionPlan
 {
     private DilatedAttentionPlan(
-        DilatedAttentionOptions options,
+        AttentionPattern pattern,
         IReadOnlyList<BranchPlan> branches,
         RelativePositionBias? bias
     )
     {
         Branches = branches;
-        Causal = options.Causal;
-        MixingGradient = options.MixingGradient;
+        Causal = pattern.Causal;
+        MixingGradient = pattern.MixingGradient;
         Buckets = bias?.Buckets;
         BiasNeedsGradient = bias is not null && bias.Table.requires_grad;
     }
@@ -33,17 +33,19 @@ internal sealed class DilatedAttentionPlan
     /// <summary>Whether the table's gradient is wanted.</summary>
     public bool BiasNeedsGradient { get; }
 
-    /// <param name="shape">Of the queries here: [batch, length, heads, headDim].</param>
-    /// <param name="options">What is computed.</param>
-    /// <param name="exchange">Where the sequence lives.</param>
-    /// <param name="lengths">Rows of every whole sequence, the rest being padding; null where there is none.</param>
+    /// <summary>Makes the plan. Collective where a branch has sharded segments or there are lengths.</summary>
+    /// <param name="shape">Of the local queries: [batch, length, heads, headDim].</param>
+    /// <param name="pattern">What is computed.</param>
+    /// <param name="sharding">Which rank holds which part of the sequence.</param>
+    /// <param name="lengths">Tokens of every complete sequence, the rest being padding; null where there is
+    /// none.</param>
     /// <param name="bias">Added to the logits; null for none.</param>
-    /// <exception cref="UserException">A branch does not fit the shard; thrown before any exchange. Or lengths differ
-    /// among shards.</exception>
+    /// <exception cref="UserException">A branch does not fit the shard; thrown before any collective. Or lengths differ
+    /// among ranks.</exception>
     public static DilatedAttentionPlan Create(
         IReadOnlyList<long> shape,
-        DilatedAttentionOptions options,
-        ISequenceSharding exchange,
+        AttentionPattern pattern,
+        ISequenceSharding sharding,
         IReadOnlyList<long>? lengths = null,
         RelativePositionBias? bias = null
     )
@@ -52,75 +54,51 @@ internal sealed class DilatedAttentionPlan
             length = shape[1],
             heads = shape[2],
             headDim = shape[3];
-        SequenceShard shard = exchange.ShardOf(length);
-        List<(long First, long Count, long Rows)> runs = [.. EqualLengths(lengths, batch, shard.TotalLength)];
+        SequenceShard shard = sharding.ShardOf(length);
+        (long First, long Count, long Tokens)[] runs = [.. EqualLengths(lengths, batch, shard.TotalLength)];
         var branches = new List<BranchPlan>();
-        foreach (Branch requested in options.Schedule)
+        foreach (Branch requested in pattern.Schedule)
         {
             // A segment longer than the sequence is the sequence.
             Branch branch = requested with { SegmentLength = Math.Min(requested.SegmentLength, shard.TotalLength) };
-            // Each run is exchanged by itself: its sequences keep as many rows as each other on every shard.
+            ISegmentPeers? peers = sharding.JoinSegment(branch, shard);
+            // Each run is gathered by itself: its sequences keep as many rows as each other on every rank.
             branches.Add(
-                exchange.JoinSegment(branch, shard) is { } peers
-                    ? new BranchPlan(
-                        [],
-                        [
-                            .. runs.Select(run => new ShardedSegment(
-                                branch,
-                                peers,
-                                options.HeadOffsets,
-                                heads,
-                                headDim,
-                                new RowRange(run.First, run.Count, length, 0, run.Rows)
-                            )),
-                        ]
-                    )
-                    : new BranchPlan(
-                        [
-                            .. runs.SelectMany(run =>
-                                RowBlock.OfBranch(
-                                    branch,
-                                    options.HeadOffsets,
-                                    heads,
-                                    new RowRange(
-                                        run.First,
-                                        run.Count,
-                                        length,
-                                        0,
-                                        Math.Clamp(run.Rows - shard.FirstRow, 0, length)
-                                    )
-                                )
-                            ),
-                        ],
-                        []
-                    )
+                peers is null
+                    ? new BranchPlan([.. runs.SelectMany(LocalBlocks)], [])
+                    : new BranchPlan([], [.. runs.Select(Sharded)])
             );
+
+            IEnumerable<RowBlock> LocalBlocks((long First, long Count, long Tokens) run)
+            {
+                long held = Math.Clamp(run.Tokens - shard.Range.First, 0, length);
+                var range = new RowRange(run.First, run.Count, length, 0, held);
+                return RowBlock.OfBranch(branch, pattern.HeadOffsets, heads, range);
+            }
+
+            ShardedSegment Sharded((long First, long Count, long Tokens) run)
+            {
+                var range = new RowRange(run.First, run.Count, length, 0, run.Tokens);
+                return new ShardedSegment(branch, peers, pattern.HeadOffsets, heads, headDim, range);
+            }
         }
 
         if (lengths is not null)
-            Agree(lengths, options, exchange, shard);
-        return new DilatedAttentionPlan(options, branches, bias);
+            Agree(lengths, pattern, sharding, shard);
+        return new DilatedAttentionPlan(pattern, branches, bias);
     }
 
-    // Each shard would expect other rows of the others than they send. The widest segment's peers include all others'.
+    // Each rank would expect other rows of the others than they send. The widest segment's peers include all others'.
     private static void Agree(
         IReadOnlyList<long> lengths,
-        DilatedAttentionOptions options,
-        ISequenceSharding exchange,
+        AttentionPattern pattern,
+        ISequenceSharding sharding,
         SequenceShard shard
     )
     {
-        Branch widest = options.Schedule.MaxBy(branch => branch.SegmentLength);
-        if (
-            exchange.JoinSegment(
-                widest with
-                {
-                    SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength),
-                },
-                shard
-            )
-            is not { } peers
-        )
+        Branch widest = pattern.Schedule.MaxBy(branch => branch.SegmentLength);
+        widest = widest with { SegmentLength = Math.Min(widest.SegmentLength, shard.TotalLength) };
+        if (sharding.JoinSegment(widest, shard) is not { } peers)
             return;
         using var scope = NewDisposeScope();
         Tensor gathered = peers
@@ -132,20 +110,20 @@ internal sealed class DilatedAttentionPlan
             if (!all[peer].SequenceEqual(all[0]))
             {
                 throw new UserException(
-                    $"lengths is [{string.Join(", ", all[0])}] where row {peers.Shards[0].FirstRow} lies and "
+                    $"lengths is [{string.Join(", ", all[0])}] where row {peers.Shards[0].PositionOf(0)} lies and "
                         + $"[{string.Join(", ", all[peer])}] where row "
-                        + $"{peers.Shards[peer].FirstRow} lies: give every rank of a sequence the same list, "
+                        + $"{peers.Shards[peer].PositionOf(0)} lies: give every rank of a sequence the same list, "
                         + "the lengths of the whole sequences."
                 );
             }
         }
     }
 
-    // Neighbouring sequences of one length are worked on together.
-    private static IEnumerable<(long First, long Count, long Rows)> EqualLengths(
+    // Neighbouring sequences of one length are computed together.
+    private static IEnumerable<(long First, long Count, long Tokens)> EqualLengths(
         IReadOnlyList<long>? lengths,
         long batch,
-        long whole
+        long totalLength
     )
     {
         long first = 0;
@@ -157,11 +135,21 @@ internal sealed class DilatedAttentionPlan
             first = next;
         }
 
-        long Length(long sequence) => lengths is null ? whole : lengths[(int)sequence];
+        long Length(long sequence) => lengths is null ? totalLength : lengths[(int)sequence];
     }
 }
 
-/// <summary>
-/// One branch: whole segments, or the one segment shared with other shards, for each length of sequences.
-/// </summary>
-internal sealed record BranchPlan(IReadOnlyList<RowBlock> LocalBlocks, IReadOnlyList<ShardedSegment> Shared);
+/// <summary>One branch, for each run of sequences of equal length.</summary>
+/// <param name="LocalBlocks">Rows of segments that are complete on this rank; none where segments are sharded.</param>
+/// <param name="ShardedSegments">The segment that is shared with other ranks; none where segments are local.</param>
+internal sealed record BranchPlan(IReadOnlyList<RowBlock> LocalBlocks, IReadOnlyList<ShardedSegment> ShardedSegments)
+{
+    /// <summary>
+    /// The blocks whose queries attend to keys of the block itself. Where nothing is masked, the own rows of sharded
+    /// segments are among the gathered ones instead.
+    /// </summary>
+    public IEnumerable<RowBlock> OwnBlocks(bool causal) =>
+        causal
+            ? LocalBlocks.Concat(ShardedSegments.SelectMany(segment => segment.OwnBlocks.Select(own => own.Block)))
+            : LocalBlocks;
+}

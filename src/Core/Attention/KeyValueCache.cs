@@ -15,23 +15,23 @@ namespace LongNet.Core.Attention;
 /// </remarks>
 public sealed class KeyValueCache : IDisposable
 {
-    private readonly DilatedAttentionOptions options;
+    private readonly AttentionPattern pattern;
     private readonly long batch,
         heads,
         headDim;
     private readonly BranchCache[] branches;
     private bool disposed;
 
-    /// <param name="options">What is computed; causal.</param>
+    /// <param name="pattern">What is computed; causal.</param>
     /// <param name="batch">Sequences.</param>
     /// <param name="heads">Heads.</param>
     /// <param name="headDim">Channels per head.</param>
     /// <param name="maxLength">Most rows that will come. Memory grows with the rows, not with this.</param>
     /// <exception cref="UserException">The attention is not causal, or a number is below 1.</exception>
-    public KeyValueCache(DilatedAttentionOptions options, long batch, long heads, long headDim, long maxLength)
+    public KeyValueCache(AttentionPattern pattern, long batch, long heads, long headDim, long maxLength)
     {
-        ArgumentNullException.ThrowIfNull(options);
-        if (!options.Causal)
+        ArgumentNullException.ThrowIfNull(pattern);
+        if (!pattern.Causal)
             throw new UserException(
                 "Decoding row by row needs causal attention: a row that sees later ones cannot be computed "
                     + "before they are there."
@@ -41,16 +41,16 @@ public sealed class KeyValueCache : IDisposable
                 $"A key/value cache is for at least one sequence of at least one row, not for {batch} of at "
                     + $"most {maxLength}."
             );
-        this.options = options;
+        this.pattern = pattern;
         this.batch = batch;
         this.heads = heads;
         this.headDim = headDim;
         MaxLength = maxLength;
         branches =
         [
-            .. options.Schedule.Select(branch => new BranchCache(
+            .. pattern.Schedule.Select(branch => new BranchCache(
                 branch,
-                options.HeadOffsets.Groups(heads, branch.Dilation),
+                pattern.HeadOffsets.Groups(heads, branch.Dilation),
                 maxLength
             )),
         ];
@@ -93,7 +93,7 @@ public sealed class KeyValueCache : IDisposable
             );
         }
 
-        CheckUse(options, q.shape[1]);
+        CheckUse(pattern, q.shape[1]);
         bias?.CheckHeads(heads);
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
@@ -105,7 +105,7 @@ public sealed class KeyValueCache : IDisposable
             new BranchAttention(bias?.Table, bias?.Buckets)
         );
         foreach (BranchCache branch in branches)
-            branch.Attend(pass, Length, options.HeadOffsets);
+            branch.Attend(pass, Length, pattern.HeadOffsets);
         Length += q.shape[1];
         return pass.Mixture.Output.to(q.dtype).MoveToOuterDisposeScope();
     }
@@ -120,12 +120,12 @@ public sealed class KeyValueCache : IDisposable
     /// <summary>
     /// Refuses another attention, and more rows than the cache was made for, before anything is computed for them.
     /// </summary>
-    internal void CheckUse(DilatedAttentionOptions use, long rows)
+    internal void CheckUse(AttentionPattern use, long rows)
     {
         ObjectDisposedException.ThrowIf(disposed, this);
-        if (use != options)
+        if (use != pattern)
             throw new UserException(
-                $"This key/value cache is for the branches {options.Schedule}, but the attention has "
+                $"This key/value cache is for the branches {pattern.Schedule}, but the attention has "
                     + $"{use.Schedule} or other options: make a cache with its CreateCache."
             );
         if (rows > MaxLength - Length)
@@ -138,14 +138,11 @@ public sealed class KeyValueCache : IDisposable
     // The rows of one call: contiguous [batch, rows, heads, headDim], and where their mixture goes.
     private sealed record Pass(Tensor Q, Tensor K, Tensor V, LogSumExpMerge Mixture, BranchAttention Kernel)
     {
-        public void Mix(RowBlock block, Tensor keys, Tensor values, bool causal, long before)
-        {
-            using var scope = NewDisposeScope();
-            var (output, logSumExp) = Kernel.Forward(block, block.View(Q), keys, values, causal, before);
-            Mixture.Add(block, output, logSumExp);
-        }
+        public void AttendEarlier(RowBlock block, Tensor keys, Tensor values, long keyOffset) =>
+            Mixture.Attend(Kernel, block, Q, keys, values, causal: false, keyOffset);
 
-        public void MixOwn(RowBlock block) => Mix(block, block.View(K), block.View(V), causal: true, before: 0);
+        public void AttendOwn(RowBlock block) =>
+            Mixture.Attend(Kernel, block, Q, block.View(K), block.View(V), causal: true, keyOffset: 0);
     }
 
     // One branch: what it keeps of the segment that the next row lies in.
@@ -165,7 +162,7 @@ public sealed class KeyValueCache : IDisposable
             if (begun > 0)
             {
                 foreach (var (group, block) in Blocks(0, begun, inSegment))
-                    GoOn(pass, block, keys[group], values[group], Capacity(block.Group));
+                    Continue(pass, block, keys[group], values[group], Capacity(block.Group));
                 if (inSegment + begun == branch.SegmentLength)
                     Clear();
             }
@@ -181,7 +178,7 @@ public sealed class KeyValueCache : IDisposable
                     new RowRange(0, batch, rows, begun, others)
                 )
             )
-                pass.MixOwn(block);
+                pass.AttendOwn(block);
             if (tail > 0)
             {
                 foreach (var (group, block) in Blocks(rows - tail, tail, 0))
@@ -191,39 +188,40 @@ public sealed class KeyValueCache : IDisposable
                 }
             }
 
-            // Kept rows among `count` rows of the call, the first of which lies `place` rows into its segment.
-            IEnumerable<(int Group, RowBlock Block)> Blocks(long first, long count, long place)
+            // Kept rows among `count` rows of the call, before which lie `rowsBefore` rows of their segment.
+            IEnumerable<(int Group, RowBlock Block)> Blocks(long first, long count, long rowsBefore)
             {
                 for (int g = 0; g < groups.Count; g++)
                 {
-                    long before = place - groups[g].Offset,
-                        r = branch.Dilation;
-                    long start = before <= 0 ? -before : (r - before % r) % r;
-                    long kept = RowBlock.KeptRows(count, start, r);
+                    long firstKept = RowBlock.FirstKeptRow(rowsBefore, groups[g].Offset, branch.Dilation);
+                    long kept = RowBlock.KeptRows(count, firstKept, branch.Dilation);
                     if (kept > 0)
-                        yield return (g, new RowBlock(first + start, kept, r, batch, rows, groups[g]));
+                        yield return (
+                            g,
+                            new RowBlock(first + firstKept, kept, branch.Dilation, batch, rows, groups[g])
+                        );
                 }
             }
         }
 
         public void Dispose() => Clear();
 
-        private static void GoOn(Pass pass, RowBlock block, GrowingRows keys, GrowingRows values, long capacity)
+        private static void Continue(Pass pass, RowBlock block, GrowingRows keys, GrowingRows values, long capacity)
         {
-            long before = keys.Count;
+            long keyOffset = keys.Count;
             if (block.Rows > 1)
             {
-                if (before > 0)
-                    pass.Mix(block, keys.All, values.All, causal: false, before);
-                pass.MixOwn(block);
+                if (keyOffset > 0)
+                    pass.AttendEarlier(block, keys.All, values.All, keyOffset);
+                pass.AttendOwn(block);
             }
 
             keys.Append(block.View(pass.K), capacity);
             values.Append(block.View(pass.V), capacity);
 
-            // One row sees all there are, itself among them.
+            // A single row sees all kept rows, itself among them.
             if (block.Rows == 1)
-                pass.Mix(block, keys.All, values.All, causal: false, before);
+                pass.AttendEarlier(block, keys.All, values.All, keyOffset);
         }
 
         private long Capacity(HeadGroup group) =>

@@ -1,3 +1,4 @@
+using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 
@@ -45,9 +46,32 @@ internal sealed class LogSumExpMerge
     public static ScalarType AccumulationType(ScalarType compute) =>
         compute == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
 
-    /// <summary>What of a block concerns the heads mixed.</summary>
+    /// <summary>The part of a block whose heads are mixed here.</summary>
     /// <returns>The block, and which of its heads they are.</returns>
     public (RowBlock Block, long First, long Count) Restrict(RowBlock block) => block.OfHeads(firstHead, Heads);
+
+    /// <summary>Lets a block's queries attend to keys, and mixes the result into the block's rows.</summary>
+    /// <param name="kernel">Computes the attention.</param>
+    /// <param name="block">Which rows and heads; no others than those mixed.</param>
+    /// <param name="q">[batch, length, heads, headDim], of all heads.</param>
+    /// <param name="keys">[segments, heads, keys, headDim].</param>
+    /// <param name="values">Likewise.</param>
+    /// <param name="causal">Whether query i of the block sees keys 0 … i only.</param>
+    /// <param name="keyOffset">How many keys lie before the one at the first query's position.</param>
+    public void Attend(
+        BranchAttention kernel,
+        RowBlock block,
+        Tensor q,
+        Tensor keys,
+        Tensor values,
+        bool causal,
+        long keyOffset
+    )
+    {
+        using var scope = NewDisposeScope();
+        var (output, logSumExp) = kernel.Forward(block, block.View(q), keys, values, causal, keyOffset);
+        Add(block, output, logSumExp);
+    }
 
     /// <summary>Mixes one attention result into the block's rows.</summary>
     /// <param name="block">Which rows and heads; no others than those mixed.</param>

@@ -16,8 +16,13 @@ public sealed record RelativePositionBuckets(long Count, long MaxDistance, bool 
     /// <summary>Buckets of T5 and of the authors' published code.</summary>
     public const long DefaultCount = 32;
 
-    /// <summary>Largest told-apart distance of T5 and of the authors' published code.</summary>
+    /// <summary>Distance from which on all share the last bucket in T5 and of the authors' published code.</summary>
     public const long DefaultMaxDistance = 128;
+
+    /// <summary>The buckets of T5 and of the authors' published code.</summary>
+    /// <param name="bidirectional">As <see cref="Bidirectional"/>.</param>
+    public static RelativePositionBuckets Default(bool bidirectional) =>
+        new(DefaultCount, DefaultMaxDistance, bidirectional);
 
     // Buckets of one direction, and how many of those stand for a single distance.
     private long PerDirection => Bidirectional ? Count / 2 : Count;

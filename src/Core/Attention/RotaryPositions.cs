@@ -42,7 +42,7 @@ public sealed class RotaryPositions : IDisposable
     /// <summary>Whether attention decays with distance (xPos).</summary>
     internal bool Decays => decaySchedule is not null;
 
-    /// <summary>Rotation alone.</summary>
+    /// <summary>Rotation without decay.</summary>
     /// <param name="headDim">Channels per head; even.</param>
     /// <exception cref="UserException">The number of channels is odd.</exception>
     public static RotaryPositions Rope(long headDim) => new("RoPE", headDim, null);
@@ -57,11 +57,20 @@ public sealed class RotaryPositions : IDisposable
         return new RotaryPositions("xPos", headDim, schedule);
     }
 
+    /// <summary>The rotation of an encoding; null where it does not rotate.</summary>
+    internal static RotaryPositions? Create(PositionEncoding encoding, long headDim, SegmentSchedule schedule) =>
+        encoding switch
+        {
+            PositionEncoding.XPos => XPos(headDim, schedule),
+            PositionEncoding.Rope => Rope(headDim),
+            _ => null,
+        };
+
     /// <summary>
     /// Refuses a schedule whose decay does not fit the type. Pure, so it can be asked before anything starts.
     /// </summary>
     /// <param name="schedule">The branches.</param>
-    /// <param name="sequenceLength">Rows of the whole sequence.</param>
+    /// <param name="sequenceLength">Tokens of the complete sequence.</param>
     /// <param name="type">Compute type.</param>
     /// <exception cref="UserException">A scale would overflow; says the longest block that works.</exception>
     public static void ValidateDecay(SegmentSchedule schedule, long sequenceLength, ScalarType type)
@@ -76,8 +85,8 @@ public sealed class RotaryPositions : IDisposable
     /// <summary>Rotates queries and keys, and scales them where they decay. Differentiable.</summary>
     /// <param name="q">[batch, length, heads, headDim]. Not disposed.</param>
     /// <param name="k">[batch, length, heads, headDim]. Not disposed.</param>
-    /// <param name="shard">Which rows of the sequence are held here.</param>
-    /// <param name="first">The first of them that is given, where these are not all.</param>
+    /// <param name="shard">The positions of all tokens that this rank holds.</param>
+    /// <param name="first">Index of the first given token among them, where not all are given.</param>
     /// <returns>Rotated tensors of the inputs' shape and dtype; computed in float32, or float64 for float64.</returns>
     /// <exception cref="UserException">The schedule's blocks are so long that a scale would overflow the
     /// dtype.</exception>
@@ -117,7 +126,7 @@ public sealed class RotaryPositions : IDisposable
             .MoveToOuterDisposeScope();
     }
 
-    // Factors are the same for every layer and step, so the last shard's are kept.
+    // Every layer and step of a run asks for the same factors.
     private void EnsureFactors(SequenceShard shard, ScalarType type, Device device)
     {
         if (cached == (shard, type, device.ToString()))
@@ -138,14 +147,11 @@ public sealed class RotaryPositions : IDisposable
             logScales[i] = Math.Log(DecayOfPair(i, headDim)) / ScaleBase;
         }
 
-        var positions = new double[shard.Length];
-        var distances = new double[shard.Length];
-        for (long row = 0; row < shard.Length; row++)
-        {
-            long position = shard.FirstRow + row;
-            positions[row] = position;
-            distances[row] = decaySchedule is null ? 0 : position % block - block / 2;
-        }
+        double[] positions = [.. shard.Positions().Select(position => (double)position)];
+        double[] distances =
+        [
+            .. shard.Positions().Select(position => decaySchedule is null ? 0.0 : position % block - block / 2),
+        ];
 
         Tensor angles = outer(tensor(positions), tensor(frequencies));
         Tensor exponents = outer(tensor(distances), tensor(logScales));

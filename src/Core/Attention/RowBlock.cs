@@ -174,6 +174,19 @@ internal readonly record struct RowBlock(
     private long HeadsBefore(long head) =>
         Math.Clamp((head - Group.FirstHead + Group.HeadStride - 1) / Group.HeadStride, 0, Group.Heads);
 
+    /// <summary>
+    /// The first kept row of rows that begin inside a segment, counted from the first of them: the next row whose
+    /// distance from the segment's start is the offset plus a multiple of the dilation.
+    /// </summary>
+    /// <param name="rowsBefore">Rows of the segment that lie before the first.</param>
+    /// <param name="offset">The head's offset, 0 … dilation − 1.</param>
+    /// <param name="dilation">Distance between kept rows.</param>
+    public static long FirstKeptRow(long rowsBefore, long offset, long dilation)
+    {
+        long beyondOffset = rowsBefore - offset;
+        return beyondOffset <= 0 ? -beyondOffset : (dilation - beyondOffset % dilation) % dilation;
+    }
+
     /// <summary>How many of a segment's rows an offset and dilation keep.</summary>
     public static long KeptRows(long segmentRows, long offset, long dilation) =>
         segmentRows <= offset ? 0 : (segmentRows - offset + dilation - 1) / dilation;

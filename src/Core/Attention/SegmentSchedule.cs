@@ -1,4 +1,5 @@
 using System.Collections;
+using LongNet.Core.Numerics;
 
 namespace LongNet.Core.Attention;
 
@@ -39,28 +40,6 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
 
     public Branch this[int index] => branches[index];
 
-    /// <summary>Pairs the two lists branch by branch, as the original documentation's constructor takes them.</summary>
-    /// <param name="segmentLengths">w of every branch.</param>
-    /// <param name="dilationRates">r of every branch; as many.</param>
-    /// <exception cref="UserException">The lists differ in length, are empty, or hold a value below 1.</exception>
-    public static SegmentSchedule FromLists(IReadOnlyList<long> segmentLengths, IReadOnlyList<long> dilationRates)
-    {
-        ArgumentNullException.ThrowIfNull(segmentLengths);
-        ArgumentNullException.ThrowIfNull(dilationRates);
-        if (segmentLengths.Count != dilationRates.Count)
-        {
-            throw new UserException(
-                $"The segment schedule has {segmentLengths.Count} segment lengths but {dilationRates.Count} "
-                    + "dilation rates: "
-                    + "give one dilation rate per segment length."
-            );
-        }
-
-        return new SegmentSchedule(
-            segmentLengths.Zip(dilationRates, (length, dilation) => new Branch(length, dilation))
-        );
-    }
-
     /// <summary>
     /// The length of aligned blocks that no segment of any branch straddles: the least common multiple of the segment
     /// lengths, or <paramref name="sequenceLength"/> where that is shorter.
@@ -70,7 +49,7 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
         long common = 1;
         foreach (Branch branch in branches)
         {
-            long step = branch.SegmentLength / GreatestCommonDivisor(common, branch.SegmentLength);
+            long step = branch.SegmentLength / Integers.GreatestCommonDivisor(common, branch.SegmentLength);
             if (step > sequenceLength / common)
                 return sequenceLength;
             common *= step;
@@ -96,11 +75,4 @@ public sealed class SegmentSchedule : IReadOnlyList<Branch>, IEquatable<SegmentS
     }
 
     public override string ToString() => string.Join(", ", branches);
-
-    private static long GreatestCommonDivisor(long a, long b)
-    {
-        while (b != 0)
-            (a, b) = (b, a % b);
-        return a;
-    }
 }

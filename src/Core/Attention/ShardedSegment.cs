@@ -1,15 +1,22 @@
+using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// One segment of a branch whose rows lie on several shards: which rows each shard keeps, and how the kept keys and
-/// values are packed for the exchange. A packed part holds, head group by head group, the keys
-/// [sequences, rows, heads, headDim], then the values likewise.
+/// One segment of a branch whose rows lie on several ranks: which rows each rank keeps, and how the kept keys and values
+/// are packed for the gather. A rank's part holds, head group by head group, the keys [sequences, rows, heads, headDim],
+/// then the values likewise.
 /// </summary>
+/// <remarks>
+/// What a query sees is decided by the positions that the peers hold, never by their order: causal queries see the keys
+/// of the ranges before their own.
+/// </remarks>
 internal sealed class ShardedSegment
 {
     private readonly ISegmentPeers peers;
+    private readonly PositionRange[] ranges; // per peer
+    private readonly int[] byPosition; // peers in the order of their positions
     private readonly IReadOnlyList<HeadGroup> groups;
     private readonly long sequences,
         headDim;
@@ -20,11 +27,12 @@ internal sealed class ShardedSegment
     private readonly RowBlock[] own; // per group
 
     /// <param name="branch">A branch whose segment is longer than the shard.</param>
-    /// <param name="peers">Who shares the segment.</param>
+    /// <param name="peers">The ranks that share the segment.</param>
     /// <param name="offsets">How the branch's offsets are dealt out among the heads.</param>
     /// <param name="heads">Number of heads.</param>
     /// <param name="headDim">Elements per head.</param>
-    /// <param name="range">The sequences, rows held here of each, and as Rows those of each whole sequence.</param>
+    /// <param name="range">The sequences, rows held here of each, and as Rows the tokens of each complete
+    /// sequence.</param>
     public ShardedSegment(
         Branch branch,
         ISegmentPeers peers,
@@ -36,28 +44,25 @@ internal sealed class ShardedSegment
     {
         this.peers = peers;
         this.headDim = headDim;
-        // Shards are full up to the one in which the sequences end; all must keep equally many rows for every offset.
-        groups = offsets.Groups(heads, branch.Dilation, GreatestCommonDivisor(range.Length, range.Rows));
+        int count = peers.Shards.Count;
+        ranges = [.. peers.Shards.Select(shard => shard.Range)];
+        byPosition = [.. Enumerable.Range(0, count).OrderBy(peer => ranges[peer].First)];
+        long segmentStart = ranges[byPosition[0]].First;
+        groups = offsets.Groups(heads, branch.Dilation, CommonRows(segmentStart, range.Rows));
         sequences = range.Sequences;
-        rows = new long[peers.Shards.Count, groups.Count];
-        starts = new long[peers.Shards.Count, groups.Count];
-        counts = new long[peers.Shards.Count];
-        origins = new long[peers.Shards.Count];
+        rows = new long[count, groups.Count];
+        starts = new long[count, groups.Count];
+        counts = new long[count];
+        origins = new long[count];
         own = new RowBlock[groups.Count];
-
-        long segmentStart = peers.Shards[0].FirstRow;
-        long origin = 0;
-        for (int peer = 0; peer < peers.Shards.Count; peer++)
+        for (int peer = 0; peer < count; peer++)
         {
-            SequenceShard shard = peers.Shards[peer];
-            long held = Math.Clamp(range.Rows - shard.FirstRow, 0, shard.Length);
-            long elements = 0;
+            long rowsBefore = ranges[peer].First - segmentStart,
+                held = Math.Clamp(range.Rows - ranges[peer].First, 0, ranges[peer].Length),
+                elements = 0;
             for (int g = 0; g < groups.Count; g++)
             {
-                // The first row at or after the shard's start that lies at offset (mod r) of the *global* segment
-                // start.
-                long before = shard.FirstRow - segmentStart - groups[g].Offset;
-                long first = before <= 0 ? -before : (branch.Dilation - before % branch.Dilation) % branch.Dilation;
+                long first = RowBlock.FirstKeptRow(rowsBefore, groups[g].Offset, branch.Dilation);
                 rows[peer, g] = RowBlock.KeptRows(held, first, branch.Dilation);
                 starts[peer, g] = elements;
                 elements += sequences * rows[peer, g] * groups[g].Heads * headDim;
@@ -72,12 +77,10 @@ internal sealed class ShardedSegment
                     );
             }
 
-            origins[peer] = origin;
+            origins[peer] = TotalElements;
             counts[peer] = 2 * elements;
-            origin += counts[peer];
+            TotalElements += counts[peer];
         }
-
-        TotalElements = origin;
     }
 
     /// <summary>The own rows of every head group that keeps some, with the group's index.</summary>
@@ -104,12 +107,12 @@ internal sealed class ShardedSegment
     }
 
     /// <summary>
-    /// The gathered keys and values that the own queries see without a mask, each [sequences, heads, rows, headDim], or
-    /// null where there are none. Causal: those of earlier shards, the own ones being masked. Otherwise all, the own
-    /// ones among them.
+    /// The gathered keys and values that the own queries see without a mask, in the order of their positions, each
+    /// [sequences, heads, rows, headDim], or null where there are none. Causal: those at earlier positions than the own
+    /// ones, which need a mask. Otherwise all, the own ones among them.
     /// </summary>
-    /// <returns>Keys, values, and how many of their rows lie before the own shard's.</returns>
-    public (Tensor Keys, Tensor Values, long Before)? Visible(Tensor gathered, int group, bool causal)
+    /// <returns>Keys, values, and how many of their rows lie before the own ones.</returns>
+    public (Tensor Keys, Tensor Values, long KeyOffset)? Visible(Tensor gathered, int group, bool causal)
     {
         int[] visible = [.. VisiblePeers(group, causal)];
         if (visible.Length == 0)
@@ -117,7 +120,7 @@ internal sealed class ShardedSegment
         return (
             Concatenate(Kind.Keys),
             Concatenate(Kind.Values),
-            visible.Where(peer => peer < peers.Own).Sum(peer => rows[peer, group])
+            visible.Where(LiesBeforeOwn).Sum(peer => rows[peer, group])
         );
 
         Tensor Concatenate(Kind kind)
@@ -128,14 +131,14 @@ internal sealed class ShardedSegment
     }
 
     /// <summary>
-    /// Writes gradients of <see cref="Visible"/>'s keys and values to their places among all gathered parts.
+    /// Writes the gradients of <see cref="Visible"/>'s keys and values to their places among all parts.
     /// </summary>
     /// <param name="gradients">[<see cref="TotalElements"/>].</param>
     /// <param name="group">Head group.</param>
     /// <param name="causal">As given to <see cref="Visible"/>.</param>
     /// <param name="keyGradient">[sequences, heads, rows, headDim].</param>
     /// <param name="valueGradient">Likewise.</param>
-    public void AddTo(Tensor gradients, int group, bool causal, Tensor keyGradient, Tensor valueGradient)
+    public void Scatter(Tensor gradients, int group, bool causal, Tensor keyGradient, Tensor valueGradient)
     {
         long row = 0;
         foreach (int peer in VisiblePeers(group, causal))
@@ -148,35 +151,49 @@ internal sealed class ShardedSegment
     }
 
     /// <summary>
-    /// Starts to bring the gradients of the own rows home, for <see cref="Add"/>. Collective among the peers.
+    /// Starts to sum the gradients of every peer's rows over the peers; each receives the sum for its own rows, for
+    /// <see cref="Add"/>. Collective among the peers.
     /// </summary>
-    /// <param name="gradients">[<see cref="TotalElements"/>], what this shard's queries say about all gathered
-    /// rows.</param>
+    /// <param name="gradients">[<see cref="TotalElements"/>], from this rank's queries.</param>
     public IPendingTensor StartReduceScatter(Tensor gradients) => peers.StartReduceScatter(gradients, counts);
 
-    /// <summary>Adds the gradients that have come home.</summary>
-    /// <param name="home">What <see cref="StartReduceScatter"/> became.</param>
+    /// <summary>Adds the summed gradients of the own rows.</summary>
+    /// <param name="reducedGradients">The result of <see cref="StartReduceScatter"/>.</param>
     /// <param name="keyGradient">[batch, length, heads, headDim]; added to.</param>
     /// <param name="valueGradient">Likewise.</param>
-    public void Add(Tensor home, Tensor keyGradient, Tensor valueGradient)
+    public void Add(Tensor reducedGradients, Tensor keyGradient, Tensor valueGradient)
     {
         foreach (var (group, block) in OwnBlocks)
         {
-            block.View(keyGradient).add_(Part(home, 0, peers.Own, group, Kind.Keys), Numerics.Scalars.One);
-            block.View(valueGradient).add_(Part(home, 0, peers.Own, group, Kind.Values), Numerics.Scalars.One);
+            block.View(keyGradient).add_(Part(reducedGradients, 0, peers.Own, group, Kind.Keys), Scalars.One);
+            block.View(valueGradient).add_(Part(reducedGradients, 0, peers.Own, group, Kind.Values), Scalars.One);
         }
     }
 
     private IEnumerable<int> VisiblePeers(int group, bool causal)
     {
-        for (int peer = 0; peer < (causal ? peers.Own : peers.Shards.Count); peer++)
+        foreach (int peer in byPosition)
         {
-            if (rows[peer, group] > 0)
+            if (rows[peer, group] > 0 && (!causal || LiesBeforeOwn(peer)))
                 yield return peer;
         }
     }
 
-    private static long GreatestCommonDivisor(long a, long b) => b == 0 ? a : GreatestCommonDivisor(b, a % b);
+    private bool LiesBeforeOwn(int peer) => ranges[peer].First < ranges[peers.Own].First;
+
+    // Every offset of a dilation that divides this keeps equally many rows on every peer: ranges begin and end at
+    // multiples of it within the segment, and so do the sequences, which end inside of a range.
+    private long CommonRows(long segmentStart, long sequenceRows)
+    {
+        long common = Math.Abs(sequenceRows - segmentStart);
+        foreach (PositionRange range in ranges)
+        {
+            common = Integers.GreatestCommonDivisor(common, range.Length);
+            common = Integers.GreatestCommonDivisor(common, range.First - segmentStart);
+        }
+
+        return common;
+    }
 
     private enum Kind
     {

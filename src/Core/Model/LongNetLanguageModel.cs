@@ -29,12 +29,14 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <param name="config">The model's shape.</param>
     /// <param name="seed">Decides the initial parameters, alike on every rank.</param>
-    /// <param name="exchange">Where the sequence lives; null when all of it is here. Not owned.</param>
+    /// <param name="sharding">
+    /// Which rank holds which part of the sequence; null where this rank holds all of it. Not owned.
+    /// </param>
     /// <param name="execution">How it computes; null: in float32, keeping everything.</param>
     public LongNetLanguageModel(
         LongNetConfig config,
         long seed,
-        ISequenceSharding? exchange = null,
+        ISequenceSharding? sharding = null,
         ModelExecution? execution = null
     )
         : base(nameof(LongNetLanguageModel))
@@ -42,12 +44,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(config);
         this.config = config;
         Execution = execution ?? new ModelExecution();
-        positions = config.Positions switch
-        {
-            PositionEncoding.XPos => RotaryPositions.XPos(config.DModel / config.Heads, config.Schedule),
-            PositionEncoding.Rope => RotaryPositions.Rope(config.DModel / config.Heads),
-            _ => null,
-        };
+        positions = RotaryPositions.Create(config.Positions, config.DModel / config.Heads, config.Schedule);
         if (Execution.Recompute != Recompute.None)
             store = Execution.OffloadFolder is { } folder
                 ? new DiskActivationStore(folder)
@@ -60,7 +57,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         [
             .. Enumerable
                 .Range(0, checked((int)config.Layers))
-                .Select(_ => new TransformerBlock(config, positions, exchange, bias, Execution, store)),
+                .Select(_ => new TransformerBlock(config, positions, sharding, bias, Execution, store)),
         ];
         finalNorm = LayerNorm(config.DModel);
         register_module("embed_tokens", embedding);
@@ -83,24 +80,18 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <summary>How it computes.</summary>
     public ModelExecution Execution { get; }
 
-    /// <summary>
-    /// Called during the backward pass of what is computed from now on, as soon as the gradients of all parameters of a
-    /// block ("layers.N.…") are complete, with the block's index; the last block comes first. Null: nobody asks.
-    /// </summary>
-    public Action<int>? BlockGradientsComplete { get; set; }
-
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor tokens) => forward(tokens, null);
 
-    /// <summary>Next-token logits. Collective among the shards of the sequence when an exchange was given.</summary>
-    /// <param name="tokens">[batch, length], int64: the rows held here. Not disposed.</param>
+    /// <summary>Next-token logits. Collective among the ranks of the sequence when sharded.</summary>
+    /// <param name="tokens">[batch, length], int64: the tokens on this rank. Not disposed.</param>
     /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's
     /// generator.</param>
     /// <returns>[batch, length, vocabulary]. Owned by the caller.</returns>
     public Tensor forward(Tensor tokens, DropoutContext? dropoutContext)
     {
         using var scope = NewDisposeScope();
-        return Logits(Hidden(tokens, dropoutContext)).MoveToOuterDisposeScope();
+        return Logits(Hidden(tokens, dropoutContext, gradientsReady: null)).MoveToOuterDisposeScope();
     }
 
     /// <summary>An empty cache for <see cref="Decode"/>.</summary>
@@ -113,7 +104,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>
     /// Logits after the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in
-    /// chunks or all at once, with the result of the whole sequence to rounding. Without dropout, not differentiable.
+    /// chunks or all at once, with the result of the complete sequence to rounding. Without dropout, not differentiable.
     /// </summary>
     /// <param name="tokens">[batch, count], int64. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>; takes up the tokens. Not disposed.</param>
@@ -132,26 +123,35 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Sum of the cross-entropies of all valid targets, in nats. Collective when an exchange was given.
+    /// Sum of the cross-entropies of all valid targets, in nats. Collective when sharded.
     /// </summary>
     /// <param name="tokens">[batch, length], int64.</param>
     /// <param name="targets">[batch, length], int64; <see cref="IgnoredTarget"/> where there is none.</param>
     /// <param name="dropoutContext">As in <see cref="forward(Tensor, DropoutContext?)"/>.</param>
+    /// <param name="gradientsReady">
+    /// Called with a block's index during the backward pass of this loss, as soon as the gradients of all parameters of
+    /// the block ("layers.N.…") are complete; the last block comes first. Null where nothing waits for them.
+    /// </param>
     /// <returns>Scalar, at least float32; 0 where no target is valid. Owned by the caller.</returns>
-    public Tensor LossSum(Tensor tokens, Tensor targets, DropoutContext? dropoutContext = null)
+    public Tensor LossSum(
+        Tensor tokens,
+        Tensor targets,
+        DropoutContext? dropoutContext = null,
+        Action<int>? gradientsReady = null
+    )
     {
         ArgumentNullException.ThrowIfNull(targets);
         using var scope = NewDisposeScope();
         return ChunkedCrossEntropy
-            .Sum(Hidden(tokens, dropoutContext), finalNorm, Projection, targets, Execution.LossRows)
+            .Sum(Hidden(tokens, dropoutContext, gradientsReady), finalNorm, Projection, targets, Execution.LossRows)
             .MoveToOuterDisposeScope();
     }
 
     /// <summary>
-    /// Bytes that recomputed blocks offload between forward and backward. Collective when an exchange was given.
+    /// Bytes that recomputed blocks offload between forward and backward. Collective when sharded.
     /// </summary>
     /// <param name="batch">Sequences.</param>
-    /// <param name="length">Rows held of each.</param>
+    /// <param name="length">Tokens of each on this rank.</param>
     /// <returns>0 where nothing is offloaded.</returns>
     public long OffloadedBytes(long batch, long length) =>
         Execution.OffloadFolder is null || store is null
@@ -159,16 +159,16 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
             : blocks.Sum(block => block.Recomputed!.KeptBytes(batch, length, ComputeType));
 
     /// <summary>
-    /// Takes space in the offload folder now, where the file system can, and sees that it is there. Not collective.
+    /// Reserves space in the offload folder now, where the file system can. Not collective.
     /// </summary>
     /// <param name="bytes">From <see cref="OffloadedBytes"/>.</param>
-    /// <exception cref="UserException">There is less; says what is needed, what is there, and what to do.</exception>
+    /// <exception cref="UserException">There is less; the message names the need, the free space and a remedy.</exception>
     public void ReserveOffload(long bytes) => store?.Reserve(bytes);
 
     private Tensor Projection => outputProjection?.weight ?? embedding.weight!;
 
-    // What the last block gives, in the scope of the caller.
-    private Tensor Hidden(Tensor tokens, DropoutContext? dropoutContext)
+    // The last block's output, in the scope of the caller.
+    private Tensor Hidden(Tensor tokens, DropoutContext? dropoutContext, Action<int>? gradientsReady)
     {
         ArgumentNullException.ThrowIfNull(tokens);
         BackwardPass.ThrowIfFailed();
@@ -183,23 +183,23 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
                 {
                     Stream = dropoutContext.Stream.Derive(layer),
                 };
-            int ofBlock = layer;
             // A tensor that only backward needs belongs to the graph, or to a recomputed block, which may have moved it
             // elsewhere.
-            using Tensor input =
-                BlockGradientsComplete is { } complete && is_grad_enabled()
-                    ? Replace(hidden, BackwardHook.Place(hidden, () => complete(ofBlock)))
-                    : hidden;
+            using Tensor input = WithHook(hidden, layer, gradientsReady);
             hidden = blocks[layer].forward(input, ofLayer);
         }
 
         return hidden;
+    }
 
-        static Tensor Replace(Tensor old, Tensor by)
-        {
-            old.Dispose();
-            return by;
-        }
+    // Backward passes a block's input when all gradients of the block are complete.
+    private static Tensor WithHook(Tensor input, int block, Action<int>? gradientsReady)
+    {
+        if (gradientsReady is null || !is_grad_enabled())
+            return input;
+        Tensor hooked = BackwardHook.Place(input, () => gradientsReady(block));
+        input.Dispose();
+        return hooked;
     }
 
     private Tensor Embed(Tensor tokens)
@@ -230,7 +230,7 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         base.Dispose(disposing);
     }
 
-    // Every parameter draws from a stream of its own name, so that adding one leaves the others' values alone.
+    // Every parameter draws from a stream of its own name, so that adding one does not change the others' values.
     private void Initialize(RandomStream stream)
     {
         using var noGradient = no_grad();

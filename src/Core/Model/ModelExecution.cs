@@ -2,7 +2,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Model;
 
-/// <summary>How a model computes: nothing of it changes what is computed, but for rounding.</summary>
+/// <summary>How a model computes. No option changes the result, except by rounding.</summary>
 public sealed record ModelExecution
 {
     /// <summary>
@@ -11,7 +11,7 @@ public sealed record ModelExecution
     /// </summary>
     public ScalarType ComputeType { get; init; } = ScalarType.Float32;
 
-    /// <summary>What backward computes again.</summary>
+    /// <summary>The intermediate results that backward computes again.</summary>
     public Recompute Recompute { get; init; } = Recompute.None;
 
     /// <summary>
@@ -20,7 +20,8 @@ public sealed record ModelExecution
     /// </summary>
     public long? TileRows { get; init; }
 
-    /// <summary>Folder of a file in which what recomputed blocks keep waits for backward; null: in memory.</summary>
+    /// <summary>Folder of the file in which recomputed blocks keep their inputs and results for backward; null: in
+    /// memory.</summary>
     public string? OffloadFolder { get; init; }
 
     /// <summary>Rows of all sequences whose logits exist at once; null: as many as take 256 MB.</summary>

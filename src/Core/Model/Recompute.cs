@@ -1,6 +1,9 @@
 namespace LongNet.Core.Model;
 
-/// <summary>What backward computes again in place of keeping it (activation checkpointing, arXiv:1604.06174).</summary>
+/// <summary>
+/// The intermediate results that backward computes again instead of keeping them (activation checkpointing,
+/// arXiv:1604.06174).
+/// </summary>
 public enum Recompute
 {
     /// <summary>Nothing: memory for every intermediate result.</summary>
@@ -8,7 +11,7 @@ public enum Recompute
 
     /// <summary>
     /// Everything inside a block but its attention, whose result and gathered keys and values are kept: no kernel and
-    /// no exchange runs twice.
+    /// no gather runs twice.
     /// </summary>
     Block,
 

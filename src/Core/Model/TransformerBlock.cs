@@ -19,19 +19,21 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
 
     /// <param name="config">Shape and options.</param>
     /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
-    /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <param name="sharding">Which rank holds which part of the sequence; null where this rank holds all of
+    /// it.</param>
     /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
     public TransformerBlock(
         LongNetConfig config,
         RotaryPositions? positions,
-        ISequenceSharding? exchange,
+        ISequenceSharding? sharding,
         RelativePositionBias? bias = null
     )
-        : this(config, positions, exchange, bias, new ModelExecution(), null) { }
+        : this(config, positions, sharding, bias, new ModelExecution(), null) { }
 
     /// <param name="config">Shape and options.</param>
     /// <param name="positions">Shared by all blocks, or null. Not owned.</param>
-    /// <param name="exchange">Where the sequence lives; null when all of it is here.</param>
+    /// <param name="sharding">Which rank holds which part of the sequence; null where this rank holds all of
+    /// it.</param>
     /// <param name="bias">Shared by all blocks, or null. Not owned.</param>
     /// <param name="execution">How it computes.</param>
     /// <param name="store">Where what a recomputed block keeps waits; null where nothing is recomputed. Not
@@ -39,7 +41,7 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     internal TransformerBlock(
         LongNetConfig config,
         RotaryPositions? positions,
-        ISequenceSharding? exchange,
+        ISequenceSharding? sharding,
         RelativePositionBias? bias,
         ModelExecution execution,
         IActivationStore? store
@@ -48,21 +50,23 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
     {
         ArgumentNullException.ThrowIfNull(config);
         dropout = config.Dropout;
-        var options = new DilatedAttentionOptions(
-            config.Schedule,
-            Causal: true,
-            config.HeadOffsets,
-            config.MixingGradient
-        );
         attention = new DilatedAttention(
-            config.DModel,
-            config.Heads,
-            options,
-            config.Dropout,
+            new DilatedAttentionOptions
+            {
+                Channels = config.DModel,
+                Heads = config.Heads,
+                Branches = config.Schedule,
+                Causal = true,
+                Positions = config.Positions,
+                RelativePositionBias = config.RelativePositionBias,
+                SubLayerNorm = config.SubLayerNorm,
+                Dropout = config.Dropout,
+                HeadOffsets = config.HeadOffsets,
+                MixingGradient = config.MixingGradient,
+            },
+            sharding,
             positions,
-            exchange,
-            bias,
-            config.SubLayerNorm
+            bias
         );
         attentionNorm = LayerNorm(config.DModel);
         feedForward = new FeedForward(config.DModel, config.FeedForward, config.SubLayerNorm);
@@ -82,13 +86,13 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
 
     internal DilatedAttention Attention => attention;
 
-    /// <summary>How it recomputes; null where it keeps everything.</summary>
+    /// <summary>How the block recomputes; null where it keeps everything.</summary>
     internal RecomputedBlock? Recomputed => recomputed;
 
-    /// <summary>Whether there are random choices now.</summary>
+    /// <summary>Whether forward makes random choices.</summary>
     internal bool DropsOut => training && dropout > 0;
 
-    /// <summary>Collective among the shards of the sequence when an exchange was given.</summary>
+    /// <summary>Collective among the ranks of the sequence when sharded.</summary>
     /// <param name="input">[batch, length, dModel]. Not disposed.</param>
     /// <param name="dropoutContext">Makes dropout independent of the sharding; null draws from TorchSharp's
     /// generator.</param>
@@ -102,19 +106,20 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
         using var scope = NewDisposeScope();
         var (q, k, v) = Project(input, attention.ShardOf(input.shape[1]));
         Tensor attended = DilatedAttention
-            .Attend(q, k, v, attention.Options, attention.Exchange, bias: attention.Bias)
+            .Attend(q, k, v, attention.Pattern, attention.Sharding, bias: attention.Bias)
             .view(input.shape);
         return Finish(input, attended, dropoutContext).MoveToOuterDisposeScope();
     }
 
     /// <summary>An empty cache for <see cref="Decode"/>.</summary>
     /// <param name="batch">Sequences.</param>
-    /// <param name="maxLength">Most rows that will come.</param>
+    /// <param name="maxLength">Most tokens that will come.</param>
     /// <returns>Owned by the caller.</returns>
     public KeyValueCache CreateCache(long batch, long maxLength) => attention.CreateCache(batch, maxLength);
 
     /// <summary>
-    /// The next rows of sequences whose earlier rows went through the same cache. Without dropout, not differentiable.
+    /// Computes the next tokens of sequences whose earlier tokens went through the same cache. Without dropout, not
+    /// differentiable.
     /// </summary>
     /// <param name="input">[batch, rows, dModel]. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>. Not disposed.</param>
@@ -129,18 +134,18 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
             .MoveToOuterDisposeScope();
     }
 
-    /// <summary>What comes before the attention itself, row by row.</summary>
-    /// <param name="input">[batch, rows, dModel]: rows held here. Not disposed.</param>
-    /// <param name="shard">All rows held here.</param>
-    /// <param name="first">The first of them that is given.</param>
+    /// <summary>Norm and projections before the attention itself, a function of single tokens.</summary>
+    /// <param name="input">[batch, rows, dModel]: consecutive tokens of this rank. Not disposed.</param>
+    /// <param name="shard">The positions of all tokens on this rank.</param>
+    /// <param name="first">Index of the first given token among them.</param>
     /// <returns>q, k and v, [batch, rows, heads, headDim]. In the scope of the caller.</returns>
     internal (Tensor Q, Tensor K, Tensor V) Project(Tensor input, SequenceShard shard, long first = 0) =>
         attention.Project(MixedPrecision.Apply(attentionNorm, input), shard, first);
 
-    /// <summary>What comes after the attention itself, row by row.</summary>
+    /// <summary>Everything after the attention itself, a function of single tokens.</summary>
     /// <param name="input">The block's input, [batch, rows, dModel]. Not disposed.</param>
-    /// <param name="attended">Mixed heads of the same rows, [batch, rows, dModel]. Not disposed.</param>
-    /// <param name="dropoutContext">Where these rows lie.</param>
+    /// <param name="attended">Mixed heads of the same tokens, [batch, rows, dModel]. Not disposed.</param>
+    /// <param name="dropoutContext">Where these tokens lie.</param>
     /// <returns>The block's output. In the scope of the caller.</returns>
     internal Tensor Finish(Tensor input, Tensor attended, DropoutContext? dropoutContext)
     {

@@ -3,9 +3,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// Tells when backward has passed a point of the computation: everything that was computed from the tensor has its
-/// gradients then. libtorch has hooks for this, TorchSharp has not; an identity with a backward of its own serves as
-/// well.
+/// Autograd's hook on a tensor: an action that runs when backward has passed the tensor, so that everything computed
+/// from it has its gradients. TorchSharp does not bind libtorch's hooks; an identity with its own backward does the same.
 /// </summary>
 internal sealed class BackwardHook : autograd.SingleTensorFunction<BackwardHook>
 {
@@ -14,8 +13,8 @@ internal sealed class BackwardHook : autograd.SingleTensorFunction<BackwardHook>
     public override string Name => nameof(BackwardHook);
 
     /// <param name="input">Not disposed.</param>
-    /// <param name="reached">Called during backward, on the thread that runs it, before anything goes further
-    /// back.</param>
+    /// <param name="reached">Called during backward, on the thread that runs it, before backward continues towards the
+    /// inputs.</param>
     /// <returns>A view of the input. Owned by the caller.</returns>
     public static Tensor Place(Tensor input, Action reached)
     {
@@ -26,7 +25,7 @@ internal sealed class BackwardHook : autograd.SingleTensorFunction<BackwardHook>
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
         ctx.save_data(ActionKey, vars[1]);
-        // Else a tensor of the input's size would wait for backward.
+        // Otherwise a tensor of the input's size would be kept for backward.
         ctx.set_materialize_grads(false);
         return ((Tensor)vars[0]).alias();
     }
@@ -38,10 +37,10 @@ internal sealed class BackwardHook : autograd.SingleTensorFunction<BackwardHook>
             {
                 ((Action)ctx.get_data(ActionKey))();
             }
-            catch (Exception failure)
+            catch (Exception error)
             {
-                // The gradient passes on all the same: functions further back must not be called without one.
-                BackwardPass.Keep(failure);
+                // Backward continues: the functions towards the inputs must not be called without a gradient.
+                BackwardPass.Keep(error);
             }
 
             return [grad_output.alias(), null!];

@@ -4,22 +4,23 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// Runs backward so that an error inside a custom function surfaces as an exception. libtorch ends the process when one
-/// leaves a backward callback, so the functions of this library hand theirs in here and the pass throws it afterwards.
+/// Runs backward so that an error inside a custom function surfaces as an exception. libtorch ends the process when an
+/// exception leaves a backward callback, so the functions of this library keep theirs here and the pass throws it
+/// afterwards.
 /// </summary>
 public static class BackwardPass
 {
     private static Exception? pending;
 
-    // What the last function on this thread returned. Backward on a GPU runs on libtorch's own threads, where no
-    // dispose scope is open: nobody owns a gradient there, and the collector could free it before libtorch has taken
-    // it, or long after.
+    // The gradients that the last function on this thread returned. Backward on a GPU runs on libtorch's own threads,
+    // where no dispose scope is open: no scope owns a gradient there, and the collector could free it before libtorch
+    // has taken it, or long after.
     [ThreadStatic]
     private static List<Tensor>? handedOver;
 
     /// <summary>Computes the gradients of a scalar loss, accumulating into the leaves.</summary>
     /// <param name="loss">A tensor of one element. Not disposed.</param>
-    /// <exception cref="Exception">What a custom function's backward threw, with its stack trace.</exception>
+    /// <exception cref="Exception">The error of a custom function's backward, with its stack trace.</exception>
     public static void Run(Tensor loss)
     {
         ArgumentNullException.ThrowIfNull(loss);
@@ -30,20 +31,20 @@ public static class BackwardPass
     }
 
     /// <summary>
-    /// Throws what the last backward pass left behind, for those who call <c>Tensor.backward()</c> themselves.
+    /// Throws the error that the last backward pass kept, for callers of <c>Tensor.backward()</c>.
     /// </summary>
     public static void ThrowIfFailed()
     {
-        if (Interlocked.Exchange(ref pending, null) is { } failure)
-            ExceptionDispatchInfo.Throw(failure);
+        if (Interlocked.Exchange(ref pending, null) is { } error)
+            ExceptionDispatchInfo.Throw(error);
     }
 
     /// <summary>
     /// Calls a custom function's backward; on an error keeps it for the pass and returns no gradients.
     /// </summary>
-    /// <param name="inputs">How many gradients the function owes, one per input of forward.</param>
-    /// <param name="backward">Returns as many gradients, null where there is none. They are disposed once libtorch has
-    /// taken them.</param>
+    /// <param name="inputs">Number of gradients that the function must return, one per input of forward.</param>
+    /// <param name="backward">Returns that many gradients, null where there is none. They are disposed once libtorch
+    /// has taken them.</param>
     internal static List<Tensor> Guard(int inputs, Func<List<Tensor>> backward)
     {
         try
@@ -52,9 +53,9 @@ public static class BackwardPass
             HandOver(gradients);
             return gradients;
         }
-        catch (Exception failure)
+        catch (Exception error)
         {
-            Keep(failure);
+            Keep(error);
             return [.. Enumerable.Repeat<Tensor>(null!, inputs)];
         }
     }
@@ -62,10 +63,10 @@ public static class BackwardPass
     /// <summary>
     /// Keeps an error for the pass to throw when it is over. The first is the cause; later ones follow from it.
     /// </summary>
-    internal static void Keep(Exception failure) => Interlocked.CompareExchange(ref pending, failure, null);
+    internal static void Keep(Exception error) => Interlocked.CompareExchange(ref pending, error, null);
 
-    // libtorch takes a function's gradients before it calls another one on the same thread, so the previous ones can
-    // go.
+    // libtorch takes a function's gradients before it calls the next function on the same thread, so the previous ones
+    // can be disposed.
     private static void HandOver(List<Tensor>? gradients)
     {
         foreach (Tensor? taken in handedOver ?? [])

@@ -1,27 +1,29 @@
 using System.Runtime.InteropServices;
+using LongNet.Core.Attention;
 using LongNet.Core.Native;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Numerics;
 
 /// <summary>
-/// The random choices of one training step, for the rows of this process. A row's choices depend on its
-/// sequence and its absolute position, so they are the same however the batch and the sequence are sharded.
+/// The random choices of one training step, for the tokens that this process holds. A token's choices depend on its
+/// sequence and its position, so they are the same however the batch and the sequence are sharded.
 /// </summary>
 /// <param name="Stream">Stream of the step, e.g. derived from (seed, step).</param>
 /// <param name="Sequences">Identity of every sequence of the batch, e.g. its place in the global batch.</param>
-/// <param name="FirstRow">Absolute position of this process's first row.</param>
-public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, long FirstRow)
+/// <param name="Shard">The positions of the tokens that the process holds of each sequence.</param>
+public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, SequenceShard Shard)
 {
     /// <summary>Choices that TorchSharp's generator decides, for what has to make them twice.</summary>
     /// <param name="batch">Sequences.</param>
-    internal static DropoutContext Drawn(long batch)
+    /// <param name="length">Tokens of each.</param>
+    internal static DropoutContext Drawn(long batch, long length)
     {
         using Tensor drawn = randint(long.MaxValue, [1], dtype: ScalarType.Int64);
         return new DropoutContext(
             new RandomStream(0).Derive(drawn.item<long>()),
             [.. Enumerable.Range(0, (int)batch).Select(sequence => (long)sequence)],
-            0
+            SequenceShard.Complete(length)
         );
     }
 }
@@ -32,7 +34,7 @@ internal static class CounterDropout
     /// <summary>Zeroes each element with the given probability and scales the rest to keep the mean.</summary>
     /// <param name="input">[batch, length, channels]. Not disposed.</param>
     /// <param name="probability">0 ≤ p &lt; 1.</param>
-    /// <param name="context">Where the rows lie; null draws from TorchSharp's global generator instead.</param>
+    /// <param name="context">Where the tokens lie; null draws from TorchSharp's global generator instead.</param>
     /// <param name="site">Names this use, so that no two share a mask.</param>
     /// <returns>Shaped like the input; the input itself for p = 0. Differentiable.</returns>
     public static Tensor Apply(Tensor input, double probability, DropoutContext? context, string site)
@@ -49,17 +51,17 @@ internal static class CounterDropout
     /// <summary>The factors themselves: 0 or 1 / (1 − p), float32 on the CPU. Owned by the caller.</summary>
     /// <param name="shape">[batch, length, channels].</param>
     /// <param name="probability">0 ≤ p &lt; 1.</param>
-    /// <param name="context">As many sequences as the batch has.</param>
+    /// <param name="context">As many sequences as the batch has, and a shard of the same length.</param>
     /// <param name="site">Names this use.</param>
     public static Tensor Mask(long[] shape, double probability, DropoutContext context, string site)
     {
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(context);
-        if (shape.Length != 3 || shape[0] != context.Sequences.Count)
+        if (shape.Length != 3 || shape[0] != context.Sequences.Count || shape[1] != context.Shard.Length)
         {
             throw new ArgumentException(
-                $"Dropout takes [batch, length, channels] with a batch of {context.Sequences.Count}, not "
-                    + $"[{string.Join(", ", shape)}]."
+                $"Dropout takes [batch, length, channels] with a batch of {context.Sequences.Count} and a length of "
+                    + $"{context.Shard.Length}, not [{string.Join(", ", shape)}]."
             );
         }
 
@@ -77,7 +79,7 @@ internal static class CounterDropout
                 address,
                 row * channels,
                 channels,
-                sequences[row / length].Derive(context.FirstRow + row % length),
+                sequences[row / length].Derive(context.Shard.PositionOf(row % length)),
                 threshold,
                 kept
             )

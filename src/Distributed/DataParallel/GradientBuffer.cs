@@ -10,8 +10,8 @@ namespace LongNet.Distributed.DataParallel;
 /// place, and reduction is one operation per bucket, which may start as soon as backward has completed the bucket.
 /// </summary>
 /// <remarks>
-/// Where the optimizer is sharded, a reduction leaves every rank the sums of its own parts of the buckets alone; the
-/// other parts are undefined from then on.
+/// Where the optimizer is sharded, a reduction leaves every rank only the sums of its own parts of the buckets; the other
+/// parts are undefined from then on.
 /// </remarks>
 public sealed class GradientBuffer : IDisposable
 {
@@ -22,11 +22,12 @@ public sealed class GradientBuffer : IDisposable
         parts;
     private readonly long[][] counts;
     private readonly CollectiveWork?[] started;
+    private readonly Dictionary<int, int> bucketOfBlock;
 
     /// <param name="parameters">Parameters of one dtype, whose <c>grad</c> this sets and keeps; alike on every rank.
     /// Not owned.</param>
     /// <param name="group">Every rank that holds part of the batch or of the sequences. Not owned.</param>
-    /// <param name="sharded">Whether every rank needs the sums of its shard alone.</param>
+    /// <param name="sharded">Whether every rank needs only the sums of its shard.</param>
     public GradientBuffer(
         IReadOnlyList<(string Name, Parameter Parameter)> parameters,
         ProcessGroup group,
@@ -56,6 +57,10 @@ public sealed class GradientBuffer : IDisposable
         counts = [.. Layout.Buckets.Select(bucket => ProcessGroup.EvenSplit(bucket.Length, group.Size))];
         parts = sharded ? [.. Layout.Buckets.Select(OwnPart)] : [];
         started = new CollectiveWork?[buckets.Length];
+        bucketOfBlock = Enumerable
+            .Range(0, buckets.Length)
+            .Where(bucket => Layout.Buckets[bucket].Layer is not null)
+            .ToDictionary(bucket => Layout.Buckets[bucket].Layer!.Value);
 
         Tensor Range(long start, long length) => flat.narrow(0, start, length).DetachFromDisposeScope();
 
@@ -66,7 +71,7 @@ public sealed class GradientBuffer : IDisposable
     /// <summary>Which parameter lies where, and in which bucket.</summary>
     public BucketLayout Layout { get; }
 
-    /// <summary>Whether every rank has the sums of its shard alone.</summary>
+    /// <summary>Whether every rank has only the sums of its shard.</summary>
     public bool IsSharded { get; }
 
     /// <summary>Every parameter's gradient, in the order given. Owned by the buffer.</summary>
@@ -85,7 +90,7 @@ public sealed class GradientBuffer : IDisposable
     }
 
     /// <summary>
-    /// Starts to sum a bucket's gradients over the ranks; they must be left alone until <see cref="FinishReduce"/>.
+    /// Starts to sum a bucket's gradients over the ranks; they must not be touched until <see cref="FinishReduce"/>.
     /// Collective: all ranks start the same buckets in the same order.
     /// </summary>
     /// <param name="bucket">Place in <see cref="BucketLayout.Buckets"/>.</param>
@@ -101,7 +106,14 @@ public sealed class GradientBuffer : IDisposable
             : group.StartAllReduce(buckets[bucket]);
     }
 
-    /// <summary>Starts what was not started yet, and waits for all. Collective.</summary>
+    /// <summary>
+    /// Starts to sum the gradients of a transformer block, once backward has completed them; as
+    /// <see cref="StartReduce"/> does. Collective.
+    /// </summary>
+    /// <param name="block">Index of the block among the model's.</param>
+    public void StartReduceOfBlock(int block) => StartReduce(bucketOfBlock[block]);
+
+    /// <summary>Starts the reductions that are not started yet, and waits for all. Collective.</summary>
     public void FinishReduce()
     {
         for (int bucket = 0; bucket < started.Length; bucket++)
@@ -144,8 +156,8 @@ public sealed class GradientBuffer : IDisposable
     }
 
     /// <summary>
-    /// Lets every rank know what the others have computed of the flat tensor, which holds whatever was put there in
-    /// place of gradients that are no longer needed. Collective.
+    /// Starts to gather every rank's own parts of the flat tensor, into which the caller has written other values where
+    /// the gradients are no longer needed. Collective.
     /// </summary>
     /// <returns>One work per bucket, in their order.</returns>
     internal CollectiveWork[] StartAllGather() =>

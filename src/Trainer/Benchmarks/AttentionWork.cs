@@ -35,7 +35,7 @@ internal sealed class AttentionWork : IDisposable
         k = inputs[1].requires_grad_();
         v = inputs[2].requires_grad_();
         outputGradient = inputs[3];
-        options = new DilatedAttentionOptions(benchmark.Schedule, Causal: true);
+        options = new AttentionPattern(benchmark.Schedule, Causal: true);
         Blocks =
         [
             .. DilatedAttentionPlan

@@ -26,12 +26,14 @@ internal sealed record DecodeBenchmark(long Heads, long HeadDim, SegmentSchedule
         using var scope = NewDisposeScope();
         long channels = Heads * HeadDim;
         using var attention = new DilatedAttention(
-            channels,
-            Heads,
-            [.. Schedule.Select(branch => branch.Dilation)],
-            [.. Schedule.Select(branch => branch.SegmentLength)],
-            causal: true,
-            useRope: true
+            new DilatedAttentionOptions
+            {
+                Channels = channels,
+                Heads = Heads,
+                Branches = Schedule,
+                Causal = true,
+                Positions = PositionEncoding.Rope,
+            }
         );
         Tensor promptRows = randn(1, prompt, channels),
             next = randn(1, 1, channels);

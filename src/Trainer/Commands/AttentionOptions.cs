@@ -18,5 +18,5 @@ internal sealed class AttentionOptions
         new("--head-dim") { Description = "Channels per head", DefaultValueFactory = _ => 64 };
 
     public SegmentSchedule Schedule(ParseResult parsed) =>
-        SegmentSchedule.FromLists(parsed.GetValue(SegmentLengths)!, parsed.GetValue(DilationRates)!);
+        AttentionConfig.Schedule(parsed.GetValue(SegmentLengths)!, parsed.GetValue(DilationRates)!);
 }

@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using static TorchSharp.torch;
@@ -93,7 +94,7 @@ internal sealed record ModelConfig
             Heads = Heads,
             FeedForward = FeedForward ?? 4 * DModel,
             Vocabulary = Vocabulary,
-            Schedule = SegmentSchedule.FromLists(Attention.SegmentLengths, Attention.DilationRates),
+            Schedule = AttentionConfig.Schedule(Attention.SegmentLengths, Attention.DilationRates),
             HeadOffsets = Attention.HeadOffsets,
             MixingGradient = Attention.MixingGradient,
             Positions = Positions,
@@ -137,6 +138,25 @@ internal sealed record AttentionConfig
     /// none: for weights that were trained so.
     /// </summary>
     public bool RelativePositionBidirectional { get; init; }
+
+    /// <summary>Pairs the two lists, as configurations and command lines give them, branch by branch.</summary>
+    /// <param name="segmentLengths">w of every branch.</param>
+    /// <param name="dilationRates">r of every branch; as many.</param>
+    /// <exception cref="UserException">The lists differ in length, are empty, or hold a value below 1.</exception>
+    public static SegmentSchedule Schedule(IReadOnlyList<long> segmentLengths, IReadOnlyList<long> dilationRates)
+    {
+        if (segmentLengths.Count != dilationRates.Count)
+        {
+            throw new UserException(
+                $"The segment schedule has {segmentLengths.Count} segment lengths but {dilationRates.Count} "
+                    + "dilation rates: give one dilation rate per segment length."
+            );
+        }
+
+        return new SegmentSchedule(
+            segmentLengths.Zip(dilationRates, (length, dilation) => new Branch(length, dilation))
+        );
+    }
 }
 
 internal sealed record DataConfig

@@ -1,3 +1,4 @@
+using LongNet.Core.Attention;
 using LongNet.Core.Model;
 
 namespace LongNet.Trainer.Configuration;

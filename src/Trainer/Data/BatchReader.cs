@@ -1,34 +1,39 @@
+using LongNet.Core.Attention;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// Reads this rank's part of windows. Targets are shifted before sharding, so a shard of ℓ rows reads ℓ + 1 tokens and
-/// no other.
+/// Reads this rank's part of windows. Targets are shifted before sharding, so a range of ℓ positions reads ℓ + 1 tokens
+/// and no other.
 /// </summary>
 /// <param name="source">The corpus. Not owned.</param>
 /// <param name="sequenceLength">N, tokens between windows' starts.</param>
 internal sealed class BatchReader(ITokenSource source, long sequenceLength)
 {
     /// <param name="windows">The batch.</param>
-    /// <param name="firstRow">First row of the shard within a window.</param>
-    /// <param name="rows">Rows of the shard.</param>
-    /// <returns>Inputs and targets, each [windows, rows], int64. Owned by the caller.</returns>
-    public (Tensor Inputs, Tensor Targets) Read(IReadOnlyList<long> windows, long firstRow, long rows)
+    /// <param name="shard">The positions within a window that this rank holds.</param>
+    /// <returns>Inputs and targets, each [windows, tokens of the shard], int64. Owned by the caller.</returns>
+    public (Tensor Inputs, Tensor Targets) Read(IReadOnlyList<long> windows, SequenceShard shard)
     {
-        var inputs = new long[windows.Count * rows];
-        var targets = new long[windows.Count * rows];
-        var tokens = new int[rows + 1];
-        for (int w = 0; w < windows.Count; w++)
+        var inputs = new long[windows.Count * shard.Length];
+        var targets = new long[windows.Count * shard.Length];
+        long next = 0;
+        foreach (long window in windows)
         {
-            source.Read(windows[w] * sequenceLength + firstRow, tokens);
-            for (long row = 0; row < rows; row++)
+            foreach (PositionRange range in shard.Ranges)
             {
-                inputs[w * rows + row] = tokens[row];
-                targets[w * rows + row] = tokens[row + 1];
+                var tokens = new int[range.Length + 1];
+                source.Read(window * sequenceLength + range.First, tokens);
+                for (long i = 0; i < range.Length; i++, next++)
+                {
+                    inputs[next] = tokens[i];
+                    targets[next] = tokens[i + 1];
+                }
             }
         }
 
-        return (tensor(inputs, [windows.Count, rows]), tensor(targets, [windows.Count, rows]));
+        long[] shape = [windows.Count, shard.Length];
+        return (tensor(inputs, shape), tensor(targets, shape));
     }
 }

@@ -1,3 +1,4 @@
+using LongNet.Core.Attention;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;
@@ -22,12 +23,13 @@ internal sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainingState st
         long held = plan.Split.ValidationWindows,
             sequences = Math.Min(plan.Config.Evaluation.Sequences, held);
         long[] own = [.. Windows(held, sequences).Where((_, place) => place % mesh.DataSize == mesh.DataRank)];
+        SequenceShard shard = plan.Layout.ShardOf(mesh.SequenceRank);
         double lossSum = 0;
         long bytes = 0;
         foreach (long[] windows in own.Chunk(checked((int)plan.Batch.MicroBatchSize)))
         {
             using var scope = NewDisposeScope();
-            var (inputs, targets) = reader.Read(windows, mesh.SequenceRank * plan.RowsPerRank, plan.RowsPerRank);
+            var (inputs, targets) = reader.Read(windows, shard);
             bytes += CountBytes(targets);
             lossSum += state.Model.LossSum(inputs, targets).to(float64).item<double>();
         }

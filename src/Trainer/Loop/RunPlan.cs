@@ -1,6 +1,5 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
-using LongNet.Core.Model;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Configuration;
@@ -24,6 +23,10 @@ internal sealed record RunPlan(
     BatchPartition Batch
 )
 {
+    /// <summary>Which positions of a sequence every rank along the sequence holds.</summary>
+    public SequenceLayout Layout =>
+        AllGatherSequenceParallel.LayoutOf(Config.Training.SequenceLength, SequenceRanks);
+
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
 

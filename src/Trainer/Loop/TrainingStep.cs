@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
@@ -31,8 +32,8 @@ internal sealed class TrainingStep
     private readonly SampleOrder order;
     private readonly LearningRateSchedule schedule;
     private readonly RandomStream dropout;
+    private readonly SequenceShard shard;
     private readonly FaultInjection? drill;
-    private readonly Dictionary<int, int> bucketOfBlock;
 
     private readonly MallocTrimPolicy freed;
 
@@ -55,13 +56,10 @@ internal sealed class TrainingStep
         this.reader = reader;
         this.drill = drill;
         freed = new MallocTrimPolicy(plan.Config.Runtime.Allocator, plan.Config.Memory.Recompute);
-        bucketOfBlock = state
-            .Gradients.Layout.Buckets.Select((bucket, b) => (bucket, b))
-            .Where(entry => entry.bucket.Layer is not null)
-            .ToDictionary(entry => entry.bucket.Layer!.Value, entry => entry.b);
         order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
         schedule = LearningRateSchedule.From(plan.Config.Optimizer);
         dropout = new RandomStream(0).Derive(plan.Config.Seed).Derive("dropout");
+        shard = plan.Layout.ShardOf(mesh.SequenceRank);
     }
 
     /// <summary>Does the next step. Collective over the world.</summary>
@@ -89,11 +87,7 @@ internal sealed class TrainingStep
             [
                 .. plan.Batch.Sequences(mesh.DataRank, micro).Select(place => state.SequencesConsumed + place),
             ];
-            var (inputs, targets) = reader.Read(
-                [.. sequences.Select(order.WindowAt)],
-                mesh.SequenceRank * plan.RowsPerRank,
-                plan.RowsPerRank
-            );
+            var (inputs, targets) = reader.Read([.. sequences.Select(order.WindowAt)], shard);
             batches.Add((inputs, targets, sequences));
             valid += CountValid(targets);
         }
@@ -111,19 +105,16 @@ internal sealed class TrainingStep
         {
             using var microScope = NewDisposeScope();
             DropoutContext? context =
-                plan.Config.Model.Dropout > 0
-                    ? new DropoutContext(stream, sequences, mesh.SequenceRank * plan.RowsPerRank)
-                    : null;
+                plan.Config.Model.Dropout > 0 ? new DropoutContext(stream, sequences, shard) : null;
             At(FaultPoint.Forward, "forward");
-            // Only the last micro-batch completes them.
-            state.Model.BlockGradientsComplete = --left == 0 ? OnBlockGradientsComplete : null;
-            Tensor loss = state.Model.LossSum(inputs, targets, context);
+            // Only the last micro-batch completes the gradients.
+            bool isLast = --left == 0;
+            Tensor loss = state.Model.LossSum(inputs, targets, context, isLast ? OnGradientsReady : null);
             At(null, "backward");
             BackwardPass.Run(loss.mul(share));
             lossSum += loss.to(float64).item<double>();
         }
 
-        state.Model.BlockGradientsComplete = null;
         At(null, "reducing gradients");
         state.Gradients.FinishReduce();
         (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ResidentMemory.Peak() ?? 0);
@@ -183,10 +174,10 @@ internal sealed class TrainingStep
     }
 
     // A block's gradients travel while backward computes those of the blocks before it.
-    private void OnBlockGradientsComplete(int block)
+    private void OnGradientsReady(int block)
     {
         drill?.At(FaultPoint.Backward, mesh.World.Rank, state.Step + 1);
-        state.Gradients.StartReduce(bucketOfBlock[block]);
+        state.Gradients.StartReduceOfBlock(block);
     }
 
     private static long CountValid(Tensor targets)

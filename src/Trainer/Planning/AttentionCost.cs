@@ -1,13 +1,14 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Numerics;
 
 namespace LongNet.Trainer.Planning;
 
-/// <summary>What one branch of attention comes to, for one sequence and one layer.</summary>
+/// <summary>The cost of one branch of attention, for one sequence and one layer.</summary>
 /// <param name="Branch">With its segment cut to the sequence.</param>
-/// <param name="Span">Ranks that share a segment; 1 where segments lie whole on ranks.</param>
-/// <param name="Pairs">Pairs of a query and a key it sees, over all heads and the whole sequence.</param>
+/// <param name="Span">Ranks that share a segment; 1 where segments are complete on ranks.</param>
+/// <param name="Pairs">Pairs of a query and a key it sees, over all heads and the complete sequence.</param>
 /// <param name="SlowestPairs">Those of the queries of the rank that has most of all branches together.</param>
-/// <param name="KeptRows">Rows that a rank keeps, summed over heads: those it attends with.</param>
+/// <param name="KeptRows">Tokens that the slowest rank keeps, summed over heads: those it attends with.</param>
 /// <param name="SentElements">Elements of keys and values that rank 0 sends to those that share its segment.</param>
 /// <param name="GatheredElements">Elements that every rank of the segment has then, its own among them.</param>
 internal sealed record BranchCost(
@@ -32,11 +33,13 @@ internal sealed class AttentionCost
     public const double BackwardShare = 2.5;
 
     private readonly PlannedRun run;
+    private readonly SequenceLayout layout;
     private readonly long headDim;
 
     public AttentionCost(PlannedRun run)
     {
         this.run = run;
+        layout = run.Layout;
         headDim = run.Model.DModel / run.Model.Heads;
         Branch[] branches =
         [
@@ -47,8 +50,8 @@ internal sealed class AttentionCost
                 }
             ),
         ];
-        // A later rank of a shared segment sees more keys; all segments together begin anew after so many ranks.
-        long period = branches.Select(branch => (long)Span(branch)).Aggregate(LeastCommonMultiple);
+        // A later rank of a sharded segment sees more keys. After so many ranks, segments of all branches begin again.
+        long period = branches.Select(branch => (long)Span(branch)).Aggregate(Integers.LeastCommonMultiple);
         int slowest = Enumerable
             .Range(0, (int)Math.Min(run.SequenceRanks, period))
             .MaxBy(rank => branches.Sum(branch => PairsOfRank(branch, rank)));
@@ -65,28 +68,16 @@ internal sealed class AttentionCost
 
     private BranchCost Of(Branch branch, int slowest)
     {
-        int span = Span(branch),
-            shards = Math.Min(span, run.SequenceRanks);
-        // Of shared segments, which shards share one begin with rank 0's.
-        long sent = 0,
-            gathered = 0;
-        for (int shard = 0; span > 1 && shard < shards; shard++)
-        {
-            long elements =
-                2
-                * run.Batch.MicroBatchSize
-                * headDim
-                * (long)Heads(branch).Sum(group => (double)group.Heads * KeptOfShard(branch, group.Offset, shard));
-            sent = shard == 0 ? elements : sent;
-            gathered += elements;
-        }
+        int span = Span(branch);
+        long sent = span > 1 ? Elements(0) : 0,
+            gathered = span > 1 ? layout.RanksOf(SegmentOf(branch, rank: 0)).Sum(Elements) : 0;
 
         double kept = Heads(branch)
             .Sum(group =>
                 group.Heads
                 * (
                     span > 1
-                        ? KeptOfShard(branch, group.Offset, slowest % span)
+                        ? KeptOfRank(branch, group.Offset, slowest)
                         : Segments(branch, run.Rows)
                             .Sum(segment =>
                                 segment.Count * RowBlock.KeptRows(segment.Rows, group.Offset, branch.Dilation)
@@ -102,6 +93,13 @@ internal sealed class AttentionCost
             sent,
             gathered
         );
+
+        // Of the keys and values that a rank keeps of a sharded segment.
+        long Elements(int rank) =>
+            2
+            * run.Batch.MicroBatchSize
+            * headDim
+            * (long)Heads(branch).Sum(group => (double)group.Heads * KeptOfRank(branch, group.Offset, rank));
     }
 
     private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.Rows);
@@ -130,19 +128,29 @@ internal sealed class AttentionCost
         return Heads(branch)
             .Sum(group =>
             {
-                double before = RowBlock.KeptRows(rank % span * run.Rows, group.Offset, branch.Dilation),
-                    own = KeptOfShard(branch, group.Offset, rank % span);
+                double before = RowBlock.KeptRows(RowsBefore(branch, rank), group.Offset, branch.Dilation),
+                    own = KeptOfRank(branch, group.Offset, rank);
                 return group.Heads * own * (before + (own + 1) / 2);
             });
     }
 
-    // Kept rows of a shard of a segment, which count from the segment's start.
-    private long KeptOfShard(Branch branch, long offset, int shard) =>
-        RowBlock.KeptRows((shard + 1) * run.Rows, offset, branch.Dilation)
-        - RowBlock.KeptRows(shard * run.Rows, offset, branch.Dilation);
+    // Rows that a rank keeps of a sharded segment.
+    private long KeptOfRank(Branch branch, long offset, int rank) =>
+        RowBlock.KeptRows(
+            layout.ShardOf(rank).Range.Length,
+            RowBlock.FirstKeptRow(RowsBefore(branch, rank), offset, branch.Dilation),
+            branch.Dilation
+        );
 
-    private static long LeastCommonMultiple(long a, long b) =>
-        a / (long)System.Numerics.BigInteger.GreatestCommonDivisor(a, b) * b;
+    // Rows of a rank's segment that lie before the rank's own.
+    private long RowsBefore(Branch branch, int rank) =>
+        layout.ShardOf(rank).Range.First - SegmentOf(branch, rank).First;
+
+    private PositionRange SegmentOf(Branch branch, int rank)
+    {
+        long segment = layout.ShardOf(rank).Range.First / branch.SegmentLength;
+        return new PositionRange(segment * branch.SegmentLength, branch.SegmentLength);
+    }
 
     // Whole segments, and the short last one.
     private static IEnumerable<(double Count, long Rows)> Segments(Branch branch, long rows)

@@ -1,3 +1,4 @@
+using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Model.Memory;
 using LongNet.Core.Native;

@@ -26,6 +26,9 @@ internal sealed record PlannedRun(RunConfig Config, int Ranks, int DataRanks, in
     /// <summary>Rows of the whole sequence.</summary>
     public long SequenceLength => Config.Training.SequenceLength;
 
+    /// <summary>Which positions of a sequence every rank along the sequence holds.</summary>
+    public SequenceLayout Layout => AllGatherSequenceParallel.LayoutOf(SequenceLength, SequenceRanks);
+
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long Rows => SequenceLength / SequenceRanks;
 

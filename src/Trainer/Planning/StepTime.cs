@@ -1,3 +1,4 @@
+using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Planning.Machines;

@@ -13,7 +13,7 @@ public sealed record AttentionCase(
     long Length,
     long Heads,
     long HeadDim,
-    DilatedAttentionOptions Options,
+    AttentionPattern Options,
     int Seed = 1,
     IReadOnlyList<long>? Lengths = null,
     RelativePositionBuckets? Buckets = null

@@ -17,8 +17,7 @@ public class CombinedOptionsTests
         DModel = 32,
         Heads = 4;
 
-    private static readonly long[] Rates = [1, 2, 3],
-        Segments = [8, 16, 50];
+    private static readonly SegmentSchedule Schedule = new(new Branch(8, 1), new Branch(16, 2), new Branch(50, 3));
 
     [Theory]
     [MemberData(nameof(Combinations))]
@@ -33,15 +32,16 @@ public class CombinedOptionsTests
         using var scope = NewDisposeScope();
         using var generator = new Generator(5);
         using var module = new DilatedAttention(
-            DModel,
-            Heads,
-            Rates,
-            Segments,
-            causal: causal,
-            useXpos: positions == "xpos",
-            useRope: positions == "rope",
-            useRelPosBias: useBias,
-            headOffsets: offsets
+            new DilatedAttentionOptions
+            {
+                Channels = DModel,
+                Heads = Heads,
+                Branches = Schedule,
+                Causal = causal,
+                Positions = Enum.Parse<PositionEncoding>(positions, ignoreCase: true),
+                RelativePositionBias = useBias ? RelativePositionBuckets.Default(bidirectional: !causal) : null,
+                HeadOffsets = offsets,
+            }
         );
         module.to(float64);
         const string Table = "relative_position.relative_attention_bias.weight";
@@ -62,7 +62,7 @@ public class CombinedOptionsTests
         Dictionary<string, Tensor> parameters = module
             .named_parameters()
             .ToDictionary(entry => entry.name, entry => entry.parameter.detach().clone().requires_grad_());
-        var options = new DilatedAttentionOptions(SegmentSchedule.FromLists(Segments, Rates), causal, offsets);
+        var options = new AttentionPattern(Schedule, causal, offsets);
         Tensor q = SplitHeads("q_proj"),
             k = SplitHeads("k_proj"),
             v = SplitHeads("v_proj");
@@ -107,7 +107,16 @@ public class CombinedOptionsTests
     public void Forward_BiasInBFloat16_KeepsTheTypeAndTheTableItsOwn()
     {
         using var scope = NewDisposeScope();
-        using var module = new DilatedAttention(DModel, Heads, Rates, Segments, causal: true, useRelPosBias: true);
+        using var module = new DilatedAttention(
+            new DilatedAttentionOptions
+            {
+                Channels = DModel,
+                Heads = Heads,
+                Branches = Schedule,
+                Causal = true,
+                RelativePositionBias = RelativePositionBuckets.Default(bidirectional: false),
+            }
+        );
         module.to(bfloat16);
         Tensor x = randn(Batch, Length, DModel).to(bfloat16).requires_grad_();
         Tensor output = module.forward(x);

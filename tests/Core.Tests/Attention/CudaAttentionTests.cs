@@ -74,7 +74,7 @@ public class CudaAttentionTests
                     length,
                     heads,
                     headDim,
-                    new DilatedAttentionOptions(
+                    new AttentionPattern(
                         new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))),
                         Causal: true
                     )
@@ -120,7 +120,7 @@ public class CudaAttentionTests
             96,
             4,
             16,
-            new DilatedAttentionOptions(new SegmentSchedule([new Branch(32, 1), new Branch(96, 3)]), Causal: true)
+            new AttentionPattern(new SegmentSchedule([new Branch(32, 1), new Branch(96, 3)]), Causal: true)
         );
         using var stop = new CancellationTokenSource();
         var collector = new Thread(() =>
@@ -151,12 +151,14 @@ public class CudaAttentionTests
         NeedsGpu();
         using var scope = NewDisposeScope();
         using var attention = new DilatedAttention(
-            dModel: 48,
-            numHeads: 4,
-            dilationRates: [1, 2],
-            segmentSizes: [16, 64],
-            causal: true,
-            useXpos: true
+            new DilatedAttentionOptions
+            {
+                Channels = 48,
+                Heads = 4,
+                Branches = [new(16, 1), new(64, 2)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+            }
         );
         Tensor x = randn(2, 64, 48);
         Tensor expected = attention.forward(x);
@@ -186,7 +188,7 @@ public class CudaAttentionTests
             50,
             4,
             32,
-            new DilatedAttentionOptions(new SegmentSchedule(new Branch(16, 1), new Branch(50, 3)), causal),
+            new AttentionPattern(new SegmentSchedule(new Branch(16, 1), new Branch(50, 3)), causal),
             Lengths: [37, 50, 5],
             Buckets: new RelativePositionBuckets(12, 20, Bidirectional: !causal)
         ).AssertMatchesOracle(type, Tolerance(type), CUDA);
@@ -198,12 +200,14 @@ public class CudaAttentionTests
         NeedsGpu();
         using var scope = NewDisposeScope();
         using var attention = new DilatedAttention(
-            dModel: 64,
-            numHeads: 2,
-            dilationRates: [1, 2],
-            segmentSizes: [16, 64],
-            causal: true,
-            useXpos: true
+            new DilatedAttentionOptions
+            {
+                Channels = 64,
+                Heads = 2,
+                Branches = [new(16, 1), new(64, 2)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+            }
         );
         attention.to(CUDA);
         Tensor x = randn([2, 40, 64], device: CUDA);

@@ -78,13 +78,15 @@ public class DilatedAttentionGoldenTests
         using SafetensorsReader golden = SafetensorsReader.Open(path);
         JsonElement config = JsonDocument.Parse(golden.Metadata["config"]).RootElement;
         using var module = new DilatedAttention(
-            config.GetProperty("d").GetInt64(),
-            config.GetProperty("H").GetInt64(),
-            Numbers("ratios"),
-            Numbers("segments"),
-            causal: config.GetProperty("causal").GetBoolean(),
-            headOffsets: offsets,
-            mixingGradient: mixing
+            new DilatedAttentionOptions
+            {
+                Channels = config.GetProperty("d").GetInt64(),
+                Heads = config.GetProperty("H").GetInt64(),
+                Branches = [.. Numbers("segments").Zip(Numbers("ratios"), (w, r) => new Branch(w, r))],
+                Causal = config.GetProperty("causal").GetBoolean(),
+                HeadOffsets = offsets,
+                MixingGradient = mixing,
+            }
         );
         module.to(dtype);
         var parameters = module.named_parameters().ToArray();

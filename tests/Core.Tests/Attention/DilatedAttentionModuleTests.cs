@@ -26,7 +26,7 @@ public class DilatedAttentionModuleTests
         );
         module.to(float64);
         Tensor x = randn([2, 21, 16], dtype: float64);
-        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 3)), causal);
+        var options = new AttentionPattern(new SegmentSchedule(new Branch(8, 3)), causal);
         Tensor mixed = AttentionOracle
             .Attend(Heads("q_proj"), Heads("k_proj"), Heads("v_proj"), options)
             .reshape(2, 21, 16);
@@ -38,7 +38,7 @@ public class DilatedAttentionModuleTests
     }
 
     [Fact]
-    public void Forward_OneBranch_EqualsAListOfOne()
+    public void Forward_DocumentedConstructor_EqualsItsOptions()
     {
         using var scope = NewDisposeScope();
         using var one = new DilatedAttention(
@@ -48,16 +48,18 @@ public class DilatedAttentionModuleTests
             8L,
             causal: true,
             useXpos: true,
-            headOffsets: HeadOffsets.Blocked
+            useRelPosBias: true
         );
         using var list = new DilatedAttention(
-            16,
-            2,
-            [3],
-            [8],
-            causal: true,
-            useXpos: true,
-            headOffsets: HeadOffsets.Blocked
+            new DilatedAttentionOptions
+            {
+                Channels = 16,
+                Heads = 2,
+                Branches = [new(SegmentLength: 8, Dilation: 3)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+                RelativePositionBias = new RelativePositionBuckets(32, 128, Bidirectional: false),
+            }
         );
         list.load_state_dict(one.state_dict());
         Tensor x = randn(2, 21, 16);
@@ -68,7 +70,9 @@ public class DilatedAttentionModuleTests
     public void Forward_LongerInput_LeavesCausalRowsAsTheyWere()
     {
         using var scope = NewDisposeScope();
-        using var module = new DilatedAttention(16, 2, [1, 2], [8, 32], causal: true);
+        using var module = new DilatedAttention(
+            new DilatedAttentionOptions { Channels = 16, Heads = 2, Branches = [new(8, 1), new(32, 2)], Causal = true }
+        );
         module.to(float64);
         Tensor x = randn([1, 50, 16], dtype: float64);
         Tensor whole = module.forward(x);
@@ -87,14 +91,16 @@ public class DilatedAttentionModuleTests
         using var scope = NewDisposeScope();
         Tensor x = randn([1, 1, 16], dtype: float64).expand(1, 8, 16);
         Tensor v = randn([1, 8, 16], dtype: float64);
-        foreach (var (useXpos, useRope) in new[] { (false, false), (true, false), (false, true) })
+        foreach (PositionEncoding positions in Enum.GetValues<PositionEncoding>())
         {
-            using var module = new DilatedAttention(16, 2, 1L, 8L, useXpos: useXpos, useRope: useRope);
+            using var module = new DilatedAttention(
+                new DilatedAttentionOptions { Channels = 16, Heads = 2, Branches = [new(8, 1)], Positions = positions }
+            );
             module.to(float64);
             // Equal rows attend alike wherever they lie, unless their positions count.
             Tensor output = module.forward(x + v.mul(1e-3));
             Tensor permuted = module.forward((x + v.mul(1e-3)).flip(1)).flip(1);
-            Assert.Equal(useXpos || useRope, Compare.RelativeError(permuted, output) > 1e-9);
+            Assert.Equal(positions != PositionEncoding.None, Compare.RelativeError(permuted, output) > 1e-9);
         }
     }
 
@@ -128,7 +134,16 @@ public class DilatedAttentionModuleTests
     public void Forward_AnyType_KeepsItForOutputAndGradient(ScalarType dtype)
     {
         using var scope = NewDisposeScope();
-        using var module = new DilatedAttention(16, 2, [1, 2], [8, 16], causal: true, useXpos: true);
+        using var module = new DilatedAttention(
+            new DilatedAttentionOptions
+            {
+                Channels = 16,
+                Heads = 2,
+                Branches = [new(8, 1), new(16, 2)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+            }
+        );
         module.to(dtype);
         Tensor x = randn(2, 21, 16).to(dtype).requires_grad_();
         Tensor output = module.forward(x);
@@ -143,7 +158,7 @@ public class DilatedAttentionModuleTests
     public void Attend_OneRowWithStridesOfALongerTensor_IsTaken()
     {
         using var scope = NewDisposeScope();
-        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(4, 1)), true);
+        var options = new AttentionPattern(new SegmentSchedule(new Branch(4, 1)), true);
         // "Contiguous", with a stride of 64 along the axis of one row.
         Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => randn(1, 4, 2, 8).transpose(0, 1).requires_grad_())];
         Tensor output = DilatedAttention.Attend(inputs[0], inputs[1], inputs[2], options);
@@ -165,21 +180,13 @@ public class DilatedAttentionModuleTests
             () => new DilatedAttention(16, 2, 0L, 8L)
         );
         AssertRefused(
-            "The segment schedule has 2 segment lengths but 1 dilation rates: give one dilation rate per "
-                + "segment length.",
-            () => new DilatedAttention(16, 2, [1], [8, 16])
-        );
-        AssertRefused(
             "A segment schedule needs at least one branch: give one segment length and one dilation rate.",
-            () => new DilatedAttention(16, 2, [], [])
+            () => new DilatedAttention(new DilatedAttentionOptions { Channels = 16, Heads = 2, Branches = [] })
         );
         AssertRefused(
             "xPos rotates pairs of channels, but a head has 5: choose d_model and heads so that d_model / "
                 + "heads is even.",
             () => new DilatedAttention(10, 2, 1L, 8L, useXpos: true)
-        );
-        AssertRefused("useXpos and useRope: xPos already rotates as RoPE does, so choose one of them.", () =>
-            new DilatedAttention(16, 2, 1L, 8L, useXpos: true, useRope: true)
         );
         AssertRefused(
             "Relative position bias has 3 buckets, but needs an even number of at least 4, half for each direction.",
@@ -197,7 +204,7 @@ public class DilatedAttentionModuleTests
     public void Attend_Mistakes_AreNamed()
     {
         using var scope = NewDisposeScope();
-        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 1)), Causal: true);
+        var options = new AttentionPattern(new SegmentSchedule(new Branch(8, 1)), Causal: true);
         Tensor x = zeros(1, 4, 2, 8);
         const string Expected =
             "Attention takes q, k and v of at least one row and of one type, float32, float64, bfloat16 or "

@@ -52,7 +52,7 @@ public class DilatedAttentionOracleTests
                             length,
                             heads,
                             headDim,
-                            new DilatedAttentionOptions(
+                            new AttentionPattern(
                                 new SegmentSchedule(branches.Select(branch => new Branch(branch.W, branch.R))),
                                 causal,
                                 offsets
@@ -74,7 +74,7 @@ public class DilatedAttentionOracleTests
             {
                 // Few buckets and a short distance: all kinds of bucket occur within 50 rows.
                 var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
-                var options = new DilatedAttentionOptions(
+                var options = new AttentionPattern(
                     new SegmentSchedule(new Branch(16, 1), new Branch(32, 2), new Branch(50, 3)),
                     causal,
                     offsets
@@ -150,7 +150,7 @@ public class DilatedAttentionOracleTests
                     length,
                     heads,
                     headDim,
-                    new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets),
+                    new AttentionPattern(new SegmentSchedule(branches), causal, offsets),
                     seed,
                     random.Next(2) == 0
                         ? null

@@ -14,8 +14,12 @@ public class KeyValueCacheTests
         Heads = 4;
 
     // Segments that end within the sequence, at the same row and at different ones, and one that never does.
-    private static readonly long[] Segments = [8, 24, 40, 1000],
-        Rates = [1, 3, 2, 7];
+    private static readonly SegmentSchedule Schedule = new(
+        new Branch(8, 1),
+        new Branch(24, 3),
+        new Branch(40, 2),
+        new Branch(1000, 7)
+    );
 
     public static IEnumerable<object[]> Options() =>
         from positions in new[] { "none", "xpos", "rope" }
@@ -79,7 +83,7 @@ public class KeyValueCacheTests
         {
             module.Decode(zeros(1, 1, DModel), cache).Dispose();
             long expected = 0;
-            foreach (var (w, r) in Segments.Zip(Rates))
+            foreach (var (w, r) in Schedule)
             {
                 // The next row's segment, as far as it has come.
                 long first = (row + 1) / w * w;
@@ -108,7 +112,7 @@ public class KeyValueCacheTests
                     Heads = Heads,
                     FeedForward = 64,
                     Vocabulary = 50,
-                    Schedule = SegmentSchedule.FromLists(Segments, Rates),
+                    Schedule = Schedule,
                     Dropout = 0.1,
                     SubLayerNorm = bias,
                     RelativePositionBias = bias ? new RelativePositionBuckets(32, 128, Bidirectional: false) : null,
@@ -169,14 +173,15 @@ public class KeyValueCacheTests
 
     private static DilatedAttention Module(string positions, bool useBias, HeadOffsets offsets) =>
         new(
-            DModel,
-            Heads,
-            Rates,
-            Segments,
-            causal: true,
-            useXpos: positions == "xpos",
-            useRope: positions == "rope",
-            useRelPosBias: useBias,
-            headOffsets: offsets
+            new DilatedAttentionOptions
+            {
+                Channels = DModel,
+                Heads = Heads,
+                Branches = Schedule,
+                Causal = true,
+                Positions = Enum.Parse<PositionEncoding>(positions, ignoreCase: true),
+                RelativePositionBias = useBias ? RelativePositionBuckets.Default(bidirectional: false) : null,
+                HeadOffsets = offsets,
+            }
         );
 }

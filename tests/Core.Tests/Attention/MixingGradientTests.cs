@@ -23,7 +23,7 @@ public class MixingGradientTests
         Tensor cotangent = randn([2, 24, 3, 4], dtype: float64, generator: generator);
 
         Tensor[] own = [.. inputs.Select(x => x.detach().clone().requires_grad_())];
-        var options = new DilatedAttentionOptions(Schedule, causal, MixingGradient: MixingGradient.Detached);
+        var options = new AttentionPattern(Schedule, causal, MixingGradient: MixingGradient.Detached);
         BackwardPassRunner.Run(DilatedAttention.Attend(own[0], own[1], own[2], options), cotangent);
 
         // The definition: every branch alone, weighted by its share of the mixture's denominator taken as a number.
@@ -69,7 +69,7 @@ public class MixingGradientTests
     }
 
     // Σ_j exp S_ij over the branch's keys, [batch, length, heads, 1]: the oracle's attention of log-free ones.
-    private static Tensor Denominator(Tensor[] inputs, DilatedAttentionOptions options)
+    private static Tensor Denominator(Tensor[] inputs, AttentionPattern options)
     {
         // The oracle's softmax over (keys, one more key of logit 0 and value 1) would give it too; the direct sum is
         // plainer.

@@ -81,7 +81,7 @@ public class PaddedSequencesTests
         Tensor[] filled = [.. inputs.Select(x => nn.functional.pad(x, [0, 0, 0, 0, 0, 3]))];
         foreach (bool causal in new[] { true, false })
         {
-            var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(8, 1)), causal);
+            var options = new AttentionPattern(new SegmentSchedule(new Branch(8, 1)), causal);
             Tensor own = DilatedAttention.Attend(inputs[0], inputs[1], inputs[2], options);
             Tensor theirs = DilatedAttention.Attend(filled[0], filled[1], filled[2], options).narrow(1, 0, 21);
             // float64 rounding.
@@ -110,7 +110,16 @@ public class PaddedSequencesTests
 
     private static DilatedAttention Module(bool causal, bool useXpos)
     {
-        var module = new DilatedAttention(16, 2, [1, 2, 3], [8, 16, 50], causal: causal, useXpos: useXpos);
+        var module = new DilatedAttention(
+            new DilatedAttentionOptions
+            {
+                Channels = 16,
+                Heads = 2,
+                Branches = [new(8, 1), new(16, 2), new(50, 3)],
+                Causal = causal,
+                Positions = useXpos ? PositionEncoding.XPos : PositionEncoding.None,
+            }
+        );
         module.to(float64);
         return module;
     }

@@ -15,7 +15,7 @@ public class RotaryPositionsTests
         using var xPos = RotaryPositions.XPos(8, Schedule);
         using var generator = new Generator(3);
         Tensor row = randn([1, 1, 1, 8], dtype: float64, generator: generator);
-        var (q, k) = xPos.Rotate(row.expand(1, 96, 1, 8), row.expand(1, 96, 1, 8), SequenceShard.Whole(96));
+        var (q, k) = xPos.Rotate(row.expand(1, 96, 1, 8), row.expand(1, 96, 1, 8), SequenceShard.Complete(96));
         Tensor logits = q.view(96, 8).matmul(k.view(96, 8).t());
 
         // Rows 5 and 2 of the first block of 48, and the rows as far apart in the same and in the next block.
@@ -30,7 +30,7 @@ public class RotaryPositionsTests
         using var scope = NewDisposeScope();
         using var xPos = RotaryPositions.XPos(4, Schedule);
         Tensor x = ones([1, 48, 1, 4], dtype: float64);
-        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(48));
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Complete(48));
         double logit = q.view(48, 4)[30].dot(k.view(48, 4)[9]).item<double>();
 
         // Σ over pairs of ζ^(21/512) · 2 cos(21 θ): both elements of a pair are 1.
@@ -53,7 +53,7 @@ public class RotaryPositionsTests
         using var xPos = RotaryPositions.XPos(8, Schedule);
         using var generator = new Generator(3);
         Tensor x = randn([1, 48, 1, 8], dtype: float64, generator: generator);
-        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(48));
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Complete(48));
         double[] input = x.data<double>().ToArray();
         var expectedQ = new double[48 * 8];
         var expectedK = new double[48 * 8];
@@ -87,14 +87,14 @@ public class RotaryPositionsTests
         using var generator = new Generator(3);
         Tensor x = randn([2, 96, 3, 8], dtype: float32, generator: generator);
         using var whole = RotaryPositions.XPos(8, Schedule);
-        var (q, k) = whole.Rotate(x, x, SequenceShard.Whole(96));
+        var (q, k) = whole.Rotate(x, x, SequenceShard.Complete(96));
         for (long first = 0; first < 96; first += 32)
         {
             using var part = RotaryPositions.XPos(8, Schedule);
             var (partQ, partK) = part.Rotate(
                 x.narrow(1, first, 32),
                 x.narrow(1, first, 32),
-                new SequenceShard(first, 32, 96)
+                SequenceShard.Complete(96).Slice(first, 32)
             );
             Compare.AssertClose(partQ, q.narrow(1, first, 32), 0, "shard of q");
             Compare.AssertClose(partK, k.narrow(1, first, 32), 0, "shard of k");
@@ -108,7 +108,7 @@ public class RotaryPositionsTests
         const long Far = 1_000_000_000;
         using var xPos = RotaryPositions.XPos(4, new SegmentSchedule(new Branch(16, 1)));
         Tensor x = ones([1, 16, 1, 4], dtype: float32);
-        var (q, _) = xPos.Rotate(x, x, new SequenceShard(Far, 16, Far + 16));
+        var (q, _) = xPos.Rotate(x, x, SequenceShard.Complete(Far + 16).Slice(Far, 16));
         for (int i = 0; i < 2; i++)
         {
             // decimal has 28 digits: the angle itself is exact before its cosine is taken.
@@ -127,7 +127,7 @@ public class RotaryPositionsTests
         using var scope = NewDisposeScope();
         using var xPos = RotaryPositions.XPos(4, new SegmentSchedule(new Branch(1 << 20, 1)));
         Tensor x = zeros([1, 4, 1, 4]);
-        var error = Assert.Throws<UserException>(() => xPos.Rotate(x, x, new SequenceShard(0, 4, 1 << 20)));
+        var error = Assert.Throws<UserException>(() => xPos.Rotate(x, x, SequenceShard.Complete(1 << 20).Slice(0, 4)));
         Assert.Equal(
             "xPos over blocks of 1048576 rows (the least common multiple of the segment lengths, or the "
                 + "whole sequence) needs scales up to "
@@ -143,7 +143,7 @@ public class RotaryPositionsTests
         using var scope = NewDisposeScope();
         using var xPos = RotaryPositions.XPos(64, new SegmentSchedule(new Branch(40869, 1)));
         Tensor x = ones([1, 40869, 1, 64], dtype: float32);
-        var (q, k) = xPos.Rotate(x, x, SequenceShard.Whole(40869));
+        var (q, k) = xPos.Rotate(x, x, SequenceShard.Complete(40869));
 
         // A row with itself: every pair gives ζ⁰ · 2.
         // Float32 rounding.
@@ -156,7 +156,7 @@ public class RotaryPositionsTests
         using var scope = NewDisposeScope();
         using var rope = RotaryPositions.Rope(4);
         Tensor x = ones([1, 48, 1, 4], dtype: float64);
-        var (q, k) = rope.Rotate(x, x, new SequenceShard(1000, 48, 2000));
+        var (q, k) = rope.Rotate(x, x, SequenceShard.Complete(2000).Slice(1000, 48));
         double logit = q.view(48, 4)[30].dot(k.view(48, 4)[9]).item<double>();
         double expected = Enumerable.Range(0, 2).Sum(i => 2 * Math.Cos(21 * Math.Pow(10000, -2.0 * i / 4)));
         Assert.Equal(expected, logit, 1e-12); // float64 rounding
@@ -171,7 +171,7 @@ public class RotaryPositionsTests
         const long Far = 1_000_000_000;
         using var rope = RotaryPositions.Rope(2);
         Tensor x = ones([1, 4, 1, 2], dtype: float32);
-        var (q, _) = rope.Rotate(x, x, new SequenceShard(Far, 4, 2 * Far));
+        var (q, _) = rope.Rotate(x, x, SequenceShard.Complete(2 * Far).Slice(Far, 4));
         double angle = (double)((Far + 3) % (decimal)(2 * Math.PI));
         // float32 keeps 6e-8; reducing by a rounded 2π costs 1e9 · 1e-16 turns more.
         Assert.Equal(Math.Cos(angle) - Math.Sin(angle), q[0, 3, 0, 0].item<float>(), 1e-6);
@@ -185,7 +185,7 @@ public class RotaryPositionsTests
         const long Length = 40869;
         using var scope = NewDisposeScope();
         using var generator = new Generator(2);
-        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(Length, 64)), Causal: true);
+        var options = new AttentionPattern(new SegmentSchedule(new Branch(Length, 64)), Causal: true);
         Tensor[] inputs =
         [
             .. Enumerable.Range(0, 3).Select(_ => randn([1, Length, 1, 8], dtype: float64, generator: generator)),
@@ -199,7 +199,7 @@ public class RotaryPositionsTests
         {
             using var xPos = RotaryPositions.XPos(8, options.Schedule);
             Tensor[] leaves = [.. inputs.Select(x => x.to(type).requires_grad_())];
-            var (q, k) = xPos.Rotate(leaves[0], leaves[1], SequenceShard.Whole(Length));
+            var (q, k) = xPos.Rotate(leaves[0], leaves[1], SequenceShard.Complete(Length));
             Tensor output = DilatedAttention.Attend(q, k, leaves[2], options);
             Numerics.BackwardPassRunner.Run(output, full_like(output, 1e-10));
             return [.. leaves.Select(leaf => leaf.grad!)];

@@ -34,13 +34,15 @@ public class ReadmeExamples
     {
         using var scope = NewDisposeScope();
         using var causal = new DilatedAttention(
-            dModel: 64,
-            numHeads: 4,
-            dilationRates: [1, 2, 4],
-            segmentSizes: [32, 64, 128],
-            causal: true,
-            useXpos: true,
-            useRelPosBias: true
+            new DilatedAttentionOptions
+            {
+                Channels = 64,
+                Heads = 4,
+                Branches = [new(SegmentLength: 32, Dilation: 1), new(64, 2), new(128, 4)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+                RelativePositionBias = RelativePositionBuckets.Default(bidirectional: false),
+            }
         );
         using KeyValueCache cache = causal.CreateCache(batch: 1, maxLength: 4096);
         Tensor prompt = causal.Decode(rand(1, 100, 64), cache); // 100 rows at once,

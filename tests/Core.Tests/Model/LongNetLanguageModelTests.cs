@@ -50,7 +50,7 @@ public class LongNetLanguageModelTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void BlockGradientsComplete_OfEveryBlock_ComesWhenTheyAre(bool subLayerNorm)
+    public void GradientsReady_OfEveryBlock_ComesWhenTheyAre(bool subLayerNorm)
     {
         using var scope = NewDisposeScope();
         LongNetConfig config = Config with
@@ -64,11 +64,11 @@ public class LongNetLanguageModelTests
         Tensor tokens = randint(0, 256, [2, 32], dtype: ScalarType.Int64, generator: generator),
             targets = tokens.roll(1, 1);
         var parameters = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
-        Tensor[] without = Gradients();
+        Tensor[] without = Gradients(null);
 
         var order = new List<int>();
         var seen = new Dictionary<string, Tensor>();
-        model.BlockGradientsComplete = block =>
+        Tensor[] with = Gradients(block =>
         {
             order.Add(block);
             foreach (
@@ -77,8 +77,7 @@ public class LongNetLanguageModelTests
                 )
             )
                 seen.Add(name, parameter.grad!.clone().MoveToOuterDisposeScope());
-        };
-        Tensor[] with = Gradients();
+        });
 
         Assert.Equal([2, 1, 0], order);
         Assert.Equal(parameters.Count(entry => entry.name.StartsWith("layers.", StringComparison.Ordinal)), seen.Count);
@@ -86,7 +85,7 @@ public class LongNetLanguageModelTests
         {
             Assert.True(
                 with[p].equal(without[p]).all().item<bool>(),
-                $"the gradient of {parameters[p].name} is another one with the milestones"
+                $"the gradient of {parameters[p].name} is another one with the hooks"
             );
             if (seen.TryGetValue(parameters[p].name, out Tensor? then))
                 Assert.True(
@@ -95,10 +94,10 @@ public class LongNetLanguageModelTests
                 );
         }
 
-        Tensor[] Gradients()
+        Tensor[] Gradients(Action<int>? gradientsReady)
         {
             model.zero_grad(set_to_none: true);
-            BackwardPass.Run(model.LossSum(tokens, targets));
+            BackwardPass.Run(model.LossSum(tokens, targets, gradientsReady: gradientsReady));
             return [.. parameters.Select(entry => entry.parameter.grad!.clone())];
         }
     }

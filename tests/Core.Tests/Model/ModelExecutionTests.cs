@@ -242,7 +242,7 @@ public class ModelExecutionTests
                 new FileInfo(open).LinkTarget?.StartsWith($"{folder.Path}/", StringComparison.Ordinal) ?? false
             );
         Assert.Equal(0, Length());
-        BackwardPass.Run(model.LossSum(tokens, targets, new DropoutContext(new RandomStream(0), [0, 1], 0)));
+        BackwardPass.Run(model.LossSum(tokens, targets, new DropoutContext(new RandomStream(0), [0, 1], SequenceShard.Complete(tokens.shape[1]))));
         Assert.Equal(bytes, Length());
         Assert.Equal(
             0,
@@ -333,7 +333,11 @@ public class ModelExecutionTests
         double loss = 0;
         for (int micro = 0; micro < times; micro++)
         {
-            var context = new DropoutContext(new RandomStream(0).Derive(micro), [micro, 7], 0);
+            var context = new DropoutContext(
+                new RandomStream(0).Derive(micro),
+                [micro, 7],
+                SequenceShard.Complete(tokens.shape[1])
+            );
             Tensor sum = model.LossSum(tokens.roll(micro, 1), targets.roll(micro, 1), context);
             BackwardPass.Run(sum);
             loss += sum.to(float64).item<double>();

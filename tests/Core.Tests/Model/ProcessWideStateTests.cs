@@ -16,15 +16,19 @@ public class ProcessWideStateTests
     private static readonly LongNetConfig Config = TinyModel.Config;
 
     [Fact]
-    public void BlockGradientsComplete_ThatThrows_IsThrownByThePass()
+    public void GradientsReady_ThatThrows_IsThrownByThePass()
     {
         using var scope = NewDisposeScope();
         using var model = new LongNetLanguageModel(Config, seed: 1);
-        model.BlockGradientsComplete = block => throw new InvalidOperationException($"block {block}");
+        Action<int> fails = block => throw new InvalidOperationException($"block {block}");
         Tensor tokens = zeros([1, 32], dtype: ScalarType.Int64);
         Assert.Equal(
             "block 1",
-            Assert.Throws<InvalidOperationException>(() => BackwardPass.Run(model.LossSum(tokens, tokens))).Message
+            Assert
+                .Throws<InvalidOperationException>(() =>
+                    BackwardPass.Run(model.LossSum(tokens, tokens, gradientsReady: fails))
+                )
+                .Message
         );
     }
 

@@ -35,12 +35,14 @@ public class SubLayerNormTests
     {
         using var scope = NewDisposeScope();
         using var attention = new DilatedAttention(
-            16,
-            2,
-            Schedule.Select(b => b.Dilation).ToArray(),
-            Schedule.Select(b => b.SegmentLength).ToArray(),
-            causal: causal,
-            subLayerNorm: true
+            new DilatedAttentionOptions
+            {
+                Channels = 16,
+                Heads = 2,
+                Branches = Schedule,
+                Causal = causal,
+                SubLayerNorm = true,
+            }
         );
         attention.to(float64);
         Dictionary<string, Parameter> parameters = Randomized(attention);
@@ -154,7 +156,7 @@ public class SubLayerNormTests
             Heads("q_proj"),
             Heads("k_proj"),
             Heads("v_proj"),
-            new DilatedAttentionOptions(Schedule, causal)
+            new AttentionPattern(Schedule, causal)
         );
         return Project(
             Norm(mixed.reshape(x.shape), parameters, prefix + "inner_attn_ln"),

@@ -441,14 +441,16 @@ public sealed class TorchscaleWeightsTests : IDisposable
 
     private static DilatedAttention Attention(bool normalized) =>
         new(
-            32,
-            4,
-            [1, 2],
-            [8, 24],
-            causal: true,
-            useXpos: true,
-            headOffsets: HeadOffsets.Blocked,
-            subLayerNorm: normalized
+            new DilatedAttentionOptions
+            {
+                Channels = 32,
+                Heads = 4,
+                Branches = [new(8, 1), new(24, 2)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+                HeadOffsets = HeadOffsets.Blocked,
+                SubLayerNorm = normalized,
+            }
         );
 
     private static List<KeyValuePair<string, Tensor>> Tensors(nn.Module module) =>

@@ -31,7 +31,7 @@ internal static class FastKernels
                 b = Random(dtype, 500, 200);
             results.Add(new($"{dtype} product", a.matmul(b)));
             Tensor[] inputs = [.. Enumerable.Range(0, 3).Select(_ => Random(dtype, 2, 256, 4, 64).requires_grad_())];
-            var options = new DilatedAttentionOptions(
+            var options = new AttentionPattern(
                 new SegmentSchedule(new Branch(64, 1), new Branch(256, 2)),
                 Causal: true
             );

@@ -96,20 +96,19 @@ internal static class ModelGradients
         RandomStream stream = new RandomStream(5).Derive("dropout");
 
         using var alone = new LongNetLanguageModel(config, seed: 11);
-        var (expectedLoss, expectedNorm, expected) = Gradients(alone, tokens, targets, [0, 1, 2, 3], 0, null);
+        var (expectedLoss, expectedNorm, expected) = Gradients(alone, tokens, targets, [0, 1, 2, 3], SequenceShard.Complete(Length), null);
 
-        long rows = Length / mesh.SequenceSize,
-            sequences = Batch / mesh.DataSize;
-        long firstRow = rows * mesh.SequenceRank,
+        SequenceShard shard = AllGatherSequenceParallel.LayoutOf(Length, mesh.SequenceSize).ShardOf(mesh.SequenceRank);
+        long sequences = Batch / mesh.DataSize,
             firstSequence = sequences * mesh.DataRank;
-        using var exchange = new AllGatherSequenceParallel(mesh.Sequence);
-        using var sharded = new LongNetLanguageModel(config, seed: 11, exchange, execution);
+        using var sharding = new AllGatherSequenceParallel(mesh.Sequence);
+        using var sharded = new LongNetLanguageModel(config, seed: 11, sharding, execution);
         var (loss, norm, actual) = Gradients(
             sharded,
-            tokens.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
-            targets.narrow(0, firstSequence, sequences).narrow(1, firstRow, rows).contiguous(),
+            Own(tokens),
+            Own(targets),
             [.. Enumerable.Range(0, (int)sequences).Select(s => firstSequence + s)],
-            firstRow,
+            shard,
             mesh.World
         );
 
@@ -141,12 +140,15 @@ internal static class ModelGradients
             );
         }
 
+        Tensor Own(Tensor all) =>
+            all.narrow(0, firstSequence, sequences).narrow(1, shard.Range.First, shard.Length).contiguous();
+
         (double Loss, double Norm, Dictionary<string, Tensor> Gradients) Gradients(
             LongNetLanguageModel model,
             Tensor tokens,
             Tensor targets,
             long[] sequences,
-            long firstRow,
+            SequenceShard shard,
             ProcessGroup? world
         )
         {
@@ -155,7 +157,7 @@ internal static class ModelGradients
             var named = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
             using ProcessGroup alone = ProcessGroup.Solo("alone");
             using var buffer = new GradientBuffer(named, world ?? alone);
-            Tensor loss = model.LossSum(tokens, targets, new DropoutContext(stream, sequences, firstRow)).div(valid);
+            Tensor loss = model.LossSum(tokens, targets, new DropoutContext(stream, sequences, shard)).div(valid);
             BackwardPass.Run(loss);
             Tensor sum = loss.detach().to(float64).reshape(1).clone();
             world?.AllReduce(sum);

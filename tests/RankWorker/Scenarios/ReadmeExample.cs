@@ -16,15 +16,17 @@ internal static class ReadmeExample
         using var scope = NewDisposeScope();
         using var runtime = DistributedRuntime.Start();
         using var mesh = new DeviceMesh(runtime.World, data: 1, sequence: runtime.World.Size);
-        using var exchange = new AllGatherSequenceParallel(mesh.Sequence);
+        using var sharding = new AllGatherSequenceParallel(mesh.Sequence);
         using var attention = new DilatedAttention(
-            dModel: 64,
-            numHeads: 4,
-            dilationRates: [1, 2, 4],
-            segmentSizes: [32, 64, 128],
-            causal: true,
-            useXpos: true,
-            exchange: exchange
+            new DilatedAttentionOptions
+            {
+                Channels = 64,
+                Heads = 4,
+                Branches = [new(SegmentLength: 32, Dilation: 1), new(64, 2), new(128, 4)],
+                Causal = true,
+                Positions = PositionEncoding.XPos,
+            },
+            sharding
         );
 
         long rowsPerRank = 128 / mesh.SequenceSize;

@@ -32,7 +32,7 @@ internal static class SequenceAttention
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
         ProcessGroup world = runtime.World;
-        using var exchange = new AllGatherSequenceParallel(world);
+        using var sharding = new AllGatherSequenceParallel(world);
         long whole = RowsPerRank * world.Size;
         (string Name, Branch[] Branches)[] schedules =
         [
@@ -54,13 +54,13 @@ internal static class SequenceAttention
             {
                 foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
                 {
-                    var options = new DilatedAttentionOptions(new SegmentSchedule(branches), causal, offsets);
+                    var options = new AttentionPattern(new SegmentSchedule(branches), causal, offsets);
                     string what =
                         $"{name}, {(causal ? "causal" : "bidirectional")}, {offsets}, rank {world.Rank} of "
                         + $"{world.Size}";
-                    Compare(world, exchange, options, float64, Float64Tolerance, what);
-                    Compare(world, exchange, options, float32, Float32Tolerance, what);
-                    Compare(world, exchange, options, bfloat16, BFloat16Tolerance, what);
+                    Compare(world, sharding, options, float64, Float64Tolerance, what);
+                    Compare(world, sharding, options, float32, Float32Tolerance, what);
+                    Compare(world, sharding, options, bfloat16, BFloat16Tolerance, what);
 
                     // Ranks whose rows are all, partly or not padding; the second list leaves most ranks without any
                     // row.
@@ -70,13 +70,13 @@ internal static class SequenceAttention
                         [whole, 3],
                     ];
                     var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
-                    Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, bias", buckets: buckets);
-                    Compare(world, exchange, options, float32, Float32Tolerance, $"{what}, bias", buckets: buckets);
-                    Compare(world, exchange, options, float64, Float64Tolerance, $"{what}, lengths", paddings[0]);
-                    Compare(world, exchange, options, float32, Float32Tolerance, $"{what}, lengths", paddings[1]);
+                    Compare(world, sharding, options, float64, Float64Tolerance, $"{what}, bias", buckets: buckets);
+                    Compare(world, sharding, options, float32, Float32Tolerance, $"{what}, bias", buckets: buckets);
+                    Compare(world, sharding, options, float64, Float64Tolerance, $"{what}, lengths", paddings[0]);
+                    Compare(world, sharding, options, float32, Float32Tolerance, $"{what}, lengths", paddings[1]);
                     Compare(
                         world,
-                        exchange,
+                        sharding,
                         options,
                         float64,
                         Float64Tolerance,
@@ -91,10 +91,10 @@ internal static class SequenceAttention
         var mixed = new SegmentSchedule(new Branch(12, 1), new Branch(2 * RowsPerRank, 2), new Branch(whole, 5));
         foreach (bool causal in new[] { false, true })
         {
-            var detached = new DilatedAttentionOptions(mixed, causal, MixingGradient: MixingGradient.Detached);
+            var detached = new AttentionPattern(mixed, causal, MixingGradient: MixingGradient.Detached);
             Compare(
                 world,
-                exchange,
+                sharding,
                 detached,
                 float64,
                 Float64Tolerance,
@@ -102,20 +102,20 @@ internal static class SequenceAttention
                 [whole - 5, whole / 2],
                 new RelativePositionBuckets(12, 20, !causal)
             );
-            foreach (string positions in new[] { "none", "xpos", "rope" })
-                CompareModules(world, exchange, mixed, causal, positions);
+            foreach (PositionEncoding positions in Enum.GetValues<PositionEncoding>())
+                CompareModules(world, sharding, mixed, causal, positions);
         }
 
-        Refuses(world, exchange);
+        Refuses(world, sharding);
     }
 
     // The module with all its options, padding that is not a number among them.
     private static void CompareModules(
         ProcessGroup world,
-        AllGatherSequenceParallel exchange,
+        AllGatherSequenceParallel sharding,
         SegmentSchedule schedule,
         bool causal,
-        string positions
+        PositionEncoding positions
     )
     {
         using var scope = NewDisposeScope();
@@ -126,7 +126,7 @@ internal static class SequenceAttention
         long[] lengths = [whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5];
         string what = $"module, {positions}, causal {causal}, rank {world.Rank} of {world.Size}";
         using DilatedAttention alone = Module(null),
-            sharded = Module(exchange);
+            sharded = Module(sharding);
         sharded.load_state_dict(alone.state_dict());
         Tensor values = randn([Batch, whole, Channels], dtype: float64, generator: generator),
             cotangent = randn([Batch, whole, Channels], dtype: float64, generator: generator);
@@ -164,16 +164,17 @@ internal static class SequenceAttention
         DilatedAttention Module(ISequenceSharding? where)
         {
             var module = new DilatedAttention(
-                Channels,
-                Heads,
-                [.. schedule.Select(branch => branch.Dilation)],
-                [.. schedule.Select(branch => branch.SegmentLength)],
-                causal: causal,
-                useXpos: positions == "xpos",
-                useRope: positions == "rope",
-                useRelPosBias: true,
-                subLayerNorm: true,
-                exchange: where
+                new DilatedAttentionOptions
+                {
+                    Channels = Channels,
+                    Heads = Heads,
+                    Branches = schedule,
+                    Causal = causal,
+                    Positions = positions,
+                    RelativePositionBias = RelativePositionBuckets.Default(bidirectional: !causal),
+                    SubLayerNorm = true,
+                },
+                where
             );
             module.to(float64);
             using var noGradient = no_grad();
@@ -186,8 +187,8 @@ internal static class SequenceAttention
 
     private static void Compare(
         ProcessGroup world,
-        AllGatherSequenceParallel exchange,
-        DilatedAttentionOptions options,
+        AllGatherSequenceParallel sharding,
+        AttentionPattern options,
         ScalarType dtype,
         double tolerance,
         string what,
@@ -213,11 +214,11 @@ internal static class SequenceAttention
         BackwardPass.Run(expected.mul(inputs[3]).sum());
 
         Tensor[] own = [.. inputs.Take(3).Select(x => Rows(x).clone().requires_grad_())];
-        CommunicationVolume before = exchange.Volume;
-        Tensor output = DilatedAttention.Attend(own[0], own[1], own[2], options, exchange, lengths, ownBias);
-        CommunicationVolume forward = exchange.Volume - before;
+        CommunicationVolume before = sharding.Volume;
+        Tensor output = DilatedAttention.Attend(own[0], own[1], own[2], options, sharding, lengths, ownBias);
+        CommunicationVolume forward = sharding.Volume - before;
         BackwardPass.Run(output.mul(Rows(inputs[3])).sum());
-        CommunicationVolume backward = exchange.Volume - before - forward;
+        CommunicationVolume backward = sharding.Volume - before - forward;
 
         Assert.Equal(dtype, output.dtype);
         TestKit.Compare.AssertClose(output, Rows(expected), tolerance, $"output: {what}, {dtype}");
@@ -262,7 +263,7 @@ internal static class SequenceAttention
     // Counted here from the definition of kept rows alone, row by row.
     private static void AssertVolume(
         ProcessGroup world,
-        DilatedAttentionOptions options,
+        AttentionPattern options,
         long[]? lengths,
         CommunicationVolume forward,
         CommunicationVolume backward,
@@ -331,7 +332,7 @@ internal static class SequenceAttention
     }
 
     private static long KeptRowsOfAllHeads(
-        DilatedAttentionOptions options,
+        AttentionPattern options,
         long dilation,
         long w,
         long firstRow,
@@ -356,23 +357,23 @@ internal static class SequenceAttention
         return kept;
     }
 
-    // Before any exchange, so no rank is left waiting.
-    private static void Refuses(ProcessGroup world, AllGatherSequenceParallel exchange)
+    // Before any collective, so no rank is left waiting.
+    private static void Refuses(ProcessGroup world, AllGatherSequenceParallel sharding)
     {
         if (world.Size == 1)
             return;
         using var scope = NewDisposeScope();
         Tensor x = zeros(1, RowsPerRank, Heads, HeadDim);
-        var options = new DilatedAttentionOptions(new SegmentSchedule(new Branch(36, 1)), true);
-        var error = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(x, x, x, options, exchange));
+        var options = new AttentionPattern(new SegmentSchedule(new Branch(36, 1)), true);
+        var error = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(x, x, x, options, sharding));
         long otherLength = 20 + world.Rank;
         var different = Assert.Throws<Core.UserException>(() =>
             DilatedAttention.Attend(
                 x,
                 x,
                 x,
-                new DilatedAttentionOptions(new SegmentSchedule(new Branch(RowsPerRank * world.Size, 2)), true),
-                exchange,
+                new AttentionPattern(new SegmentSchedule(new Branch(RowsPerRank * world.Size, 2)), true),
+                sharding,
                 [otherLength]
             )
         );

@@ -1,5 +1,6 @@
 using System.Text;
 using LongNet.Core;
+using LongNet.Core.Attention;
 using LongNet.TestKit;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
@@ -143,7 +144,7 @@ public sealed class CorpusTests : IDisposable
         var reader = new BatchReader(source, sequenceLength: 8);
         using var scope = TorchSharp.torch.NewDisposeScope();
         // Windows 1 and 0, rows 4 to 7: the last row's target is the next shard's, or the next window's, first token.
-        var (inputs, targets) = reader.Read([1, 0], firstRow: 4, rows: 4);
+        var (inputs, targets) = reader.Read([1, 0], SequenceShard.Complete(8).Slice(4, 4));
         Assert.Equal("cdef4567", Text(inputs));
         Assert.Equal("defg5678", Text(targets));
         Assert.Equal([2, 4], inputs.shape);

@@ -33,7 +33,7 @@ internal sealed class RecomputedBlock(
     /// <returns>Shaped alike. Owned by the caller.</returns>
     public Tensor Apply(Tensor input, DropoutContext? context)
     {
-        context ??= block.DropsOut ? DropoutContext.Drawn(input.shape[0]) : null;
+        context ??= block.DropsOut ? DropoutContext.Drawn(input.shape[0], input.shape[1]) : null;
         using var scope = NewDisposeScope();
         return is_grad_enabled() && input.requires_grad
             ? RecomputedBlockFunction.apply(input, this, context!).MoveToOuterDisposeScope()
@@ -60,7 +60,7 @@ internal sealed class RecomputedBlock(
             return elements * size;
         long gathered = block
             .Attention.Plan(batch, length)
-            .Branches.Sum(branch => branch.Shared.Sum(shared => shared.TotalElements));
+            .Branches.Sum(branch => branch.ShardedSegments.Sum(segment => segment.TotalElements));
         return (2 * elements + gathered) * size + statistics * Math.Max(sizeof(float), size);
     }
 
@@ -75,7 +75,9 @@ internal sealed class RecomputedBlock(
         using var scope = NewDisposeScope();
         input = input.contiguous();
         DilatedAttentionPlan plan = block.Attention.Plan(input.shape[0], input.shape[1]);
-        AttentionResult result = Attend(plan, input, out _, keepsProjected: false);
+        AttentionResult result;
+        using (AttentionInputs inputs = Project(input))
+            result = DilatedAttentionPass.Forward(plan, inputs);
         Tensor attended = result.Output.view(input.shape),
             output = empty_like(input);
         foreach (RowTile tile in Tiles(input))
@@ -87,12 +89,10 @@ internal sealed class RecomputedBlock(
         Kept? kept = null;
         if (keeps)
         {
-            // Taken in the opposite order.
-            IStoredActivation[] ofAttention =
-                recompute == Recompute.Full
-                    ? []
-                    : [.. result.Gathered.Prepend(result.LogSumExp).Prepend(result.Output).Select(store.Store)];
-            kept = new Kept(this, plan, context, ofAttention, store.Store(input));
+            // Backward takes them in the opposite order.
+            IStoredActivation[] attention =
+                recompute == Recompute.Full ? [] : [.. SavedAttention.Pack(result).Select(store.Store)];
+            kept = new Kept(this, plan, context, attention, store.Store(input));
         }
 
         return (output.MoveToOuterDisposeScope(), kept);
@@ -108,17 +108,10 @@ internal sealed class RecomputedBlock(
         using var scope = NewDisposeScope();
         using Tensor input = kept.Input.Take();
         SequenceShard shard = block.Attention.ShardOf(input.shape[1]);
-        (Tensor Q, Tensor K, Tensor V)? projected = null;
-        AttentionResult result;
-        if (recompute == Recompute.Full)
-        {
-            result = Attend(kept.Plan, input, out projected, keepsProjected: true);
-        }
-        else
-        {
-            Tensor[] ofAttention = [.. kept.OfAttention.Reverse().Select(each => each.Take()).Reverse()];
-            result = new AttentionResult(ofAttention[0], ofAttention[1], ofAttention[2..]);
-        }
+        AttentionInputs? inputs = recompute == Recompute.Full ? Project(input) : null;
+        AttentionResult result = inputs is null
+            ? SavedAttention.UnpackResult(kept.Plan, kept.Attention.Reverse().Select(each => each.Take()).Reverse())
+            : DilatedAttentionPass.Forward(kept.Plan, inputs);
 
         Tensor attended = result.Output.view(input.shape),
             inputGradient = empty_like(input),
@@ -126,22 +119,17 @@ internal sealed class RecomputedBlock(
         foreach (RowTile tile in Tiles(input))
             FinishBackward(tile, kept.Context, input, attended, outputGradient, inputGradient, attendedGradient);
 
-        var (q, k, v) = projected ?? Project(input);
+        inputs ??= Project(input);
         AttentionGradients gradients = DilatedAttentionPass.Backward(
             kept.Plan,
-            block.Attention.Table,
-            q,
-            k,
-            v,
+            inputs,
             result,
-            attendedGradient.view(q.shape)
+            attendedGradient.view(inputs.Q.shape)
         );
-        foreach (
-            Tensor done in new[] { q, k, v, attended, attendedGradient, result.Output, result.LogSumExp }.Concat(
-                result.Gathered
-            )
-        )
-            done.Dispose();
+        inputs.Dispose();
+        result.Dispose();
+        attended.Dispose();
+        attendedGradient.Dispose();
         if (gradients.Table is not null)
             block.Attention.Bias!.Table.backward([gradients.Table.to(block.Attention.Bias.Table.dtype)]);
         foreach (RowTile tile in Tiles(input))
@@ -151,23 +139,8 @@ internal sealed class RecomputedBlock(
 
     private IEnumerable<RowTile> Tiles(Tensor tensor) => RowTile.Cut(tensor.shape[0], tensor.shape[1], tileRows);
 
-    private AttentionResult Attend(
-        DilatedAttentionPlan plan,
-        Tensor input,
-        out (Tensor Q, Tensor K, Tensor V)? projected,
-        bool keepsProjected
-    )
-    {
-        var (q, k, v) = Project(input);
-        AttentionResult result = DilatedAttentionPass.Forward(plan, block.Attention.Table, q, k, v);
-        projected = keepsProjected ? (q, k, v) : null;
-        foreach (Tensor done in keepsProjected ? [] : new[] { q, k, v })
-            done.Dispose();
-        return result;
-    }
-
-    // [batch, length, heads, headDim] each, in the scope of the caller.
-    private (Tensor Q, Tensor K, Tensor V) Project(Tensor input)
+    // In the scope of the caller.
+    private AttentionInputs Project(Tensor input)
     {
         SequenceShard shard = block.Attention.ShardOf(input.shape[1]);
         long[] shape = [input.shape[0], input.shape[1], block.Attention.Heads, input.shape[2] / block.Attention.Heads];
@@ -183,7 +156,7 @@ internal sealed class RecomputedBlock(
             tile.View(v).copy_(ofV);
         }
 
-        return (q, k, v);
+        return new AttentionInputs(q, k, v, block.Attention.Table);
     }
 
     private void FinishBackward(
@@ -233,17 +206,16 @@ internal sealed class RecomputedBlock(
     private static Tensor Leaf(Tensor tensor) => tensor.detach().requires_grad_(true);
 
     /// <summary>What forward leaves for backward.</summary>
-    /// <param name="Of">Whose it is.</param>
+    /// <param name="Block">The block that left it.</param>
     /// <param name="Plan">What attention consists of.</param>
-    /// <param name="Context">Of the random choices.</param>
-    /// <param name="OfAttention">Output, log-sum-exp and gathered keys and values, where attention is not computed
-    /// again.</param>
+    /// <param name="Context">Decides the random choices.</param>
+    /// <param name="Attention">The packed result of attention, where that is not computed again.</param>
     /// <param name="Input">The block's input.</param>
     internal sealed record Kept(
-        RecomputedBlock Of,
+        RecomputedBlock Block,
         DilatedAttentionPlan Plan,
         DropoutContext? Context,
-        IReadOnlyList<IStoredActivation> OfAttention,
+        IReadOnlyList<IStoredActivation> Attention,
         IStoredActivation Input
     );
 }
@@ -276,6 +248,6 @@ internal sealed class RecomputedBlockFunction : autograd.SingleTensorFunction<Re
         {
             using var scope = NewDisposeScope();
             var kept = (RecomputedBlock.Kept)ctx.get_data(KeptKey);
-            return [kept.Of.Backward(kept, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
+            return [kept.Block.Backward(kept, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
         });
 }

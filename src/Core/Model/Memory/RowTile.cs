@@ -46,13 +46,13 @@ internal readonly record struct RowTile(long FirstSequence, long Sequences, long
     /// <summary>The tile of [batch, length, …]. A view, in the scope of the caller.</summary>
     public Tensor View(Tensor tensor) => tensor.narrow(0, FirstSequence, Sequences).narrow(1, FirstRow, Rows);
 
-    /// <summary>The random choices of the tile's rows, which are those that the whole gives them.</summary>
-    public DropoutContext? Of(DropoutContext? whole) =>
-        whole is null
+    /// <summary>The random choices of the tile's rows, which do not depend on the tiling.</summary>
+    public DropoutContext? Of(DropoutContext? context) =>
+        context is null
             ? null
-            : whole with
+            : context with
             {
-                Sequences = [.. whole.Sequences.Skip((int)FirstSequence).Take((int)Sequences)],
-                FirstRow = whole.FirstRow + FirstRow,
+                Sequences = [.. context.Sequences.Skip((int)FirstSequence).Take((int)Sequences)],
+                Shard = context.Shard.Slice(FirstRow, Rows),
             };
 }

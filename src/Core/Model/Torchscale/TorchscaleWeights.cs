@@ -80,8 +80,8 @@ public static class TorchscaleWeights
                 [.. attention.named_parameters().Select(entry => (entry.name, (Tensor)entry.parameter))],
                 attention.get_parameter("q_proj.weight")!.shape[0],
                 attention.Heads,
-                attention.Options.Schedule,
-                attention.Options.HeadOffsets,
+                attention.Pattern.Schedule,
+                attention.Pattern.HeadOffsets,
                 PositionsOf(attention),
                 attention.Bias?.Buckets,
                 IsModel: false
@@ -141,7 +141,7 @@ public static class TorchscaleWeights
         SafetensorsWriter.Write(
             path,
             tensors,
-            Metadata(attention.Heads, attention.Options.HeadOffsets, positions, attention.Bias?.Buckets)
+            Metadata(attention.Heads, attention.Pattern.HeadOffsets, positions, attention.Bias?.Buckets)
         );
     }
 

@@ -1,0 +1,16 @@
+namespace LongNet.Core.Numerics;
+
+/// <summary>Arithmetic of whole numbers.</summary>
+internal static class Integers
+{
+    /// <summary>The greatest common divisor of two numbers that are not negative; of 0 and a, a.</summary>
+    public static long GreatestCommonDivisor(long a, long b)
+    {
+        while (b != 0)
+            (a, b) = (b, a % b);
+        return a;
+    }
+
+    /// <summary>The least common multiple of two positive numbers.</summary>
+    public static long LeastCommonMultiple(long a, long b) => a / GreatestCommonDivisor(a, b) * b;
+}
