@@ -14,7 +14,7 @@ internal sealed class AttentionWork : IDisposable
         k,
         v,
         outputGradient;
-    private readonly DilatedAttentionOptions options;
+    private readonly AttentionPattern options;
     private readonly RelativePositionBias? bias;
 
     public AttentionWork(AttentionBenchmark benchmark, long length)

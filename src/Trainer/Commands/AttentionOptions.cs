@@ -1,5 +1,6 @@
 using System.CommandLine;
 using LongNet.Core.Attention;
+using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Commands;
 
