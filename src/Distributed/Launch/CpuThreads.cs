@@ -3,7 +3,7 @@ using System.Globalization;
 namespace LongNet.Distributed.Launch;
 
 /// <summary>
-/// How many threads a rank may use for its tensors, so that the ranks of one machine do not compete for processors.
+/// How many threads a rank may use for its tensors, so that the ranks of one machine do not fight for it.
 /// </summary>
 public static class CpuThreads
 {
@@ -19,11 +19,11 @@ public static class CpuThreads
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(visibleProcessors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(machineProcessors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(localRanks);
-        // Not all processors that the rank is bound to: other ranks may be bound to the same socket.
+        // Not simply what the rank is bound to: several may be bound to the same socket.
         return Math.Min(visibleProcessors, Math.Max(1, machineProcessors / localRanks));
     }
 
-    /// <summary>Threads for this rank, by the operating system's numbers.</summary>
+    /// <summary>Threads for this rank, from what the operating system says.</summary>
     public static int ForThisRank(RankEnvironment environment)
     {
         ArgumentNullException.ThrowIfNull(environment);
@@ -33,8 +33,8 @@ public static class CpuThreads
 
     /// <summary>Reads what <see cref="PerRank"/> needs.</summary>
     /// <remarks>
-    /// A container's limits are shared by all its ranks, so they reduce the machine's processors. Only the process's
-    /// own set of allowed processors reduces the visible ones.
+    /// A container's limits bind all its ranks together, so they make the machine smaller; only a set of processors
+    /// that is this process's own makes it see fewer.
     /// </remarks>
     public static (int Visible, int Machine) Processors()
     {

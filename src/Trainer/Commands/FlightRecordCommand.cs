@@ -3,7 +3,7 @@ using LongNet.Distributed.Diagnostics;
 
 namespace LongNet.Trainer.Commands;
 
-/// <summary>longnet flight-record: what the ranks of a job that came to grief were doing.</summary>
+/// <summary>longnet flight-record: explains a failed job from its ranks' flight records.</summary>
 internal static class FlightRecordCommand
 {
     public static Command Create()
@@ -40,10 +40,9 @@ internal static class FlightRecordCommand
         foreach (FlightRecord record in records)
         {
             Console.WriteLine();
-            Console.WriteLine(
-                $"rank {record.Rank} ({record.Host}, process "
-                    + $"{record.ProcessId}){(record.Activity.Length == 0 ? "" : $", at \"{record.Activity}\" for {record.ActivitySeconds:F1} s")}"
-            );
+            string activity =
+                record.Activity.Length == 0 ? "" : $", at \"{record.Activity}\" for {record.ActivitySeconds:F1} s";
+            Console.WriteLine($"rank {record.Rank} ({record.Host}, process {record.ProcessId}){activity}");
             foreach (RecordedCollective call in record.Collectives.TakeLast(last))
                 Console.WriteLine("  " + Line(record, call));
         }

@@ -6,15 +6,15 @@ using static TorchSharp.torch;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>
-/// depart HOW RANK [TIMEOUT_SECONDS [FOLDER]]: one rank goes, in ways it should not, while the others are in a
-/// collective or wait for it there.
+/// depart HOW RANK [TIMEOUT_SECONDS [FOLDER]]: one rank fails in one of several ways, while the others are in a
+/// collective or come to one.
 /// </summary>
 internal static class Departures
 {
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
         ProcessGroup world = runtime.World;
-        bool isIt = world.Rank == int.Parse(arguments[1]);
+        bool isDeparting = world.Rank == int.Parse(arguments[1]);
         if (arguments.Length > 2)
             runtime.Monitor.Timeout = TimeSpan.FromSeconds(double.Parse(arguments[2]));
         runtime.Monitor.RecordFolder = arguments.Length > 3 ? arguments[3] : null;
@@ -24,17 +24,17 @@ internal static class Departures
         runtime.Monitor.Activity = "warming up";
         for (int step = 0; step < 3; step++)
             world.AllReduce(values);
-        runtime.Monitor.Activity = isIt ? $"about to {arguments[0]}" : "waiting";
-        if (isIt)
+        runtime.Monitor.Activity = isDeparting ? $"about to {arguments[0]}" : "waiting";
+        if (isDeparting)
             Console.WriteLine($"departing at {DateTimeOffset.UtcNow.ToUnixTimeMilliseconds()}");
         switch (arguments[0])
         {
             case "throw":
-                if (isIt)
+                if (isDeparting)
                     throw new InvalidOperationException("the GPU fell off the bus");
                 break;
             case "leave":
-                if (isIt)
+                if (isDeparting)
                     Environment.Exit(0);
                 break;
             case "die" or "stop" or "terminate":
@@ -45,32 +45,32 @@ internal static class Departures
                     "stop" => "STOP",
                     _ => "TERM",
                 };
-                if (isIt)
+                if (isDeparting)
                     _ = Process.Start("sh", ["-c", $"sleep 0.5; kill -{signal} {Environment.ProcessId}"]);
                 while (true)
                     world.AllReduce(values);
             case "finish":
-                if (isIt)
+                if (isDeparting)
                     return;
                 break;
             case "hang":
-                if (isIt)
+                if (isDeparting)
                     Thread.Sleep(Timeout.Infinite);
                 break;
             case "differ" or "checked-shape":
-                if (isIt)
+                if (isDeparting)
                     world.AllReduce(ones(7));
                 break;
             case "checked-operation":
-                if (isIt)
+                if (isDeparting)
                     world.AllReduce(ones(3), ReduceOperation.Max);
                 break;
             case "checked-type":
-                if (isIt)
+                if (isDeparting)
                     world.AllReduce(ones(3, dtype: float64));
                 break;
             case "checked-order":
-                if (isIt)
+                if (isDeparting)
                     world.Barrier();
                 break;
             default:

@@ -10,8 +10,9 @@ using static TorchSharp.torch;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>
-/// Hundreds of real training steps and evaluations while another thread collects garbage without pause: whatever native
-/// code still needs and managed code no longer holds would be freed under it, and whatever is held for ever would show.
+/// Hundreds of training steps and evaluations while another thread collects garbage without pause. A tensor that native
+/// code still uses and managed code no longer refers to would be freed too early; one that is never freed would show as
+/// growth.
 /// </summary>
 internal static class GarbageCollection
 {
@@ -19,8 +20,8 @@ internal static class GarbageCollection
         Steps = 300,
         StepsPerEvaluation = 50;
 
-    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 50 MiB. What
-    // memory allocators keep or give back between steps moves the number by less than this.
+    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 50 MiB. Memory
+    // that allocators keep or release between steps changes the number by less than this.
     private const long LargestGrowth = 12 << 20;
 
     public static void Run(DistributedRuntime runtime, string[] arguments)

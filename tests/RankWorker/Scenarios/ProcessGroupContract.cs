@@ -11,8 +11,8 @@ using static TorchSharp.torch;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>What every process group promises, whatever carries it: run once per backend and number of ranks.</summary>
-/// <param name="device">Where the tensors lie. What is expected is computed on the CPU.</param>
+/// <summary>The contract of process groups on any backend: run once per backend and number of ranks.</summary>
+/// <param name="device">Device of the tensors. Expected values are computed on the CPU.</param>
 internal sealed class ProcessGroupContract(Device device)
 {
     private static readonly ScalarType[] Floating =
@@ -23,7 +23,7 @@ internal sealed class ProcessGroupContract(Device device)
         ScalarType.BFloat16,
     ];
 
-    // Nothing, less than one element per rank, a small message, and one of several pieces where messages are small.
+    // No element, less than one element per rank, a small message, and one that "--small-messages" splits.
     private static readonly long[] Lengths = [0, 1, 7, 1000, 20_011];
 
     /// <summary>CPU tensors.</summary>
@@ -31,7 +31,8 @@ internal sealed class ProcessGroupContract(Device device)
         new ProcessGroupContract(CPU).Check(runtime.Environment, runtime.World);
 
     /// <summary>
-    /// CUDA tensors, every rank's on a GPU of its own. One process alone joins an NCCL communicator of one rank.
+    /// CUDA tensors, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator of one
+    /// rank.
     /// </summary>
     public static void RunOnGpus(DistributedRuntime runtime, string[] arguments)
     {
@@ -107,7 +108,7 @@ internal sealed class ProcessGroupContract(Device device)
         : dtype == ScalarType.Bool ? [ReduceOperation.Max, ReduceOperation.Min]
         : [ReduceOperation.Sum, ReduceOperation.Max, ReduceOperation.Min];
 
-    // What rank r holds: every rank can compute every rank's.
+    // Rank r's tensor, which every rank can compute.
     private static Tensor Part(int rank, long length, ScalarType dtype)
     {
         using var generator = new Generator((ulong)(1000 + rank));
@@ -135,7 +136,7 @@ internal sealed class ProcessGroupContract(Device device)
         AssertVolume(group, before, bytes, (group.Size - 1) * bytes);
     }
 
-    // Some ranks have nothing, and no two the same.
+    // Some ranks have no elements, and no two of the others have the same number.
     private static long[] UnequalCounts(ProcessGroup group, long length) =>
         [.. Enumerable.Range(0, group.Size).Select(rank => rank % 3 == 1 ? 0 : length + rank)];
 
@@ -162,7 +163,7 @@ internal sealed class ProcessGroupContract(Device device)
         AssertVolume(group, before, own, counts.Sum() * all.ElementSize - own);
     }
 
-    // What rank r sends to everyone, in rank order, is Part(r): rank j takes its j-th slice.
+    // Rank r sends the slices of Part(r) to the ranks in order: rank j receives the j-th slice.
     private void CheckAllToAll(ProcessGroup group, ScalarType dtype, long length)
     {
         CommunicationVolume before = group.Volume;
@@ -259,7 +260,7 @@ internal sealed class ProcessGroupContract(Device device)
         AssertVolume(group, before, (total - own) * values.ElementSize, (group.Size - 1) * own * values.ElementSize);
     }
 
-    // In rank order, accumulated in at least float32, rounded once: the bits are part of the promise.
+    // In rank order, accumulated in at least float32, rounded once: the bits are part of the contract.
     private static Tensor Reduced(ProcessGroup group, long length, ScalarType dtype, ReduceOperation operation)
     {
         ScalarType wide = dtype is ScalarType.Float16 or ScalarType.BFloat16 ? ScalarType.Float32 : dtype;
@@ -336,10 +337,10 @@ internal sealed class ProcessGroupContract(Device device)
         Assert.True(barrier.IsCompleted);
         Assert.Throws<InvalidOperationException>(barrier.Result);
 
-        // Without anyone waiting: the background moves it on.
-        CollectiveWork alone = world.StartAllReduce(Own(world.Rank, 500_000, ScalarType.Float32));
+        // While no thread waits, the progress thread completes it.
+        CollectiveWork background = world.StartAllReduce(Own(world.Rank, 500_000, ScalarType.Float32));
         Assert.True(
-            SpinWait.SpinUntil(() => alone.IsCompleted, TimeSpan.FromSeconds(20)),
+            SpinWait.SpinUntil(() => background.IsCompleted, TimeSpan.FromSeconds(20)),
             "a collective made no progress in the background"
         );
         world.Barrier();
@@ -414,7 +415,7 @@ internal sealed class ProcessGroupContract(Device device)
             Check(parity);
         }
 
-        // Communicators are few; a group that is disposed gives its own back. NCCL takes its time to make one.
+        // MPI has a limited number of communicators, so a disposed group must free its own. NCCL's take longer to make.
         for (int round = 0; round < (device.type == DeviceType.CPU ? 300 : 5); round++)
         {
             using ProcessGroup again = world.Split(0, world.Rank, "again");
@@ -491,7 +492,7 @@ internal sealed class ProcessGroupContract(Device device)
         Assert.Equal(Bytes(expected), Bytes(actual));
     }
 
-    // What was reduced, from an element on.
+    // The expected part begins at an element of the complete reduction.
     private void AssertReduced(
         ProcessGroup group,
         long length,
@@ -512,8 +513,8 @@ internal sealed class ProcessGroupContract(Device device)
             return;
         }
 
-        // NCCL sums in an order of its own, and divides before it sums: for every rank one rounding of a term and one
-        // of a partial sum, neither of which is larger than the sum of the magnitudes.
+        // NCCL has an order of its own, and divides before it sums. Every rank adds one rounding of a term and one of a
+        // partial sum, and neither is larger than the sum of the magnitudes.
         Tensor magnitude = stack([.. Enumerable.Range(0, group.Size).Select(rank => Part(rank, length, dtype).abs())])
             .sum(dim: 0);
         double epsilon = dtype == ScalarType.Float64 ? double.BitIncrement(1) - 1 : float.BitIncrement(1) - 1;

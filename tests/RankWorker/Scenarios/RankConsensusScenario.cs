@@ -5,7 +5,7 @@ using Xunit;
 
 namespace LongNet.RankWorker.Scenarios;
 
-/// <summary>A mistake that some ranks see is thrown by all of them, and then they still communicate.</summary>
+/// <summary>All ranks throw an error of the user that only some see, and can still communicate after it.</summary>
 internal static class RankConsensusScenario
 {
     public static void Run(DistributedRuntime runtime, string[] arguments)
