@@ -29,11 +29,22 @@ public static class RankConsensus
     public static T Run<T>(ProcessGroup group, Func<T> function) => Run(group, function, namesRank: true);
 
     /// <summary>
-    /// Runs the function on rank 0 alone, for what one process does on behalf of all, such as files. Collective.
+    /// Runs the action on rank 0 only, for what one process does on behalf of all, such as files. Collective.
     /// </summary>
-    /// <returns>What the function returned on rank 0; the default on other ranks.</returns>
     /// <exception cref="AgreedUserException">On every rank, with the message of rank 0's
     /// <see cref="UserException"/>.</exception>
+    public static void RunOnRoot(ProcessGroup group, Action action)
+    {
+        ArgumentNullException.ThrowIfNull(action);
+        RunOnRoot(group, () =>
+        {
+            action();
+            return true;
+        });
+    }
+
+    /// <inheritdoc cref="RunOnRoot(ProcessGroup, Action)"/>
+    /// <returns>What the function returned on rank 0; the default on other ranks.</returns>
     public static T? RunOnRoot<T>(ProcessGroup group, Func<T> function)
     {
         ArgumentNullException.ThrowIfNull(group);

@@ -27,7 +27,8 @@ internal static class CheckpointBenchmark
     {
         using var state = new TrainingState(plan, mesh);
         using ITokenSource source = plan.Corpus.OpenTokens();
-        var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
+        var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
+        var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
         step.Run();
         double alone = Median(Save(asynchronous: false).Select(save => save.Seconds));
         (double Seconds, double Stall)[] behind = [.. Save(asynchronous: true)];
@@ -40,28 +41,25 @@ internal static class CheckpointBenchmark
 
         IEnumerable<(double Seconds, double Stall)> Save(bool asynchronous)
         {
-            double seconds = 0;
+            var events = new LastSave();
             using var saver = new CheckpointSaver(
                 new CheckpointStore(folder),
                 mesh.World,
-                new CheckpointOptions(asynchronous, Required: true, new CheckpointRetention(1, 0))
-            )
-            {
-                Saved = (_, checkpoint) => seconds = checkpoint.Seconds,
-            };
-            state.Changing = saver.AwaitSnapshot;
-            // The first makes the memory that the others find.
+                new CheckpointOptions(asynchronous, Required: true, new CheckpointRetention(1, 0)),
+                events
+            );
+            // The first save allocates the memory that the others reuse.
             for (int save = -1; save < saves; save++)
             {
-                step.Run();
+                step.Run(saver);
                 _ = saver.TakeStallSeconds();
                 saver.Start(state.Part(null));
                 if (asynchronous)
-                    step.Run();
+                    step.Run(saver);
                 double stall = saver.TakeStallSeconds();
                 saver.Finish();
                 if (save >= 0)
-                    yield return (seconds, stall);
+                    yield return (events.Seconds, stall);
             }
         }
     }
@@ -70,5 +68,12 @@ internal static class CheckpointBenchmark
     {
         double[] sorted = [.. values.Order()];
         return sorted[sorted.Length / 2];
+    }
+
+    private sealed class LastSave : ICheckpointEvents
+    {
+        public double Seconds { get; private set; }
+
+        public void Saved(long step, CommittedCheckpoint checkpoint) => Seconds = checkpoint.Seconds;
     }
 }

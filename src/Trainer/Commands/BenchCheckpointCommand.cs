@@ -55,10 +55,10 @@ internal static class BenchCheckpointCommand
                 );
                 string place = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
                 RankConsensus.RunOnRoot(runtime.World, () =>
-                    Directory.Exists(place)
-                        ? throw new UserException($"{place} is already there: remove it, or give another --folder.")
-                        : true
-                );
+                {
+                    if (Directory.Exists(place))
+                        throw new UserException($"{place} is already there: remove it, or give another --folder.");
+                });
                 using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
                 SaveTimes times = CheckpointBenchmark.Run(plan, mesh, place, parsed.GetValue(saves));
                 if (!runtime.Environment.IsRoot)

@@ -116,7 +116,6 @@ internal static class BenchCollectivesCommand
                 {
                     BenchCommand.Write("--json", parsed.GetValue(json), report.ToJson);
                     BenchCommand.Write("--markdown", parsed.GetValue(markdown), report.ToMarkdown);
-                    return true;
                 });
             })
         );

@@ -38,14 +38,11 @@ internal static class DoctorCommand
         };
         command.Options.Add(json);
         command.SetAction(parsed =>
-        {
-            int code = 0;
-            int ended = RankProgram.Run(
-                runtime => code = Examine(runtime, parsed.GetValue(json)),
-                (environment, mistake) => NotStarted(environment, mistake, parsed.GetValue(json))
-            );
-            return ended == 0 ? code : ended;
-        });
+            RankProgram.Run(
+                runtime => Examine(runtime, parsed.GetValue(json)),
+                (environment, error) => NotStarted(environment, error, parsed.GetValue(json))
+            )
+        );
         return command;
     }
 

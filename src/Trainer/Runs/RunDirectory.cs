@@ -104,12 +104,11 @@ internal sealed record RunDirectory(string Path)
                 File.Delete(probe);
         }
 
-        bool Probing(Action write)
+        void Probing(Action write)
         {
             try
             {
                 write();
-                return true;
             }
             catch (Exception error) when (error is IOException or UnauthorizedAccessException)
             {
