@@ -106,8 +106,8 @@ internal static class RankProgram
             runtime.Dispose();
             return UserError;
         }
-        // In a filter, because a filter runs while the command is still on the stack. A catch block would run only after
-        // the command's usings, whose Dispose waits in collectives for ranks that do not come.
+        // A filter, because it runs while the command is still on the stack. A catch block would run after the
+        // command's usings, whose Dispose waits in collectives for ranks that do not come.
         catch (UserException error) when (EndJob(runtime, error))
         {
             Report(error.Message);

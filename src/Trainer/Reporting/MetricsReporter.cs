@@ -3,8 +3,8 @@ using LongNet.Trainer.Runs;
 namespace LongNet.Trainer.Reporting;
 
 /// <summary>
-/// Reports steps and evaluations into metrics.jsonl, as long as the run directory is this run's: lines of a run that was
-/// taken over would come among those of the other run.
+/// Reports steps and evaluations into metrics.jsonl, as long as the run directory is this run's: after it was taken
+/// over, the file belongs to the other run.
 /// </summary>
 /// <param name="writer">The file. Not owned.</param>
 /// <param name="runLock">The run directory's. Not owned.</param>

@@ -5,9 +5,8 @@ using LongNet.Core;
 namespace LongNet.Trainer.Reporting;
 
 /// <summary>
-/// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. A line is
-/// written at once and never in parts that a reader could see; while the disk refuses lines they wait in memory, and
-/// training continues.
+/// metrics.jsonl: one JSON object per line and step, with numbers that are read back with the same bits. A line is
+/// complete as soon as a reader sees it; while the disk refuses lines they wait in memory, and training continues.
 /// </summary>
 internal sealed class MetricsWriter : IDisposable
 {
