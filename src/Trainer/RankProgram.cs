@@ -7,8 +7,8 @@ using LongNet.Distributed.Lifetime;
 namespace LongNet.Trainer;
 
 /// <summary>
-/// Runs a command on every rank and ends it on all of them: a mistake that all ranks see is told once, by rank 0, with
-/// exit code 2; an error of one rank is told by it and ends the job.
+/// Runs a command on every rank and ends it on all of them: an error that all ranks agree on is reported once, by rank
+/// 0, with exit code 2; an error of one rank is reported by that rank and ends the job.
 /// </summary>
 internal static class RankProgram
 {
@@ -22,62 +22,49 @@ internal static class RankProgram
 
     private const int CollectiveFailed = ExitCode.Error;
 
-    /// <param name="command">What runs on every rank.</param>
-    /// <param name="notStarted">What a rank does instead of telling the mistake, where libtorch or MPI cannot be
-    /// started; returns the exit code.</param>
+    /// <summary>Runs a command that either succeeds or throws.</summary>
+    /// <inheritdoc cref="Run(Func{DistributedRuntime, int}, Func{RankEnvironment?, UserException, int}?)"/>
     public static int Run(
         Action<DistributedRuntime> command,
         Func<RankEnvironment?, UserException, int>? notStarted = null
+    ) =>
+        Run(
+            runtime =>
+            {
+                command(runtime);
+                return 0;
+            },
+            notStarted
+        );
+
+    /// <summary>Runs a command that has exit codes of its own.</summary>
+    /// <param name="command">What runs on every rank; returns the exit code.</param>
+    /// <param name="notStarted">What a rank does instead of reporting the error, where libtorch or MPI cannot be
+    /// started; returns the exit code.</param>
+    /// <returns>The exit code.</returns>
+    public static int Run(
+        Func<DistributedRuntime, int> command,
+        Func<RankEnvironment?, UserException, int>? notStarted = null
     )
     {
-        DistributedRuntime runtime;
         RankEnvironment? environment = null;
+        DistributedRuntime runtime;
         try
         {
             environment = RankEnvironment.FromProcess();
             LibTorch.Load();
             runtime = DistributedRuntime.Start(environment);
         }
-        catch (UserException mistake) when (notStarted is not null)
+        catch (UserException error)
         {
-            return notStarted(environment, mistake);
-        }
-        catch (AgreedUserException mistake)
-        {
-            if (environment!.IsRoot)
-                Tell(mistake.Message);
-            return UserError;
-        }
-        catch (UserException mistake)
-        {
-            // No rank can ask another yet, so one rank per machine speaks.
-            if (environment is null || environment.LocalRank == 0)
-                Tell(environment is { Rank: > 0 } ? $"rank {environment.Rank}: {mistake.Message}" : mistake.Message);
-            return UserError;
+            return notStarted is null ? NotStarted(environment, error) : notStarted(environment, error);
         }
 
-        try
-        {
-            command(runtime);
-            runtime.Dispose();
-            return 0;
-        }
-        catch (AgreedUserException mistake)
-        {
-            if (runtime.Environment.IsRoot)
-                Tell(mistake.Message);
-            runtime.Dispose();
-            return UserError;
-        }
-        catch (UserException mistake) when (EndsTheJob(runtime, mistake))
-        {
-            Tell(mistake.Message);
-            return UserError;
-        }
+        return Run(runtime, command);
     }
 
     /// <summary>
-    /// Runs a command that only looks at files: rank 0 alone does, the others end at once, and MPI is not loaded.
+    /// Runs a command that only looks at files: only rank 0 does, the others end at once, and MPI is not loaded.
     /// </summary>
     /// <param name="command">Returns the exit code.</param>
     public static int RunOnRoot(Func<int> command)
@@ -86,21 +73,56 @@ internal static class RankProgram
         {
             return RankEnvironment.FromProcess().IsRoot ? command() : 0;
         }
-        catch (Exception mistake) when (mistake is UserException or IOException or UnauthorizedAccessException)
+        catch (Exception error) when (error is UserException or IOException or UnauthorizedAccessException)
         {
-            Tell(mistake.Message);
+            Report(error.Message);
             return UserError;
         }
     }
 
-    // In the filter, before anything is disposed: that is collective, and the other ranks do not come.
-    private static bool EndsTheJob(DistributedRuntime runtime, UserException mistake)
+    // Of an error that all ranks agree on, rank 0 reports. Else no rank can ask another yet, so one per machine does.
+    private static int NotStarted(RankEnvironment? environment, UserException error)
     {
-        runtime.Fail(mistake, mistake is CollectiveException ? CollectiveFailed : UserError);
+        bool reports =
+            error is AgreedUserException ? environment!.IsRoot : environment is null || environment.LocalRank == 0;
+        bool namesRank = error is not AgreedUserException && environment is { Rank: > 0 };
+        if (reports)
+            Report(namesRank ? $"rank {environment!.Rank}: {error.Message}" : error.Message);
+        return UserError;
+    }
+
+    private static int Run(DistributedRuntime runtime, Func<DistributedRuntime, int> command)
+    {
+        try
+        {
+            int code = command(runtime);
+            runtime.Dispose();
+            return code;
+        }
+        catch (AgreedUserException error)
+        {
+            if (runtime.Environment.IsRoot)
+                Report(error.Message);
+            runtime.Dispose();
+            return UserError;
+        }
+        // A filter, because it runs while the command is still on the stack. A catch block would run after the
+        // command's usings, whose Dispose waits in collectives for ranks that do not come.
+        catch (UserException error) when (EndJob(runtime, error))
+        {
+            Report(error.Message);
+            return UserError;
+        }
+    }
+
+    // Ends the process with those of all ranks; returns, with true, only where no launcher has started it.
+    private static bool EndJob(DistributedRuntime runtime, UserException error)
+    {
+        runtime.Fail(error, error is CollectiveException ? CollectiveFailed : UserError);
         return true;
     }
 
-    private static void Tell(string message)
+    private static void Report(string message)
     {
         Console.Out.Flush();
         Console.Error.WriteLine($"longnet: {message}");

@@ -9,19 +9,20 @@ using LongNet.Trainer.Storage;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// Saves checkpoints behind the training loop, one at a time. The loop is held up only where it would change what is
-/// still being copied; digests, writing and the last rename run on other threads.
+/// Saves checkpoints behind the training loop, one at a time. The loop waits only where it would change what is still
+/// being copied; digests, writing and the last rename run on other threads.
 /// </summary>
 /// <remarks>
-/// Ranks tell each other one number per step of how far their part is (<see cref="Status"/>, <see cref="Advance"/>), so
-/// that nobody waits for a disk, and decide alike what comes next. With one writing rank, the checkpoint is whole
-/// without anybody's word.
+/// After each step the ranks exchange how far their parts are (<see cref="Progress"/>, <see cref="Advance"/>), so that
+/// no rank waits for a disk and all decide alike what comes next. Where one rank writes everything, it commits the
+/// checkpoint without waiting for that exchange.
 /// </remarks>
 internal sealed class CheckpointSaver : IDisposable
 {
     private readonly ProcessGroup world;
     private readonly CheckpointStore store;
     private readonly CheckpointOptions options;
+    private readonly ICheckpointEvents events;
     private readonly CheckpointWriter writer;
     private readonly StateSnapshot snapshot = new();
     private readonly Stopwatch stall = new(),
@@ -32,66 +33,55 @@ internal sealed class CheckpointSaver : IDisposable
     private Task snapshotDone = Task.CompletedTask;
     private Task<CheckpointFile[]>? writing;
     private Task<CommittedCheckpoint>? committing;
+    private bool runHasFailed;
 
     /// <param name="store">The run's checkpoints.</param>
     /// <param name="world">All ranks. Not owned.</param>
-    /// <param name="options">Alike on all ranks.</param>
-    public CheckpointSaver(CheckpointStore store, ProcessGroup world, CheckpointOptions options)
-        : this(store, world, options, FileOperations.Real) { }
-
-    internal CheckpointSaver(CheckpointStore store, ProcessGroup world, CheckpointOptions options, FileOperations files)
+    /// <param name="options">The same on all ranks.</param>
+    /// <param name="events">What happens to the checkpoints.</param>
+    /// <param name="files">How the disk is touched; <see cref="FileOperations.Real"/> where null.</param>
+    public CheckpointSaver(
+        CheckpointStore store,
+        ProcessGroup world,
+        CheckpointOptions options,
+        ICheckpointEvents events,
+        FileOperations? files = null
+    )
     {
         this.store = store;
         this.world = world;
         this.options = options;
-        writer = new CheckpointWriter(store, options.Retention, files);
+        this.events = events;
+        writer = new CheckpointWriter(store, options.Retention, files ?? FileOperations.Real, events);
     }
 
-    private enum Progress : byte
-    {
-        /// <summary>Nothing of this rank's is awaited.</summary>
-        Idle,
-
-        /// <summary>Being written, or made a checkpoint.</summary>
-        Busy,
-
-        /// <summary>This rank's part is on the disk; the checkpoint is whole only when all are.</summary>
-        Written,
-
-        /// <summary>The checkpoint is whole.</summary>
-        Whole,
-        Failed,
-    }
-
-    /// <summary>
-    /// Called on rank 0 before a checkpoint becomes whole, from another thread: what must be on the disk before it.
-    /// </summary>
-    public Action? BeforeCommit { get; set; }
-
-    /// <summary>
-    /// Called on every rank that writes, after each file of tensors, from another thread: with the checkpoint's step.
-    /// </summary>
-    public Action<long>? FileWritten
-    {
-        get => writer.FileWritten;
-        set => writer.FileWritten = value;
-    }
-
-    /// <summary>Called on rank 0, in the loop, when a checkpoint is whole: its step and its folder.</summary>
-    public Action<long, CommittedCheckpoint>? Saved { get; set; }
-
-    /// <summary>Called on rank 0, in the loop, when one could not be written and the run goes on.</summary>
-    public Action<string>? Failed { get; set; }
-
-    /// <summary>Why the last save came to nothing; null where it did not, or is under way.</summary>
+    /// <summary>Why the last save failed; null where it did not, or is still running.</summary>
     public string? Failure { get; private set; }
 
-    /// <summary>
-    /// How far this rank's part is: a number below 8 that all ranks hand to <see cref="Advance"/> on all ranks.
-    /// </summary>
-    public byte Status => (byte)Current();
+    /// <summary>How far this rank's part is: what all ranks exchange before <see cref="Advance"/>.</summary>
+    public SaveProgress Progress
+    {
+        get
+        {
+            if (OwnTask is not { } own)
+                return SaveProgress.Idle;
+            if (!own.IsCompleted)
+                return SaveProgress.Busy;
+            if (ErrorOf(own) is { } error)
+            {
+                if (!IsOfTheDisk(error))
+                    ExceptionDispatchInfo.Throw(error);
+                return SaveProgress.Failed;
+            }
 
-    /// <summary>Begins to save, after the end of a save that is still under way. Collective.</summary>
+            return committing is null ? SaveProgress.Written : SaveProgress.Committed;
+        }
+    }
+
+    // What this rank does for the save, on another thread; null where it writes nothing.
+    private Task? OwnTask => committing ?? (Task?)writing;
+
+    /// <summary>Begins to save, after the end of a save that is still running. Collective.</summary>
     /// <param name="part">
     /// This rank's. Its tensors must not change before <see cref="AwaitSnapshot"/> has returned.
     /// </param>
@@ -114,7 +104,7 @@ internal sealed class CheckpointSaver : IDisposable
                 return writer.WritePart(copy);
             });
             if (!part.IsShared)
-                committing = CommitBehind(copy, writing);
+                committing = CommitInBackground(copy, writing);
         }
 
         stall.Stop();
@@ -122,36 +112,35 @@ internal sealed class CheckpointSaver : IDisposable
             Finish();
     }
 
-    /// <summary>Returns when what is being saved may change.</summary>
+    /// <summary>Returns when the tensors that are being saved may change.</summary>
     public void AwaitSnapshot()
     {
         if (snapshotDone.IsCompletedSuccessfully)
             return;
         stall.Start();
-        // An error is the save's, and comes up there.
+        // An error of the copy is thrown where the save reads it.
         _ = Task.WhenAny(snapshotDone).Result;
         stall.Stop();
     }
 
     /// <summary>
-    /// Takes the save further, as far as nobody need be waited for. Collective, with the same bytes on all ranks.
+    /// Takes the save further, as far as no rank has to be waited for. Collective, with the same value on all ranks.
     /// </summary>
-    /// <param name="statuses">Every rank's <see cref="Status"/>.</param>
+    /// <param name="ofAllRanks">The ranks' <see cref="Progress"/> together.</param>
     /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
-    public void Advance(IReadOnlyList<byte> statuses)
+    public void Advance(SaveProgress ofAllRanks)
     {
-        bool Any(Progress progress) => statuses.Contains((byte)progress);
-        if (pending is null || Any(Progress.Busy))
+        if (pending is null || ofAllRanks == SaveProgress.Busy)
             return;
         stall.Start();
         try
         {
-            if (Any(Progress.Failed))
-                Fail();
-            else if (Any(Progress.Written))
+            if (ofAllRanks == SaveProgress.Failed)
+                Fail(pending);
+            else if (ofAllRanks == SaveProgress.Written)
                 CommitParts();
             else
-                Done();
+                Complete(pending);
         }
         finally
         {
@@ -159,39 +148,35 @@ internal sealed class CheckpointSaver : IDisposable
         }
     }
 
-    /// <summary>Returns when no save is under way any more. Collective.</summary>
+    /// <summary>Returns when no save is running any more. Collective.</summary>
     /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
     public void Finish()
     {
         while (pending is not null)
         {
             stall.Start();
-            // Ranks that write nothing wait in the exchange, which has a deadline, and the disk has none.
-            Task? own = committing ?? (Task?)writing;
-            own?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankConsensus.Patience(world));
-            byte[] statuses = ObjectCollectives.AllGather(world, [Status]);
+            // The exchange has a deadline, and the disk has none: ranks that write nothing must hear from the others
+            // before the deadline is over.
+            OwnTask?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankConsensus.Patience(world));
+            SaveProgress[] ranks =
+            [
+                .. ObjectCollectives.AllGather(world, [(byte)Progress]).Select(progress => (SaveProgress)progress),
+            ];
             stall.Stop();
-            Advance(statuses);
+            Advance(ranks.OfAllRanks());
         }
     }
 
     /// <summary>
-    /// The same at the end of a run that has failed: a save that fails too is told beside that. Collective.
+    /// <see cref="Finish"/> at the end of a run that has failed: a save that fails too is only reported. Collective.
     /// </summary>
-    public void EndWithoutFailing()
+    public void FinishAfterFailure()
     {
-        try
-        {
-            Finish();
-        }
-        catch (AgreedUserException)
-        {
-            if (world.Rank == 0)
-                Failed?.Invoke(Failure!);
-        }
+        runHasFailed = true;
+        Finish();
     }
 
-    /// <summary>Seconds that saving has held up the loop since this was last asked.</summary>
+    /// <summary>Seconds that saving has delayed the loop since the last call.</summary>
     public double TakeStallSeconds()
     {
         double seconds = stall.Elapsed.TotalSeconds;
@@ -214,112 +199,91 @@ internal sealed class CheckpointSaver : IDisposable
     private static Task<T> RunInBackground<T>(Func<T> work) =>
         Task.Factory.StartNew(work, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
 
+    private static Exception? ErrorOf(Task task) => task.Exception?.Flatten().InnerExceptions[0];
+
+    // Any other error is one of the program, and ends the job.
     private static bool IsOfTheDisk(Exception error) =>
         error is IOException or UnauthorizedAccessException or UserException;
 
-    private Task<CommittedCheckpoint> CommitBehind(CheckpointPart part, Task<CheckpointFile[]> files) =>
+    private Task<CommittedCheckpoint> CommitInBackground(CheckpointPart part, Task<CheckpointFile[]> files) =>
         RunInBackground(() =>
         {
             CheckpointFile[] written = files.GetAwaiter().GetResult();
-            BeforeCommit?.Invoke();
+            events.Committing();
             return writer.Commit(part, written, clock);
         });
-
-    private Progress Current()
-    {
-        if ((committing ?? (Task?)writing) is not { } own)
-            return Progress.Idle;
-        if (!own.IsCompleted)
-            return Progress.Busy;
-        if (own.Exception?.Flatten().InnerExceptions is [var error, ..])
-        {
-            // A mistake of the program, not of the disk.
-            if (!IsOfTheDisk(error))
-                ExceptionDispatchInfo.Throw(error);
-            return Progress.Failed;
-        }
-
-        return committing is null ? Progress.Written : Progress.Whole;
-    }
 
     private void CommitParts()
     {
         CheckpointFile[] shards = Exchange(writing!.Result[^1]);
         if (world.Rank == 0)
-            committing = CommitBehind(
+            committing = CommitInBackground(
                 live!,
                 Task.FromResult<CheckpointFile[]>([.. writing.Result.SkipLast(1), .. shards])
             );
         writing = null;
     }
 
-    private void Done()
+    private void Complete(CheckpointPart part)
     {
-        CheckpointPart whole = End();
-        if (world.Rank == 0)
-        {
-            CommittedCheckpoint checkpoint = committing!.Result;
-            committing = null;
-            Saved?.Invoke(whole.Manifest.Step, checkpoint);
-        }
+        CommittedCheckpoint? checkpoint = committing?.Result;
+        Clear();
+        if (checkpoint is not null)
+            events.Saved(part.Manifest.Step, checkpoint);
     }
 
-    private void Fail()
+    private void Fail(CheckpointPart part)
     {
-        string? own =
-            Current() == Progress.Failed
-                ? (committing ?? (Task?)writing)!.Exception!.Flatten().InnerExceptions[0].Message.TrimEnd('.')
-                : null;
-        CheckpointPart failed = End();
-        committing = null;
-        long step = failed.Manifest.Step;
-        void Tell()
-        {
-            if (own is not null)
-                throw new UserException(
-                    $"The checkpoint of step {step} cannot be written to {store.Folder}: {own}. Older "
-                        + "checkpoints are untouched."
-                );
-        }
-
-        try
-        {
-            if (failed.IsShared)
-            {
-                RankConsensus.Run(world, Tell);
-            }
-            else
-            {
-                RankConsensus.RunOnRoot(world, () =>
-                {
-                    Tell();
-                    return true;
-                });
-            }
-        }
-        catch (AgreedUserException told)
-        {
-            Failure = told.Message;
-        }
-
+        UserException? own = Progress == SaveProgress.Failed ? FailureOf(part, ErrorOf(OwnTask!)!) : null;
+        Clear();
+        Failure = AgreeOnFailure(part.IsShared, own);
         // All ranks have stopped writing.
         if (world.Rank == 0)
-            writer.Abandon(failed);
-        if (options.Required)
+            writer.Abandon(part);
+        if (options.Required && !runHasFailed)
             throw new AgreedUserException(
                 $"{Failure} It is required (checkpoint.required): free space or mend permissions, then go "
                     + "on with --resume auto."
             );
         if (world.Rank == 0)
-            Failed?.Invoke(Failure!);
+            events.Failed(Failure, trainingContinues: !runHasFailed);
     }
 
-    private CheckpointPart End()
+    private UserException FailureOf(CheckpointPart part, Exception error) =>
+        new(
+            $"The checkpoint of step {part.Manifest.Step} cannot be written to {store.Folder}: "
+                + $"{error.Message.TrimEnd('.')}. Older checkpoints are untouched."
+        );
+
+    // Gives every rank the message of the lowest rank that failed. Of a part that only rank 0 writes, it is rank 0's.
+    private string AgreeOnFailure(bool isShared, UserException? own)
     {
-        CheckpointPart part = pending!;
+        try
+        {
+            if (isShared)
+                RankConsensus.Run(world, ThrowOwn);
+            else
+                RankConsensus.RunOnRoot(world, ThrowOwn);
+        }
+        catch (AgreedUserException agreed)
+        {
+            return agreed.Message;
+        }
+
+        throw new UnreachableException("No rank has the failure that one has reported.");
+
+        void ThrowOwn()
+        {
+            if (own is not null)
+                throw own;
+        }
+    }
+
+    private void Clear()
+    {
         pending = live = null;
         writing = null;
-        return part;
+        committing = null;
     }
 
     // Size and digest of every rank's shard.

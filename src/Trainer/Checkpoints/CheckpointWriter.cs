@@ -4,26 +4,29 @@ using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A checkpoint that is whole.</summary>
+/// <summary>A checkpoint that is complete.</summary>
 /// <param name="Path">Its folder.</param>
-/// <param name="Seconds">From the save's beginning until it was whole and synced to the disk.</param>
+/// <param name="Seconds">From the save's beginning until it was complete and synced to the disk.</param>
 /// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for
 /// nothing.</param>
 internal sealed record CommittedCheckpoint(string Path, double Seconds, string? Warning);
 
 /// <summary>
-/// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a
-/// checkpoint's name is whole, and older ones are as they were.
+/// Brings a checkpoint to the disk: every rank writes its part, then rank 0 commits them. Whenever the machine stops, a
+/// folder with a checkpoint's name is complete, and older ones are unchanged.
 /// </summary>
 /// <param name="store">The run's checkpoints.</param>
-/// <param name="retention">Which older ones go once the new one is whole.</param>
+/// <param name="retention">Which older ones are removed once the new one is complete.</param>
 /// <param name="files">How the disk is touched.</param>
-internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetention retention, FileOperations files)
+/// <param name="events">Only <see cref="ICheckpointEvents.FileWritten"/>; the other events are the saver's.</param>
+internal sealed class CheckpointWriter(
+    CheckpointStore store,
+    CheckpointRetention retention,
+    FileOperations files,
+    ICheckpointEvents events
+)
 {
     private const string ExpiredSuffix = ".expired";
-
-    /// <summary>Called after each file of tensors, from any thread: with the checkpoint's step.</summary>
-    public Action<long>? FileWritten { get; set; }
 
     /// <summary>Writes a rank's part into the folder that is not the checkpoint yet.</summary>
     /// <returns>The model's file, on rank 0, and the optimizer shard's.</returns>
@@ -32,7 +35,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     {
         PartialCheckpoint partial = PartialOf(part);
         partial.Create(part.Bytes);
-        // At once: two digests take two processors.
+        // At the same time: two digests take two processors.
         Task<CheckpointFile>[] writes =
         [
             .. part.Model.Count == 0
@@ -54,7 +57,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
 
         CheckpointFile Written(CheckpointFile file)
         {
-            FileWritten?.Invoke(part.Manifest.Step);
+            events.FileWritten(part.Manifest.Step);
             return file;
         }
     }
@@ -66,7 +69,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     /// <param name="part">Rank 0's.</param>
     /// <param name="parts">The files of all ranks.</param>
     /// <param name="clock">Started with the save.</param>
-    /// <exception cref="UserException">A file of another rank is not to be seen from here.</exception>
+    /// <exception cref="UserException">A file of another rank cannot be seen from here.</exception>
     /// <exception cref="IOException">The disk refuses.</exception>
     public CommittedCheckpoint Commit(CheckpointPart part, IReadOnlyList<CheckpointFile> parts, Stopwatch clock)
     {
@@ -84,26 +87,26 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         string? warning = null;
         try
         {
-            // Both, whichever they should be: an earlier save may have ended before it said so.
+            // Both, also the one that this save does not move: an earlier run may have ended before it moved it.
             store.Repoint(files);
         }
         catch (Exception error) when (DiskError.Is(error))
         {
-            // The checkpoint is whole, and found without; the next save says it anew.
+            // The checkpoint is complete and is found without them; the next save points them again.
             warning =
                 $"LATEST and BEST do not tell of the checkpoint of step {part.Manifest.Step}, which is whole: "
                 + $"{error.Message}";
         }
 
         double seconds = clock.Elapsed.TotalSeconds;
-        // What they name must stay.
+        // The checkpoints that LATEST and BEST name must stay.
         return new CommittedCheckpoint(path, seconds, warning ?? RemoveExpired(store.Best()));
     }
 
-    /// <summary>Removes a part that came to nothing.</summary>
+    /// <summary>Removes what is written of a checkpoint that failed.</summary>
     public void Abandon(CheckpointPart part) => PartialOf(part).Abandon();
 
-    // One that is half deleted must not have a checkpoint's name, whatever of it a power cut leaves.
+    // Renamed first: a half deleted folder must not have a checkpoint's name, even after a power cut.
     private string? RemoveExpired(long? best)
     {
         string? problem = null;
@@ -118,7 +121,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
             }
             catch (Exception error) when (DiskError.Is(error))
             {
-                // The next may go all the same.
+                // Others may still be removable.
                 problem ??=
                     $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
             }

@@ -6,8 +6,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A checkpoint that is being written: a folder of another name, which takes its own only when it is whole. Nothing in
-/// it is ever read under that other name, and what a stopped run leaves of it the next run removes.
+/// A checkpoint that is being written: a folder under another name, which gets the checkpoint's name only when it is
+/// complete. Nothing is ever read from it under the other name. If the run stops before, the next run removes it.
 /// </summary>
 /// <param name="folder">The run's checkpoints folder.</param>
 /// <param name="name">The checkpoint's name within it.</param>
@@ -19,15 +19,15 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
     /// <summary>Where the files go.</summary>
     public string Path { get; } = System.IO.Path.Combine(folder, "." + name + ".partial");
 
-    /// <summary>Makes the folder; every rank that writes may.</summary>
-    /// <param name="bytes">What this rank will write; others may have reserved their space already.</param>
+    /// <summary>Makes the folder. Every rank that writes may call it.</summary>
+    /// <param name="bytes">How much this rank will write; others may have reserved their space already.</param>
     /// <exception cref="IOException">There is not enough space, or a checkpoint of that name.</exception>
     public void Create(long bytes)
     {
         DurableFile.CreateFolder(folder, files);
         if (Directory.Exists(final))
             throw new IOException($"{final} is already there.");
-        // A tenth more, for names, and for those who write beside this run.
+        // A tenth more, for the metadata of files and for other programs that write to the disk meanwhile.
         if (files.AvailableBytes(folder) is var free && free < bytes + bytes / 10)
             throw new IOException($"It needs {Megabytes(bytes)} MB, and the disk has {Megabytes(free)} MB free.");
         files.CreateFolder(Path);
@@ -56,9 +56,9 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
 
     /// <summary>Size of a file that another process has written; null where it cannot be seen from here.</summary>
     public long? SizeOf(string file) =>
-        new FileInfo(System.IO.Path.Combine(Path, file)) is { Exists: true } found ? found.Length : null;
+        new FileInfo(System.IO.Path.Combine(Path, file)) is { Exists: true } info ? info.Length : null;
 
-    /// <summary>Gives the folder its name, now that all files are on the disk.</summary>
+    /// <summary>Gives the folder the checkpoint's name, now that all files are on the disk.</summary>
     /// <param name="manifest">With its files.</param>
     /// <returns>The checkpoint's folder.</returns>
     public string Complete(CheckpointManifest manifest)
@@ -84,7 +84,7 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
         }
         catch (Exception error) when (DiskError.Is(error))
         {
-            // The failure that led here is the one to tell; the next run removes it.
+            // The failure that led here is reported; the next run removes the folder.
         }
     }
 }

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A copy in host memory of what a rank writes of a checkpoint, so that training can go on. Its memory is kept from one
+/// A copy in host memory of a rank's part of a checkpoint, so that training can continue. Its memory is kept from one
 /// copy to the next.
 /// </summary>
 internal sealed class StateSnapshot : IDisposable
@@ -14,12 +14,12 @@ internal sealed class StateSnapshot : IDisposable
     /// <summary>Begins to copy.</summary>
     /// <param name="part">Must not change until the task is done.</param>
     /// <returns>
-    /// The same part of tensors of its own, to be read once the task is done; they are overwritten by the next copy.
+    /// The same part with other tensors, to be read once the task is done; the next copy overwrites them.
     /// </returns>
     public (CheckpointPart Copy, Task Done) Take(CheckpointPart part)
     {
         var pairs = new List<(Tensor From, Tensor To)>();
-        CheckpointPart copy = part with
+        CheckpointPart snapshot = part with
         {
             Model = [.. part.Model.Select(entry => (entry.Name, CopyOf("model " + entry.Name, entry.Value)))],
             Optimizer =
@@ -32,14 +32,14 @@ internal sealed class StateSnapshot : IDisposable
                 ),
             ],
         };
-        return (copy, Task.Run(() => Copy(pairs)));
+        return (snapshot, Task.Run(() => Copy(pairs)));
 
         Tensor CopyOf(string key, Tensor value)
         {
-            if (!copies.TryGetValue(key, out Tensor? held))
-                copies[key] = held = empty(value.shape, value.dtype, CPU).DetachFromDisposeScope();
-            pairs.Add((value, held));
-            return held;
+            if (!copies.TryGetValue(key, out Tensor? copy))
+                copies[key] = copy = empty(value.shape, value.dtype, CPU).DetachFromDisposeScope();
+            pairs.Add((value, copy));
+            return copy;
         }
     }
 
@@ -49,7 +49,7 @@ internal sealed class StateSnapshot : IDisposable
             copy.Dispose();
     }
 
-    // By this thread alone: libtorch's copy would take processors from the step that goes on meanwhile.
+    // On one thread: libtorch's parallel copy would take processors from the step that is computed meanwhile.
     private static void Copy(List<(Tensor From, Tensor To)> pairs)
     {
         using var noGradient = no_grad();

@@ -44,12 +44,12 @@ internal static class BenchCheckpointCommand
                 );
                 string checkpoints = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
                 RankConsensus.RunOnRoot(runtime.World, () =>
-                    Directory.Exists(checkpoints)
-                        ? throw new UserException(
+                {
+                    if (Directory.Exists(checkpoints))
+                        throw new UserException(
                             $"{checkpoints} is already there: remove it, or give another --folder."
-                        )
-                        : true
-                );
+                        );
+                });
                 using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
                 SaveTimes times = CheckpointBenchmark.Run(plan, mesh, checkpoints, parsed.GetValue(saves));
                 if (!runtime.Environment.IsRoot)

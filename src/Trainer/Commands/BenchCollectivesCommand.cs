@@ -82,7 +82,6 @@ internal static class BenchCollectivesCommand
                 {
                     OutputFile.Write("--json", parsed.GetValue(json), report.ToJson);
                     OutputFile.Write("--markdown", parsed.GetValue(markdown), report.ToMarkdown);
-                    return true;
                 });
             })
         );

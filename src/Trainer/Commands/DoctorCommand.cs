@@ -16,7 +16,7 @@ namespace LongNet.Trainer.Commands;
 /// </summary>
 internal static class DoctorCommand
 {
-    /// <summary>Exit code where something must be fixed.</summary>
+    /// <summary>Exit code where something is to be fixed.</summary>
     private const int NotReady = 1;
 
     // The paper's shape, for machines that are described without a configuration.
@@ -38,14 +38,11 @@ internal static class DoctorCommand
         };
         command.Options.Add(json);
         command.SetAction(parsed =>
-        {
-            int code = 0;
-            int ended = RankProgram.Run(
-                runtime => code = Examine(runtime, parsed.GetValue(json)),
+            RankProgram.Run(
+                runtime => Examine(runtime, parsed.GetValue(json)),
                 (environment, error) => NotStarted(environment, error, parsed.GetValue(json))
-            );
-            return ended == 0 ? code : ended;
-        });
+            )
+        );
         return command;
     }
 
@@ -75,7 +72,7 @@ internal static class DoctorCommand
             : null;
         if (runtime.Environment.IsRoot)
             Console.Write(asJson ? DoctorReport.Json(findings, machine) : DoctorReport.Text(findings));
-        // Findings can differ between ranks, as each reads its own clock, so those of rank 0 decide.
+        // What is measured is the same on all ranks, but clocks are read by each.
         return
             ObjectCollectives.BroadcastText(runtime.World, DoctorReport.IsReady(findings) ? DoctorReport.Ready : "", 0)
             == DoctorReport.Ready
@@ -83,14 +80,14 @@ internal static class DoctorCommand
             : NotReady;
     }
 
-    // Ranks that cannot connect check only their own machine: rank 0 reports its findings, and one rank of every other
-    // machine reports its error.
-    private static int NotStarted(RankEnvironment? environment, UserException error, bool asJson)
+    // Where ranks cannot meet, rank 0 tells what it knows of its own machine; those of other machines tell what stopped
+    // them.
+    private static int NotStarted(RankEnvironment? environment, UserException mistake, bool asJson)
     {
         if (environment is { Rank: > 0 })
         {
             if (environment.LocalRank == 0)
-                Console.Error.WriteLine($"longnet: rank {environment.Rank}: {error.Message}");
+                Console.Error.WriteLine($"longnet: rank {environment.Rank}: {mistake.Message}");
             return NotReady;
         }
 
@@ -100,7 +97,7 @@ internal static class DoctorCommand
             mpi: null,
             settings: null
         );
-        Finding[] findings = [.. Checks([own]), Finding.ToFix("start", "ranks cannot start", error.Message)];
+        Finding[] findings = [.. Checks([own]), Finding.ToFix("start", "ranks cannot start", mistake.Message)];
         Console.Write(asJson ? DoctorReport.Json(findings, machine: null) : DoctorReport.Text(findings));
         Console.Out.Flush();
         return NotReady;

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
+using System.Diagnostics;
 using System.Globalization;
 using LongNet.Core.Model;
 using LongNet.Distributed.Collectives;
@@ -10,7 +11,7 @@ using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Commands;
 
-/// <summary>longnet train: trains a model, or goes on with one.</summary>
+/// <summary>longnet train: trains a model, or continues to.</summary>
 internal static class TrainCommand
 {
     public static Command Create()
@@ -50,20 +51,19 @@ internal static class TrainCommand
             resume,
         };
         command.SetAction(parsed =>
-        {
-            bool finished = true;
-            int ended = RankProgram.Run(runtime =>
-                finished = Train(
+            RankProgram.Run(runtime =>
+            {
+                bool finished = Train(
                     runtime,
                     parsed.GetRequiredValue(config),
                     parsed.GetValue(set)!,
                     parsed.GetValue(steps),
                     parsed.GetValue(output),
                     parsed.GetValue(resume)!
-                )
-            );
-            return finished ? ended : RankProgram.StoppedEarly;
-        });
+                );
+                return finished ? 0 : RankProgram.StoppedEarly;
+            })
+        );
         return command;
     }
 
@@ -88,7 +88,7 @@ internal static class TrainCommand
         RunPlan plan = RunPlan.Agree(runtime.World, () =>
         {
             RunConfig config = ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides);
-            // From the first collective on.
+            // Here, so that it holds for the first collective already.
             runtime.Monitor.Timeout = TimeSpan.FromSeconds(config.Parallel.TimeoutSeconds);
             return output is null ? config : config with { Output = output };
         });
@@ -99,7 +99,18 @@ internal static class TrainCommand
             plan.Config.Memory.Recompute != Recompute.None
         );
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
-        long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
-        return new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out, runtime).Run();
+        using var process = Process.GetCurrentProcess();
+        var context = new RunContext
+        {
+            Plan = plan,
+            Mesh = mesh,
+            Runtime = runtime,
+            ProcessSettings = settings,
+            LastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps),
+            Resume = resume,
+            Console = Console.Out,
+            ProcessStart = process.StartTime,
+        };
+        return new TrainingRun(context).Run();
     }
 }

@@ -1,11 +1,10 @@
 using System.Diagnostics;
 using System.Globalization;
 using LongNet.Core;
-using LongNet.Distributed.Lifetime;
 
 namespace LongNet.Trainer.Loop;
 
-/// <summary>Where in a run a drill can strike.</summary>
+/// <summary>Where in a run a fault can be injected.</summary>
 internal enum FaultPoint
 {
     /// <summary>Reading the batch.</summary>
@@ -16,13 +15,13 @@ internal enum FaultPoint
     Backward,
     Optimizer,
 
-    /// <summary>Writing a checkpoint, when one of its files is there; only on a rank that writes.</summary>
+    /// <summary>Writing a checkpoint, when one of its files is written; only on a rank that writes.</summary>
     Checkpoint,
 }
 
 /// <summary>
 /// A failure on purpose, to see that a job on these machines ends as it should: the environment variable LONGNET_FAULT
-/// says action:rank:step:place, e.g. kill:1:20:backward. Actions are throw, kill, stop, exit and hang.
+/// is action:rank:step:place, e.g. kill:1:20:backward. Actions are throw, kill, stop, exit and hang.
 /// </summary>
 internal sealed record FaultInjection
 {
@@ -33,13 +32,13 @@ internal sealed record FaultInjection
     private readonly string action;
     private readonly int rank;
     private readonly long step;
-    private readonly FaultPoint place;
+    private readonly FaultPoint point;
 
-    private FaultInjection(string action, int rank, long step, FaultPoint place) =>
-        (this.action, this.rank, this.step, this.place) = (action, rank, step, place);
+    private FaultInjection(string action, int rank, long step, FaultPoint point) =>
+        (this.action, this.rank, this.step, this.point) = (action, rank, step, point);
 
-    /// <summary>The drill that this process's environment asks for; null for none.</summary>
-    /// <exception cref="UserException">The variable makes no sense; says what would.</exception>
+    /// <summary>The fault that this process's environment asks for; null for none.</summary>
+    /// <exception cref="UserException">The variable cannot be parsed; the message says what could.</exception>
     public static FaultInjection? FromProcess() =>
         Environment.GetEnvironmentVariable(Variable) is { Length: > 0 } text ? Parse(text) : null;
 
@@ -54,10 +53,10 @@ internal sealed record FaultInjection
             && long.TryParse(parts[2], NumberStyles.None, CultureInfo.InvariantCulture, out long step)
             && Enum.GetNames<FaultPoint>()
                 .FirstOrDefault(name => name.Equals(parts[3], StringComparison.OrdinalIgnoreCase))
-                is { } place
+                is { } point
         )
         {
-            return new FaultInjection(parts[0], rank, step, Enum.Parse<FaultPoint>(place));
+            return new FaultInjection(parts[0], rank, step, Enum.Parse<FaultPoint>(point));
         }
 
         throw new UserException(
@@ -67,17 +66,17 @@ internal sealed record FaultInjection
         );
     }
 
-    /// <summary>Strikes if this is the place.</summary>
+    /// <summary>Fails if this is the point, the rank and the step of the fault.</summary>
+    /// <param name="reached">Where this rank is.</param>
     /// <param name="worldRank">This rank.</param>
     /// <param name="currentStep">1 for the first step.</param>
     public void At(FaultPoint reached, int worldRank, long currentStep)
     {
-        if (reached != place || worldRank != rank || currentStep != step)
+        if (reached != point || worldRank != rank || currentStep != step)
             return;
-        string where = $"{place.ToString().ToLowerInvariant()} of step {step}";
-        Console.WriteLine(
-            $"{Variable}: {action} on rank {rank} in {where} at {TimeProvider.System.GetUtcNow().UtcDateTime:O}"
-        );
+        string where = $"{point.ToString().ToLowerInvariant()} of step {step}";
+        DateTime now = TimeProvider.System.GetUtcNow().UtcDateTime;
+        Console.WriteLine($"{Variable}: {action} on rank {rank} in {where} at {now:O}");
         Console.Out.Flush();
         switch (action)
         {
@@ -85,19 +84,19 @@ internal sealed record FaultInjection
                 throw new InvalidOperationException($"{Variable} struck in {where}.");
             case "exit":
                 Environment.Exit(0);
+                return;
+            case "kill":
+                Signal("-KILL");
                 break;
-            case "hang":
-                EndOfProcess.Await();
-                break;
-            default:
-                using (
-                    var kill = Process.Start(
-                        "kill",
-                        [action == "kill" ? "-KILL" : "-STOP", Environment.ProcessId.ToString()]
-                    )
-                )
-                    EndOfProcess.Await();
+            case "stop":
+                Signal("-STOP");
                 break;
         }
+
+        // Until the signal arrives, or for ever.
+        Task.Delay(Timeout.Infinite).Wait();
     }
+
+    private static void Signal(string signal) =>
+        Process.Start("kill", [signal, Environment.ProcessId.ToString()]).Dispose();
 }

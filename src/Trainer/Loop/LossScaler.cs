@@ -12,17 +12,17 @@ namespace LongNet.Trainer.Loop;
 /// </remarks>
 internal sealed class LossScaler
 {
-    /// <summary>The scale of a run that begins.</summary>
+    /// <summary>The scale of a new run.</summary>
     public const double Initial = 65536;
 
     /// <summary>
-    /// Scales never fall below this: a smaller one would make gradients vanish that are whole without any.
+    /// Scales never fall below this: a smaller one would make gradients vanish that float16 can hold without scaling.
     /// </summary>
     public const double Smallest = 1;
 
     /// <summary>
-    /// Scales never grow beyond this: float16 ends at 2⁻²⁴, so gradients down to 2⁻⁴⁸ arrive, and smaller ones are
-    /// nothing beside AdamW's epsilon.
+    /// Scales never grow beyond this: the smallest float16 is 2⁻²⁴, so gradients down to 2⁻⁴⁸ remain, and smaller ones
+    /// are negligible beside AdamW's epsilon.
     /// </summary>
     public const double Largest = 1 << 24;
 
@@ -35,23 +35,23 @@ internal sealed class LossScaler
     /// <summary>Good steps since the scale last changed, or since it could have grown.</summary>
     public long GoodSteps { get; private set; }
 
-    /// <summary>Steps in all whose gradients were not used.</summary>
+    /// <summary>Steps of the run whose gradients were not used.</summary>
     public long SkippedSteps { get; private set; }
 
     /// <summary>Whether the scale can be lowered, so that a step that overflows may be skipped.</summary>
     public bool CanShrink => Scale > Smallest;
 
-    /// <summary>What a checkpoint keeps.</summary>
+    /// <summary>The part of this that a checkpoint stores.</summary>
     public CheckpointLossScaler State => new(Scale, GoodSteps, SkippedSteps);
 
-    /// <summary>Goes on from what a checkpoint has kept.</summary>
-    /// <param name="state">Its scale may lie above <see cref="Largest"/>; then it can only fall.</param>
+    /// <summary>Continues from a checkpoint.</summary>
+    /// <param name="state">Its scale may be above <see cref="Largest"/>; then it can only fall.</param>
     public void Load(CheckpointLossScaler state)
     {
         (Scale, GoodSteps, SkippedSteps) = (state.Scale, state.GoodSteps, state.SkippedSteps);
     }
 
-    /// <summary>Counts a step whose gradients were finite, and used.</summary>
+    /// <summary>Counts a step whose gradients were finite and used.</summary>
     public void Succeed()
     {
         if (++GoodSteps < GrowthSteps)

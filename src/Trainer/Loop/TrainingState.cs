@@ -90,9 +90,6 @@ internal sealed class TrainingState : IDisposable
 
     public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
 
-    /// <summary>Called before parameters and optimizer state change: returns when they may.</summary>
-    public Action? Changing { get; set; }
-
     /// <summary>
     /// Lets the optimizer take a step with the gradients as they are; sharded, they are lost by that. Collective if
     /// sharded.
@@ -100,7 +97,6 @@ internal sealed class TrainingState : IDisposable
     /// <param name="rate">The step's learning rate.</param>
     public void Update(double rate)
     {
-        Changing?.Invoke();
         Optimizer.Step(rate);
         shard?.GatherParameters();
     }

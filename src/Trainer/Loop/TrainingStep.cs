@@ -1,11 +1,9 @@
-using System.Diagnostics;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
-using LongNet.Distributed.Diagnostics;
-using LongNet.Trainer.Data;
+using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Platform;
 using LongNet.Trainer.Reporting;
 using TorchSharp;
@@ -19,7 +17,7 @@ namespace LongNet.Trainer.Loop;
 /// </summary>
 /// <remarks>
 /// In float16 the loss is scaled for backward (<see cref="LossScaler"/>). A step that overflows changes neither
-/// parameters nor optimizer state, but it is a step as any other for the learning rate and for the data.
+/// parameters nor optimizer state, but counts as any other for the learning rate and for the data.
 /// </remarks>
 internal sealed class TrainingStep
 {
@@ -28,155 +26,165 @@ internal sealed class TrainingStep
     private readonly RunPlan plan;
     private readonly DeviceMesh mesh;
     private readonly TrainingState state;
-    private readonly BatchReader reader;
-    private readonly SampleOrder order;
-    private readonly LearningRateSchedule schedule;
-    private readonly RandomStream dropout;
+    private readonly StepServices services;
     private readonly SequenceShard shard;
-    private readonly FaultInjection? drill;
-
-    private readonly MallocTrimPolicy freed;
 
     /// <param name="plan">The run.</param>
     /// <param name="mesh">The ranks. Not owned.</param>
     /// <param name="state">What a step changes. Not owned.</param>
-    /// <param name="reader">The corpus. Not owned.</param>
-    /// <param name="drill">A failure on purpose; null for none.</param>
-    public TrainingStep(
-        RunPlan plan,
-        DeviceMesh mesh,
-        TrainingState state,
-        BatchReader reader,
-        FaultInjection? drill = null
-    )
+    /// <param name="services">Not owned.</param>
+    public TrainingStep(RunPlan plan, DeviceMesh mesh, TrainingState state, StepServices services)
     {
         this.plan = plan;
         this.mesh = mesh;
         this.state = state;
-        this.reader = reader;
-        this.drill = drill;
-        freed = new MallocTrimPolicy(plan.Config.Runtime.Allocator, plan.Config.Memory.Recompute);
-        order = new SampleOrder(plan.Split.TrainingWindows, plan.Config.Seed);
-        schedule = LearningRateSchedule.From(plan.Config.Optimizer);
-        dropout = new RandomStream(0).Derive(plan.Config.Seed).Derive("dropout");
+        this.services = services;
         shard = plan.Layout.ShardOf(mesh.SequenceRank);
     }
 
     /// <summary>Does the next step. Collective over the world.</summary>
-    /// <returns>What it tells, but for what saving has cost.</returns>
-    /// <exception cref="AgreedUserException">The gradient is not finite, and no smaller scale could mend it; parameters
-    /// are left as they were.</exception>
-    public StepMetrics Run()
+    /// <param name="saver">Copies the state meanwhile: the step waits for its copy before it changes the state. Null
+    /// where nothing is saved.</param>
+    /// <returns>What is measured, without the time that saving has taken.</returns>
+    /// <exception cref="AgreedUserException">The gradient is not finite, and no smaller scale could make it so;
+    /// parameters are left as they were.</exception>
+    public StepMetrics Run(CheckpointSaver? saver = null)
     {
-        var clock = Stopwatch.StartNew();
-        freed.BeforeStep(ResidentMemory.Allocated());
-        long sentBefore = state.BytesSent;
-        CollectiveMonitor monitor = mesh.World.Monitor;
-        double waitedBefore = monitor.ExposedCommunicationSeconds,
-            transferredBefore = monitor.CommunicationSeconds;
+        var measurement = new StepMeasurement(mesh.World.Monitor, () => state.BytesSent, services.Clock);
+        services.TrimPolicy.BeforeStep(ResidentMemory.Allocated());
         using var scope = NewDisposeScope();
-        At(FaultPoint.Data, "reading the batch");
+        MicroBatch[] batches = Read();
+        // The number of valid targets of the complete step comes first: it scales every rank's and micro-batch's part
+        // of the loss.
+        long tokens = (long)mesh.World.Sum(batches.Sum(batch => CountValid(batch.Targets)));
+        double scale = state.LossScaler?.Scale ?? 1;
+        double lossSum = ForwardAndBackward(batches, scale / Math.Max(1, tokens));
+        StepResult result = Reduce(lossSum, tokens, scale);
+        double rate = services.LearningRate.RateAt(state.Step + 1);
+        Update(result, rate, saver);
+        if (services.TrimPolicy.ShouldTrim(ResidentMemory.Allocated()))
+            MemoryAllocator.Trim();
+        state.Advance(plan.Batch.BatchSize, tokens);
+        return Report(result, rate, measurement);
+    }
+
+    private MicroBatch[] Read()
+    {
+        Enter(FaultPoint.Data, "reading the batch");
         state.Model.train();
         state.Gradients.Zero();
-
-        var batches = new List<(Tensor Inputs, Tensor Targets, long[] Sequences)>();
-        long valid = 0;
-        for (long micro = 0; micro < plan.Batch.MicroSteps; micro++)
+        var batches = new MicroBatch[plan.Batch.MicroSteps];
+        for (long micro = 0; micro < batches.Length; micro++)
         {
             long[] sequences =
             [
                 .. plan.Batch.Sequences(mesh.DataRank, micro).Select(place => state.SequencesConsumed + place),
             ];
-            var (inputs, targets) = reader.Read([.. sequences.Select(order.WindowAt)], shard);
-            batches.Add((inputs, targets, sequences));
-            valid += CountValid(targets);
+            var (inputs, targets) = services.Reader.Read([.. sequences.Select(services.Order.WindowAt)], shard);
+            batches[micro] = new MicroBatch(inputs, targets, sequences);
         }
 
-        // The number of valid targets of the whole step comes first: it scales every rank's and micro-batch's part of
-        // the loss.
-        long tokens = (long)mesh.World.Sum(valid);
-        LossScaler? scaler = state.LossScaler;
-        double scale = scaler?.Scale ?? 1;
-        Tensor share = tensor(scale / Math.Max(1, tokens), dtype: ScalarType.Float32);
-        RandomStream stream = dropout.Derive(state.Step);
+        return batches;
+    }
+
+    // Returns this rank's sum of the losses.
+    private double ForwardAndBackward(MicroBatch[] batches, double lossFactor)
+    {
+        Tensor share = tensor(lossFactor, dtype: ScalarType.Float32);
+        RandomStream stream = services.Dropout.Derive(state.Step);
         double lossSum = 0;
-        long left = batches.Count;
-        foreach (var (inputs, targets, sequences) in batches)
+        for (int micro = 0; micro < batches.Length; micro++)
         {
+            var (inputs, targets, sequences) = batches[micro];
             using var microScope = NewDisposeScope();
             DropoutContext? context =
                 plan.Config.Model.Dropout > 0 ? new DropoutContext(stream, sequences, shard) : null;
-            At(FaultPoint.Forward, "forward");
-            // Only the last micro-batch completes the gradients.
-            bool isLast = --left == 0;
+            Enter(FaultPoint.Forward, "forward");
+            // Gradients are complete only after the last micro-batch.
+            bool isLast = micro == batches.Length - 1;
             Tensor loss = state.Model.LossSum(inputs, targets, context, isLast ? OnGradientsReady : null);
-            At(null, "backward");
+            Enter("backward");
             BackwardPass.Run(loss.mul(share));
             lossSum += loss.to(float64).item<double>();
         }
 
-        At(null, "reducing gradients");
+        return lossSum;
+    }
+
+    private StepResult Reduce(double lossSum, long tokens, double scale)
+    {
+        Enter("reducing gradients");
         state.Gradients.FinishReduce();
         (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ResidentMemory.Peak() ?? 0);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
-        double mean = lossSum / Math.Max(1, tokens);
-        double rate = schedule.RateAt(state.Step + 1);
-        // Every rank holds the same bits here, so every rank goes the same way.
-        if (double.IsFinite(norm) && double.IsFinite(mean))
+        return new StepResult
         {
-            At(FaultPoint.Optimizer, "optimizer");
+            Loss = lossSum / Math.Max(1, tokens),
+            GradientNorm = norm,
+            Tokens = tokens,
+            LossScale = state.LossScaler is null ? null : scale,
+            PeakMemoryBytes = peak > 0 ? (long)peak : null,
+        };
+    }
+
+    // Every rank has the same bits of the result, so every rank takes the same branch.
+    private void Update(StepResult result, double rate, CheckpointSaver? saver)
+    {
+        if (double.IsFinite(result.GradientNorm) && double.IsFinite(result.Loss))
+        {
+            Enter(FaultPoint.Optimizer, "optimizer");
+            saver?.AwaitSnapshot();
             state.Update(rate);
-            scaler?.Succeed();
+            state.LossScaler?.Succeed();
         }
-        else if (scaler is { CanShrink: true })
+        else if (state.LossScaler is { CanShrink: true } scaler)
         {
             scaler.Skip();
         }
         else
         {
             throw new AgreedUserException(
-                $"Step {state.Step + 1} has loss {mean} and gradient norm {norm}, so training cannot go "
-                    + "on: lower optimizer.lr or lengthen "
-                    + $"optimizer.warmup_steps, and go on from the last checkpoint with --resume auto."
+                $"Step {state.Step + 1} has loss {result.Loss} and gradient norm {result.GradientNorm}, so training "
+                    + "cannot go on: lower optimizer.lr or lengthen optimizer.warmup_steps, and go on from the last "
+                    + "checkpoint with --resume auto."
             );
         }
+    }
 
-        if (freed.ShouldTrim(ResidentMemory.Allocated()))
-            MemoryAllocator.Trim();
-        state.Advance(plan.Batch.BatchSize, tokens);
-        double seconds = clock.Elapsed.TotalSeconds;
-        return new StepMetrics(
-            state.Step,
-            mean,
-            norm,
-            rate,
-            state.TokensConsumed,
-            tokens / seconds,
-            seconds,
-            state.BytesSent - sentBefore,
-            monitor.ExposedCommunicationSeconds - waitedBefore,
-            monitor.CommunicationSeconds - transferredBefore,
-            CheckpointStallSeconds: 0
-        )
+    private StepMetrics Report(StepResult result, double rate, StepMeasurement measurement)
+    {
+        double seconds = measurement.Seconds;
+        return new StepMetrics
         {
-            PeakMemoryBytes = peak > 0 ? (long)peak : null,
-            LossScale = scaler is null ? null : scale,
-            SkippedSteps = scaler?.SkippedSteps,
+            Step = state.Step,
+            Loss = result.Loss,
+            GradientNorm = result.GradientNorm,
+            LearningRate = rate,
+            Tokens = state.TokensConsumed,
+            TokensPerSecond = result.Tokens / seconds,
+            StepSeconds = seconds,
+            BytesSent = measurement.BytesSent,
+            ExposedCommunicationSeconds = measurement.ExposedCommunicationSeconds,
+            CommunicationSeconds = measurement.CommunicationSeconds,
+            PeakMemoryBytes = result.PeakMemoryBytes,
+            LossScale = result.LossScale,
+            SkippedSteps = state.LossScaler?.SkippedSteps,
         };
     }
 
-    // The activity is told where a rank is missed.
-    private void At(FaultPoint? place, string activity)
+    // The activity is named where other ranks miss this one.
+    private void Enter(string activity) => mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
+
+    private void Enter(FaultPoint point, string activity)
     {
-        mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
-        if (place is { } reached)
-            drill?.At(reached, mesh.World.Rank, state.Step + 1);
+        Enter(activity);
+        services.Fault?.At(point, mesh.World.Rank, state.Step + 1);
     }
 
-    // A block's gradients travel while backward computes those of the blocks before it.
+    // A block's gradients are reduced while backward computes those of the blocks before it.
     private void OnGradientsReady(int block)
     {
-        drill?.At(FaultPoint.Backward, mesh.World.Rank, state.Step + 1);
+        services.Fault?.At(FaultPoint.Backward, mesh.World.Rank, state.Step + 1);
         state.Gradients.StartReduceOfBlock(block);
     }
 
@@ -184,5 +192,22 @@ internal sealed class TrainingStep
     {
         using var scope = NewDisposeScope();
         return targets.ne(IgnoredTarget).sum().item<long>();
+    }
+
+    // Tensors belong to the step's scope.
+    private sealed record MicroBatch(Tensor Inputs, Tensor Targets, long[] Sequences);
+
+    // What all ranks know of a step after its reduction.
+    private sealed record StepResult
+    {
+        public required double Loss { get; init; }
+
+        public required double GradientNorm { get; init; }
+
+        public required long Tokens { get; init; }
+
+        public required double? LossScale { get; init; }
+
+        public required long? PeakMemoryBytes { get; init; }
     }
 }

@@ -5,8 +5,8 @@ using LongNet.Core;
 namespace LongNet.Trainer.Reporting;
 
 /// <summary>
-/// metrics.jsonl: one JSON object per line and step, numbers written so that reading gives back the same bits. Lines
-/// appear whole, as soon as they are known; while the disk refuses them they wait in memory, and training goes on.
+/// metrics.jsonl: one JSON object per line and step, with numbers that are read back with the same bits. A line is
+/// complete as soon as a reader sees it; while the disk refuses lines they wait in memory, and training continues.
 /// </summary>
 internal sealed class MetricsWriter : IDisposable
 {
@@ -18,12 +18,13 @@ internal sealed class MetricsWriter : IDisposable
     /// <summary>Opens the file, keeping what earlier parts of the same run wrote.</summary>
     /// <param name="path">The file; its folder must exist.</param>
     /// <param name="step">
-    /// Steps already done; null for a run that starts anew. Lines of later steps, which this run will do again, and a
-    /// last line that was cut off are removed; a new run keeps none.
+    /// Steps already done; null for a new run, which keeps no line. Lines of later steps, which this run will do again,
+    /// and a last line that was cut off are removed.
     /// </param>
     /// <exception cref="UserException">The file cannot be written.</exception>
     public MetricsWriter(string path, long? step)
     {
+        Path = path;
         try
         {
             file = new FileStream(
@@ -43,6 +44,9 @@ internal sealed class MetricsWriter : IDisposable
         }
     }
 
+    /// <summary>The file, as it was given.</summary>
+    public string Path { get; }
+
     /// <summary>Why lines wait in memory; null where none do.</summary>
     public string? Problem { get; private set; }
 
@@ -58,8 +62,8 @@ internal sealed class MetricsWriter : IDisposable
             json.WriteNumber("tokens_per_second", metrics.TokensPerSecond);
             json.WriteNumber("step_seconds", metrics.StepSeconds);
             json.WriteNumber("bytes_sent", metrics.BytesSent);
-            json.WriteNumber("communication_seconds", metrics.CommunicationSeconds);
-            json.WriteNumber("communication_total_seconds", metrics.CommunicationTotalSeconds);
+            json.WriteNumber("communication_seconds", metrics.ExposedCommunicationSeconds);
+            json.WriteNumber("communication_total_seconds", metrics.CommunicationSeconds);
             json.WriteNumber("checkpoint_stall_seconds", metrics.CheckpointStallSeconds);
             if (metrics.PeakMemoryBytes is { } peak)
                 json.WriteNumber("peak_memory_bytes", peak);
@@ -95,7 +99,7 @@ internal sealed class MetricsWriter : IDisposable
 
         try
         {
-            // Without the gate: lines are written meanwhile.
+            // Outside the lock, as the disk may be slow: the training loop writes lines meanwhile.
             RandomAccess.FlushToDisk(file.SafeFileHandle);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
@@ -111,7 +115,7 @@ internal sealed class MetricsWriter : IDisposable
         file.Dispose();
     }
 
-    // JSON has no word for what is no number.
+    // JSON has no literals for infinities and NaN.
     private static void WriteMeasured(Utf8JsonWriter json, string key, double value)
     {
         if (double.IsFinite(value))
@@ -136,7 +140,7 @@ internal sealed class MetricsWriter : IDisposable
         }
     }
 
-    // At the end of the last whole line, over what a write that failed may have left of the next.
+    // At the end of the last complete line, over what a failed write may have left of the next.
     private void WriteWaiting()
     {
         try
@@ -152,7 +156,7 @@ internal sealed class MetricsWriter : IDisposable
         }
     }
 
-    // Where the first line begins that is torn or of a later step.
+    // Where the first line begins that is cut off or of a later step.
     private static long KeptBytes(string path, long step)
     {
         using var content = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
@@ -162,8 +166,8 @@ internal sealed class MetricsWriter : IDisposable
         content.Seek(0, SeekOrigin.Begin);
         while (reader.ReadLine() is { } line)
         {
-            bool whole = terminated || reader.Peek() >= 0;
-            if (!whole || !IsUpTo(line, step))
+            bool isComplete = terminated || reader.Peek() >= 0;
+            if (!isComplete || !IsUpTo(line, step))
                 break;
             kept += System.Text.Encoding.UTF8.GetByteCount(line) + 1;
         }

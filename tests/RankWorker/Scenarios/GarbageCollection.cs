@@ -41,7 +41,7 @@ internal static class GarbageCollection
         using var state = new TrainingState(plan, mesh);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, config.Training.SequenceLength);
-        var step = new TrainingStep(plan, mesh, state, reader);
+        var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
         var evaluation = new Evaluation(plan, mesh, state, reader);
 
         using var stop = new CancellationTokenSource();

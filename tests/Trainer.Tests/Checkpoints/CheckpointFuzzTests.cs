@@ -542,7 +542,7 @@ public sealed class CheckpointFuzzTests : IDisposable
                 Shard = 1,
             },
         ];
-        var writer = new CheckpointWriter(Store, CheckpointRetention.All, FileOperations.Real);
+        var writer = new CheckpointWriter(Store, CheckpointRetention.All, FileOperations.Real, ICheckpointEvents.None);
         return writer
             .Commit(parts[0], [.. parts.SelectMany(writer.WritePart)], System.Diagnostics.Stopwatch.StartNew())
             .Path;

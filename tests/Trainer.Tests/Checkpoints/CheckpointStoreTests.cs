@@ -134,23 +134,22 @@ public sealed class CheckpointStoreTests : IDisposable
         CheckpointStore.Verify(Store.Latest()!);
 
         using ProcessGroup alone = ProcessGroup.Solo("alone");
-        var told = new List<string>();
+        var events = new RecordedEvents();
         using var saver = new CheckpointSaver(
             Store,
             alone,
-            new CheckpointOptions(Asynchronous: true, Required: false, CheckpointRetention.All)
-        )
-        {
-            Failed = told.Add,
-        };
+            new CheckpointOptions(Asynchronous: true, Required: false, CheckpointRetention.All),
+            events
+        );
         saver.Start(SavedCheckpoint.Part(20));
         saver.Finish();
         Assert.Equal(
             $"The checkpoint of step 20 cannot be written to {folder["checkpoints"]}: {problem}. Older "
                 + "checkpoints are untouched.",
-            Assert.Single(told)
+            Assert.Single(events.Failures)
         );
-        Assert.Equal(told[0], saver.Failure);
+        Assert.Equal(events.Failures[0], saver.Failure);
+        Assert.True(events.TrainingContinued);
         File.Delete(folder["checkpoints/.step-00000020.partial"]);
         saver.Start(SavedCheckpoint.Part(20));
         saver.Finish();
@@ -183,7 +182,8 @@ public sealed class CheckpointStoreTests : IDisposable
         using var saver = new CheckpointSaver(
             Store,
             alone,
-            new CheckpointOptions(Asynchronous: true, Required: true, CheckpointRetention.All)
+            new CheckpointOptions(Asynchronous: true, Required: true, CheckpointRetention.All),
+            ICheckpointEvents.None
         );
         Tensor weight = zeros(1 << 20);
         for (long step = 1; step <= 3; step++)

@@ -277,35 +277,27 @@ public class SaveFaultTests
     )
     {
         using ProcessGroup alone = ProcessGroup.Solo("alone");
-        List<string> failed = [],
-            warnings = [];
+        var events = new RecordedEvents();
         using var saver = new CheckpointSaver(
             store,
             alone,
             new CheckpointOptions(Asynchronous: false, required, retention),
+            events,
             files
-        )
-        {
-            Failed = failed.Add,
-            Saved = (_, checkpoint) =>
-            {
-                if (checkpoint.Warning is { } warning)
-                    warnings.Add(warning);
-            },
-        };
+        );
         try
         {
             saver.Start(part);
         }
         catch (StoppedException)
         {
-            Assert.Empty(failed);
-            Assert.Empty(warnings);
+            Assert.Empty(events.Failures);
+            Assert.Empty(events.Warnings);
             return null;
         }
 
-        Assert.Equal(saver.Failure, failed.SingleOrDefault());
-        return failed.Concat(warnings).SingleOrDefault();
+        Assert.Equal(saver.Failure, events.Failures.SingleOrDefault());
+        return events.Failures.Concat(events.Warnings).SingleOrDefault();
     }
 
     // The ranks of a shared checkpoint, one after another; the first makes the whole of it.
@@ -316,7 +308,7 @@ public class SaveFaultTests
         FaultyFiles files
     )
     {
-        var writer = new CheckpointWriter(store, retention, files);
+        var writer = new CheckpointWriter(store, retention, files, ICheckpointEvents.None);
         try
         {
             CheckpointFile[][] written = [.. parts.Reverse().Select(writer.WritePart).Reverse()];

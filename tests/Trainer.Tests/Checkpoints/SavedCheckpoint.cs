@@ -61,17 +61,15 @@ internal static class SavedCheckpoint
     )
     {
         using ProcessGroup alone = ProcessGroup.Solo("alone");
-        string? saved = null;
+        var events = new RecordedEvents();
         using var saver = new CheckpointSaver(
             store,
             alone,
             new CheckpointOptions(Asynchronous: false, required, retention ?? CheckpointRetention.All),
-            files ?? FileOperations.Real
-        )
-        {
-            Saved = (_, checkpoint) => saved = checkpoint.Path,
-        };
+            events,
+            files
+        );
         saver.Start(part);
-        return saved;
+        return events.Checkpoints.SingleOrDefault()?.Path;
     }
 }

@@ -85,8 +85,8 @@ public sealed partial class PreemptionTests : IDisposable
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 3)]
     [InlineData(MpiKind.Mpich, 3)]
-    public void StopAgreement_OnWhatOneRankKnows_IsTheSameOnAll(MpiKind kind, int ranks) =>
-        RankTests.RunScenario(kind, ranks, "stop-agreement", folder.Path);
+    public void StopConsensus_OnWhatOneRankKnows_IsTheSameOnAll(MpiKind kind, int ranks) =>
+        RankTests.RunScenario(kind, ranks, "stop-consensus", folder.Path);
 
     // The first one is noted while a rank waits for one that hangs, so there is no step's end to stop at.
     [Theory]
@@ -187,18 +187,6 @@ public sealed partial class PreemptionTests : IDisposable
         );
         Assert.False(File.Exists(file));
         Assert.Equal(3, TrainingJob.Values(folder["run"], "loss").Length);
-    }
-
-    [Fact]
-    public void TimeLimit_OverAtTheLastStep_IsAnOrdinaryEnd()
-    {
-        // 60 ms, which the start alone takes.
-        string[] limit = ["--set", "training.time_limit_minutes=0.001"];
-        ProgramResult result = Run(MpiKind.None, ["--steps", "1", .. limit]).AssertSuccess();
-        Assert.DoesNotMatch(Stop(), result.Output);
-        result = Run(MpiKind.None, ["--steps", "3", "--resume", "auto", .. limit]);
-        Assert.Equal(75, result.ExitCode);
-        AssertStopped(result, folder["run"], "0.001 minutes (training.time_limit_minutes) are over", 3);
     }
 
     [Fact]

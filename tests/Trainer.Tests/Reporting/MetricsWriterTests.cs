@@ -15,7 +15,20 @@ public sealed class MetricsWriterTests : IDisposable
     [Fact]
     public void Write_AStepAndAnEvaluation_AreLinesOfJson()
     {
-        var step = new StepMetrics(7, 1.0 / 3, 0.1 + 0.2, 3e-4, 1L << 40, 12345.678901234567, 1e-7, 0, 0.1, 0.7, 0.3);
+        var step = new StepMetrics
+        {
+            Step = 7,
+            Loss = 1.0 / 3,
+            GradientNorm = 0.1 + 0.2,
+            LearningRate = 3e-4,
+            Tokens = 1L << 40,
+            TokensPerSecond = 12345.678901234567,
+            StepSeconds = 1e-7,
+            BytesSent = 0,
+            ExposedCommunicationSeconds = 0.1,
+            CommunicationSeconds = 0.7,
+            CheckpointStallSeconds = 0.3,
+        };
         Write(0, writer =>
         {
             writer.Write(step);
@@ -44,19 +57,20 @@ public sealed class MetricsWriterTests : IDisposable
         // Reading gives back the same bits.
         Assert.Equal(
             step,
-            new StepMetrics(
-                first.GetProperty("step").GetInt64(),
-                first.GetProperty("loss").GetDouble(),
-                first.GetProperty("grad_norm").GetDouble(),
-                first.GetProperty("lr").GetDouble(),
-                first.GetProperty("tokens").GetInt64(),
-                first.GetProperty("tokens_per_second").GetDouble(),
-                first.GetProperty("step_seconds").GetDouble(),
-                first.GetProperty("bytes_sent").GetInt64(),
-                first.GetProperty("communication_seconds").GetDouble(),
-                first.GetProperty("communication_total_seconds").GetDouble(),
-                first.GetProperty("checkpoint_stall_seconds").GetDouble()
-            )
+            new StepMetrics
+            {
+                Step = first.GetProperty("step").GetInt64(),
+                Loss = first.GetProperty("loss").GetDouble(),
+                GradientNorm = first.GetProperty("grad_norm").GetDouble(),
+                LearningRate = first.GetProperty("lr").GetDouble(),
+                Tokens = first.GetProperty("tokens").GetInt64(),
+                TokensPerSecond = first.GetProperty("tokens_per_second").GetDouble(),
+                StepSeconds = first.GetProperty("step_seconds").GetDouble(),
+                BytesSent = first.GetProperty("bytes_sent").GetInt64(),
+                ExposedCommunicationSeconds = first.GetProperty("communication_seconds").GetDouble(),
+                CommunicationSeconds = first.GetProperty("communication_total_seconds").GetDouble(),
+                CheckpointStallSeconds = first.GetProperty("checkpoint_stall_seconds").GetDouble(),
+            }
         );
         JsonElement second = JsonDocument.Parse(lines[1]).RootElement;
         Assert.Equal(
@@ -69,8 +83,19 @@ public sealed class MetricsWriterTests : IDisposable
     [Fact]
     public void Write_AScaledStep_SaysItsScaleAndNullForWhatOverflows()
     {
-        var step = new StepMetrics(7, double.NaN, double.PositiveInfinity, 3e-4, 64, 1, 1, 0, 0, 0, 0)
+        var step = new StepMetrics
         {
+            Step = 7,
+            Loss = double.NaN,
+            GradientNorm = double.PositiveInfinity,
+            LearningRate = 3e-4,
+            Tokens = 64,
+            TokensPerSecond = 1,
+            StepSeconds = 1,
+            BytesSent = 0,
+            ExposedCommunicationSeconds = 0,
+            CommunicationSeconds = 0,
+            CheckpointStallSeconds = 0,
             PeakMemoryBytes = 3L << 32,
             LossScale = 65536,
             SkippedSteps = 2,
