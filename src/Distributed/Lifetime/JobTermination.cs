@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using LongNet.Core;
+using LongNet.Core.Native;
 using LongNet.Distributed.Backends.Mpi;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Diagnostics;
@@ -212,17 +213,7 @@ internal sealed partial class JobTermination : IDisposable
     }
 
     // One that is dead and not yet waited for has no command line any more.
-    private static bool IsAlive(int process)
-    {
-        try
-        {
-            return File.ReadAllBytes($"/proc/{process}/cmdline").Length > 0;
-        }
-        catch (IOException)
-        {
-            return false;
-        }
-    }
+    private static bool IsAlive(int process) => ProcFile.Text($"/proc/{process}/cmdline") is { Length: > 0 };
 
     [LibraryImport("libc", EntryPoint = "_exit")]
     private static partial void ExitAtOnce(int code);

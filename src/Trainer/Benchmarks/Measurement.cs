@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using LongNet.Trainer.Platform;
+using LongNet.Core.Devices;
 
 namespace LongNet.Trainer.Benchmarks;
 
@@ -68,12 +68,12 @@ internal static class Measurement
         try
         {
             // Memory that was freed but kept would hide what the work takes.
-            Core.Native.MemoryAllocator.Trim();
+            ComputeDevice.Cpu.TrimMemory();
             // Resets the peak to what is resident now.
             File.WriteAllText("/proc/self/clear_refs", "5");
-            long? before = ResidentMemory.Peak();
+            long? before = ComputeDevice.Cpu.PeakBytes();
             work();
-            return ResidentMemory.Peak() - before;
+            return ComputeDevice.Cpu.PeakBytes() - before;
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {

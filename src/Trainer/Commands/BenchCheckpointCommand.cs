@@ -48,11 +48,9 @@ internal static class BenchCheckpointCommand
                         parsed.GetValue(set)!
                     )
                 );
-                string settings = ProcessSettings.Apply(
-                    plan.Config.Runtime,
-                    runtime.Environment,
-                    plan.Config.Memory.Recompute != Recompute.None
-                );
+                string settings = ProcessSettings
+                    .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
+                    .Describe();
                 string place = Path.Combine(parsed.GetRequiredValue(folder), "longnet-bench-checkpoint");
                 RankConsensus.RunOnRoot(runtime.World, () =>
                     Directory.Exists(place)

@@ -87,7 +87,7 @@ internal static class BenchCollectivesCommand
                     throw new UserException(
                         "bench collectives needs at least two ranks: mpiexec -n 2 longnet bench collectives."
                     );
-                string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
+                string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment).Describe();
                 var benchmark = new CollectiveBenchmark(
                     runtime.World,
                     Types[parsed.GetValue(dtype)!],

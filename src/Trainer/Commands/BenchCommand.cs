@@ -211,7 +211,7 @@ internal static class BenchCommand
 
     internal static string OneProcess(DistributedRuntime runtime, string what, int? threads) =>
         runtime.World.Size == 1
-            ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
+            ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment).Describe()
             : throw new AgreedUserException($"bench {what} measures one process: start it without mpiexec.");
 
     private static Command Step()
@@ -243,11 +243,9 @@ internal static class BenchCommand
                         parsed.GetValue(set)!
                     )
                 );
-                string settings = ProcessSettings.Apply(
-                    plan.Config.Runtime,
-                    runtime.Environment,
-                    plan.Config.Memory.Recompute != Recompute.None
-                );
+                string settings = ProcessSettings
+                    .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
+                    .Describe();
                 using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
                 StepTimes times = StepBenchmark.Run(plan, mesh, parsed.GetValue(steps));
                 if (!runtime.Environment.IsRoot)

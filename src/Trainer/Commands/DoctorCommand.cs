@@ -52,7 +52,7 @@ internal static class DoctorCommand
     // Collective. All ranks return the same.
     private static int Examine(DistributedRuntime runtime, bool asJson)
     {
-        string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
+        var settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
         RankFacts own = RankFacts.Collect(runtime.Environment, libTorchLoaded: true, runtime.Mpi, settings);
         RankFacts[] ranks =
         [

@@ -93,11 +93,9 @@ internal static class TrainCommand
             return output is null ? config : config with { Output = output };
         });
         runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
-        string settings = ProcessSettings.Apply(
-            plan.Config.Runtime,
-            runtime.Environment,
-            plan.Config.Memory.Recompute != Recompute.None
-        );
+        string settings = ProcessSettings
+            .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
+            .Describe();
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         long lastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps);
         return new TrainingRun(plan, mesh, settings, lastStep, resume, Console.Out, runtime).Run();

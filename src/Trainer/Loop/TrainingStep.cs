@@ -1,6 +1,6 @@
 using System.Diagnostics;
+using LongNet.Core.Devices;
 using LongNet.Core.Model;
-using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Diagnostics;
@@ -70,7 +70,7 @@ internal sealed class TrainingStep
     public StepMetrics Run()
     {
         var clock = Stopwatch.StartNew();
-        freed.BeforeStep(ResidentMemory.Allocated());
+        freed.BeforeStep(ComputeDevice.Cpu.AllocatedBytes());
         long sentBefore = state.BytesSent;
         CollectiveMonitor monitor = mesh.World.Monitor;
         double waitedBefore = monitor.ExposedCommunicationSeconds,
@@ -125,7 +125,7 @@ internal sealed class TrainingStep
         state.Model.BlockGradientsComplete = null;
         At(null, "reducing gradients");
         state.Gradients.FinishReduce();
-        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ResidentMemory.Peak() ?? 0);
+        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ComputeDevice.Cpu.PeakBytes() ?? 0);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
         double mean = lossSum / Math.Max(1, tokens);
         double rate = schedule.RateAt(state.Step + 1);
@@ -149,8 +149,8 @@ internal sealed class TrainingStep
             );
         }
 
-        if (freed.ShouldTrim(ResidentMemory.Allocated()))
-            MemoryAllocator.Trim();
+        if (freed.ShouldTrim(ComputeDevice.Cpu.AllocatedBytes()))
+            ComputeDevice.Cpu.TrimMemory();
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(

@@ -67,7 +67,7 @@ internal static class MachineMeasurement
         world.AllReduce(slowest, ReduceOperation.Min);
         double[] rates = slowest.data<double>().ToArray();
         MemoryFacts memory = MemoryFacts.Collect();
-        long limit = Math.Min(memory.Group ?? long.MaxValue, memory.Available ?? memory.Total ?? long.MaxValue);
+        long limit = Math.Min(memory.ControlGroup ?? long.MaxValue, memory.Available ?? memory.Total ?? long.MaxValue);
         bool disk = rates[6] > 0;
         double gather = rates[4] / PassesOfMessage,
             scatter = gather,
