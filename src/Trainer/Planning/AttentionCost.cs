@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -31,10 +32,10 @@ internal sealed class AttentionCost
     /// <summary>Backward computes the logits again and has four products where forward has two.</summary>
     public const double BackwardShare = 2.5;
 
-    private readonly PlannedRun run;
+    private readonly RunShape run;
     private readonly long headDim;
 
-    public AttentionCost(PlannedRun run)
+    public AttentionCost(RunShape run)
     {
         this.run = run;
         headDim = run.Model.DModel / run.Model.Heads;
@@ -87,7 +88,7 @@ internal sealed class AttentionCost
                 * (
                     span > 1
                         ? KeptOfShard(branch, group.Offset, slowest % span)
-                        : Segments(branch, run.Rows)
+                        : Segments(branch, run.RowsPerRank)
                             .Sum(segment =>
                                 segment.Count * RowBlock.KeptRows(segment.Rows, group.Offset, branch.Dilation)
                             )
@@ -104,7 +105,7 @@ internal sealed class AttentionCost
         );
     }
 
-    private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.Rows);
+    private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.RowsPerRank);
 
     private IReadOnlyList<HeadGroup> Heads(Branch branch) =>
         run.Model.HeadOffsets.Groups(run.Model.Heads, branch.Dilation);
@@ -126,11 +127,11 @@ internal sealed class AttentionCost
     {
         int span = Span(branch);
         if (span == 1)
-            return Pairs(branch, run.Rows);
+            return Pairs(branch, run.RowsPerRank);
         return Heads(branch)
             .Sum(group =>
             {
-                double before = RowBlock.KeptRows(rank % span * run.Rows, group.Offset, branch.Dilation),
+                double before = RowBlock.KeptRows(rank % span * run.RowsPerRank, group.Offset, branch.Dilation),
                     own = KeptOfShard(branch, group.Offset, rank % span);
                 return group.Heads * own * (before + (own + 1) / 2);
             });
@@ -138,8 +139,8 @@ internal sealed class AttentionCost
 
     // Kept rows of a shard of a segment, which count from the segment's start.
     private long KeptOfShard(Branch branch, long offset, int shard) =>
-        RowBlock.KeptRows((shard + 1) * run.Rows, offset, branch.Dilation)
-        - RowBlock.KeptRows(shard * run.Rows, offset, branch.Dilation);
+        RowBlock.KeptRows((shard + 1) * run.RowsPerRank, offset, branch.Dilation)
+        - RowBlock.KeptRows(shard * run.RowsPerRank, offset, branch.Dilation);
 
     private static long LeastCommonMultiple(long a, long b) =>
         a / (long)System.Numerics.BigInteger.GreatestCommonDivisor(a, b) * b;

@@ -3,6 +3,7 @@ using LongNet.Core;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Runs;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -121,7 +122,7 @@ internal sealed record RunCheck(int Steps, double StepSeconds, double? PeakMemor
     /// </summary>
     public string ToMarkdown(Prediction prediction)
     {
-        PlannedRun run = prediction.Run;
+        RunShape run = prediction.Run;
         string[] cells =
         [
             SizeText.Length(run.SequenceLength),

@@ -35,7 +35,7 @@ internal static class GarbageCollection
                 "model.attention.dilation_rates=[1, 2, 3]",
             ]
         );
-        RunPlan plan = RunPlan.Create(config, runtime.World.Size);
+        RunPlan plan = RunPlan.Open(config, runtime.World.Size);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         using var state = new TrainingState(plan, mesh);
         using ITokenSource source = plan.Corpus.OpenTokens();
