@@ -1,27 +1,31 @@
 using System.Diagnostics;
 using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Diagnostics;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Benchmarks;
 
 /// <summary>A collective that is measured, and what of its buffer crosses the slowest link.</summary>
-/// <param name="Name">As on the command line.</param>
+/// <param name="Kind">Which.</param>
 /// <param name="BusShare">Bytes over a rank's link per byte of the larger buffer, of P ranks: the convention of
 /// nccl-tests.</param>
 /// <param name="Prepare">Makes the buffer of a rank, [P, elements of a part], and returns the call that is measured.
 /// Collective.</param>
 internal sealed record CollectiveOperation(
-    string Name,
+    CollectiveKind Kind,
     Func<double, double> BusShare,
     Func<ProcessGroup, Tensor, Action> Prepare
 )
 {
+    /// <summary>Its name on the command line.</summary>
+    public string Name => Kind.Term();
+
     /// <summary>All that there are, in the order in which they are measured.</summary>
     public static IReadOnlyList<CollectiveOperation> All { get; } =
     [
         // Of the part that has this rank's number, so that the result is as large as the buffer.
         new(
-            "all-gather",
+            CollectiveKind.AllGather,
             ranks => (ranks - 1) / ranks,
             (group, buffer) =>
             {
@@ -30,14 +34,25 @@ internal sealed record CollectiveOperation(
             }
         ),
         new(
-            "reduce-scatter",
+            CollectiveKind.ReduceScatter,
             ranks => (ranks - 1) / ranks,
             (group, buffer) => () => group.ReduceScatter(buffer).Dispose()
         ),
-        new("all-reduce", ranks => 2 * (ranks - 1) / ranks, (group, buffer) => () => group.AllReduce(buffer)),
-        new("broadcast", _ => 1, (group, buffer) => () => group.Broadcast(buffer, 0)),
-        new("all-to-all", ranks => (ranks - 1) / ranks, (group, buffer) => () => group.AllToAll(buffer).Dispose()),
+        new(
+            CollectiveKind.AllReduce,
+            ranks => 2 * (ranks - 1) / ranks,
+            (group, buffer) => () => group.AllReduce(buffer)
+        ),
+        new(CollectiveKind.Broadcast, _ => 1, (group, buffer) => () => group.Broadcast(buffer, 0)),
+        new(
+            CollectiveKind.AllToAll,
+            ranks => (ranks - 1) / ranks,
+            (group, buffer) => () => group.AllToAll(buffer).Dispose()
+        ),
     ];
+
+    /// <summary>The operation of a kind that is among <see cref="All"/>.</summary>
+    public static CollectiveOperation Of(CollectiveKind kind) => All.First(operation => operation.Kind == kind);
 }
 
 /// <summary>What an operation took.</summary>

@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
@@ -45,7 +46,7 @@ internal static class StepBenchmark
     /// <summary>Runs the steps. Collective over the mesh.</summary>
     public static StepTimes Run(RunPlan plan, DeviceMesh mesh, int steps)
     {
-        using var state = new TrainingState(plan, mesh);
+        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var step = new TrainingStep(plan, mesh, state, new BatchReader(source, plan.Config.Training.SequenceLength));
         double rate = mesh.World.Sum(AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));

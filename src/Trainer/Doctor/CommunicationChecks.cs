@@ -1,10 +1,11 @@
 using LongNet.Distributed.Collectives;
+using LongNet.Distributed.Diagnostics;
 using LongNet.Trainer.Benchmarks;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Doctor;
 
-/// <summary>What ranks only find out together: how fast they exchange, and whether their clocks agree.</summary>
+/// <summary>What ranks can only measure together: how fast they exchange, and whether their clocks agree.</summary>
 internal static class CommunicationChecks
 {
     private const int Rounds = 5,
@@ -28,9 +29,7 @@ internal static class CommunicationChecks
         var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, Rounds);
         var findings = new List<Finding> { Clocks(world.Size, Skew(world)) };
         foreach (
-            CollectiveOperation operation in CollectiveOperation.All.Where(operation =>
-                operation.Name is "all-gather" or "all-reduce"
-            )
+            var operation in new[] { CollectiveKind.AllGather, CollectiveKind.AllReduce }.Select(CollectiveOperation.Of)
         )
             findings.Add(Bandwidth(operation.Name, [.. Sizes.Select(size => benchmark.Run(operation, size))], hosts));
         return findings;

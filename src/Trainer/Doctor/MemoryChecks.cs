@@ -24,9 +24,9 @@ internal static class MemoryChecks
         long? limit = ranks.Min(rank => Smaller(rank.Memory.Total, rank.Memory.ControlGroup));
         if (limit is long bytes)
         {
+            bool byGroup = memory.ControlGroup <= memory.Total;
             string value =
-                $"{host}: "
-                + $"{ByteSize.Format(bytes)}{(memory.ControlGroup <= memory.Total ? ", by the limit of the control group" : "")}, "
+                $"{host}: {ByteSize.Format(bytes)}{(byGroup ? ", by the limit of the control group" : "")}, "
                 + $"{Size(memory.Available)} of the machine available";
             yield return bytes / count >= LeastPerRank
                 ? new Finding("memory", value)
@@ -63,8 +63,8 @@ internal static class MemoryChecks
             )
             : new Finding(
                 "locked memory",
-                $"{host}: "
-                    + $"{(locked is null ? "unlimited" : Size(locked))}{(memory.HasRdma ? "" : "; no network adapter needs it")}"
+                $"{host}: {(locked is null ? "unlimited" : Size(locked))}"
+                    + (memory.HasRdma ? "" : "; no network adapter needs it")
             );
 
         if (memory.SharedFree is long free)

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Checkpoints;
@@ -53,7 +54,7 @@ internal sealed class TrainingRun(
 
         mesh.World.Monitor.RecordFolder = directory.FlightRecords;
         mesh.World.Monitor.Activity = "building the model";
-        using var state = new TrainingState(plan, mesh);
+        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         reporter?.Say(
             $"{plan.Config.Name}: {state.ParameterCount:N0} parameters, optimizer state "
                 + $"{state.Optimizer.StateBytes / 1e6:F1} MB per rank, mesh {plan.DataRanks} data x "
@@ -92,7 +93,7 @@ internal sealed class TrainingRun(
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         FaultInjection? drill = RankConsensus.Run(mesh.World, FaultInjection.FromProcess);
         var step = new TrainingStep(plan, mesh, state, reader, drill);
-        var evaluation = new Evaluation(plan, mesh, state, reader);
+        var evaluation = new Evaluation(plan, mesh, state.Trained, reader);
         using CheckpointSaver saver = Saver(held, state, metrics, reporter, drill);
         try
         {

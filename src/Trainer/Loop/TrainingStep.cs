@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
@@ -70,7 +69,7 @@ internal sealed class TrainingStep
     public StepMetrics Run()
     {
         var clock = Stopwatch.StartNew();
-        freed.BeforeStep(ComputeDevice.Cpu.AllocatedBytes());
+        freed.BeforeStep(state.Device.AllocatedBytes());
         long sentBefore = state.BytesSent;
         CollectiveMonitor monitor = mesh.World.Monitor;
         double waitedBefore = monitor.ExposedCommunicationSeconds,
@@ -125,7 +124,7 @@ internal sealed class TrainingStep
         state.Model.BlockGradientsComplete = null;
         At(null, "reducing gradients");
         state.Gradients.FinishReduce();
-        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ComputeDevice.Cpu.PeakBytes() ?? 0);
+        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, state.Device.PeakBytes() ?? 0);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
         double mean = lossSum / Math.Max(1, tokens);
         double rate = schedule.RateAt(state.Step + 1);
@@ -149,8 +148,8 @@ internal sealed class TrainingStep
             );
         }
 
-        if (freed.ShouldTrim(ComputeDevice.Cpu.AllocatedBytes()))
-            ComputeDevice.Cpu.TrimMemory();
+        if (freed.ShouldTrim(state.Device.AllocatedBytes()))
+            state.Device.TrimMemory();
         state.Advance(plan.Batch.BatchSize, tokens);
         double seconds = clock.Elapsed.TotalSeconds;
         return new StepMetrics(

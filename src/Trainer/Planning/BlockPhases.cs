@@ -55,8 +55,8 @@ internal static class BlockPhases
         yield return ("forward of a block", projected + 2 * residual + tensors.LogSumExp + feedForwardTile / 2);
     }
 
-    // Sums in float32 of the gradients of queries, keys and values; and the gradients of gathered keys and values, which
-    // are sent to the ranks that these are from and received back as sums.
+    // Sums in float32 of the gradients of queries, keys and values; and the gradients of gathered keys and values, as
+    // they are sent to the ranks that own these, and their sums as those receive them.
     private static double AttentionGradients(TensorBytes tensors) =>
         3 * tensors.ResidualFloat32 + 2 * tensors.GatheredFloat32;
 

@@ -12,8 +12,8 @@ namespace LongNet.Trainer.Planning;
 /// <param name="LossTile">The last block's rows and a tile of logits, until the loss is computed.</param>
 internal readonly record struct KeptMemory(double Activations, double Gathered, double LossGradients, double LossTile)
 {
-    // Blocks whose activations are in memory although they are offloaded to disk: one that is used and one that is being
-    // transferred.
+    // Blocks whose activations are in memory although they are offloaded to disk: one that is used and one that is on
+    // its way.
     private const int BlocksInFlight = 2;
 
     /// <summary>What the loss makes.</summary>

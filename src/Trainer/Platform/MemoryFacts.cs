@@ -3,7 +3,9 @@ using LongNet.Core.Native;
 
 namespace LongNet.Trainer.Platform;
 
-/// <summary>The memory that a rank may use, in bytes; null where there is no limit or the system does not report it.</summary>
+/// <summary>
+/// The memory that a rank may use, in bytes; null where there is no limit or the system does not report it.
+/// </summary>
 internal sealed record MemoryFacts
 {
     // Where control groups have no limit they report a number near the largest.

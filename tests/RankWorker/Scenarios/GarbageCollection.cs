@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Lifetime;
 using LongNet.TestKit;
@@ -37,11 +38,11 @@ internal static class GarbageCollection
         );
         RunPlan plan = RunPlan.Open(config, runtime.World.Size);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
-        using var state = new TrainingState(plan, mesh);
+        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, reader);
-        var evaluation = new Evaluation(plan, mesh, state, reader);
+        var evaluation = new Evaluation(plan, mesh, state.Trained, reader);
 
         using var stop = new CancellationTokenSource();
         long collections = 0;

@@ -139,7 +139,8 @@ public class DoctorChecksTests
         true,
         false,
         "note",
-        "4 CPU threads per rank; MKL's fast kernels cannot be had here, so matrix products take twice as long as need be"
+        "4 CPU threads per rank; MKL's fast kernels cannot be had here, so matrix products take twice as "
+            + "long as need be"
     )]
     [InlineData(false, false, "ok", "4 CPU threads per rank")]
     public void Settings_OfAnAmdProcessorWithoutMklsFastKernels_AreNoted(
