@@ -83,8 +83,8 @@ internal static class DoctorCommand
             : NotReady;
     }
 
-    // Where ranks cannot meet, rank 0 tells what it knows of its own machine; those of other machines tell what stopped
-    // them.
+    // Where ranks cannot connect, rank 0 reports on its own machine, and the first rank of each other machine reports
+    // its error.
     private static int NotStarted(RankEnvironment? environment, UserException mistake, bool asJson)
     {
         if (environment is { Rank: > 0 })

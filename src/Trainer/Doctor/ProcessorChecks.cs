@@ -38,7 +38,7 @@ internal static class ProcessorChecks
     private static IEnumerable<Finding> Host(string host, IReadOnlyList<RankFacts> ranks, int all)
     {
         int machine = ranks.Max(rank => rank.Processor.Machine);
-        // Where ranks could not meet, there is only what the launcher said.
+        // Where ranks could not connect, only the launcher's number is known.
         int count = Math.Max(ranks.Count, ranks[0].LocalRanks);
         string value = $"{host}: {Many(count, "rank")} on {Many(machine, "processor")}";
         yield return count <= machine

@@ -6,7 +6,7 @@ using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
-/// <summary>Peak memory of the rank that takes most, by kind, in bytes.</summary>
+/// <summary>Peak memory of the rank that needs most, by kind, in bytes.</summary>
 internal sealed record MemoryCost
 {
     // Mean and square.

@@ -10,10 +10,10 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Planning.Machines;
 
-/// <summary>Measures the machine it runs on, in some seconds: what the threads that are set reach.</summary>
+/// <summary>Measures the rates of this machine, with the present number of threads, in some seconds.</summary>
 internal static class MachineMeasurement
 {
-    // How long each rate is measured: a step takes what the machine gives in the middle, and not at its best.
+    // How long each rate is measured. Medians count: a step runs at the usual rate of a machine, not at its best.
     private const double SecondsPerRate = 0.5;
 
     private const int Rounds = 3,
@@ -121,7 +121,7 @@ internal static class MachineMeasurement
         return new ExchangeRates(gatherBandwidth, scatterBandwidth, latency);
     }
 
-    // As the feed-forward network's, there and back.
+    // Those of a feed-forward network: expanded and contracted.
     private static double Products(ScalarType type, long channels, long hidden)
     {
         using var scope = NewDisposeScope();
@@ -166,7 +166,7 @@ internal static class MachineMeasurement
         return 5.0 * StreamElements * sizeof(float) / seconds;
     }
 
-    // What filling fresh memory takes longer than filling it again.
+    // By how much filling fresh memory takes longer than filling it again.
     private static double FirstTouch()
     {
         var rates = new double[Rounds];
@@ -194,7 +194,7 @@ internal static class MachineMeasurement
             })[0] / SmallCalls;
     }
 
-    // By way of the system's cache, as activations are, but to the disk: more than the cache's share is offloaded.
+    // Through the system's cache, as activations are, but flushed: more is offloaded than the cache can keep.
     private static (double Write, double Read) Disk(string folder)
     {
         string path = Path.Combine(folder, $"longnet-doctor-{Environment.ProcessId}-{Guid.NewGuid():N}");
