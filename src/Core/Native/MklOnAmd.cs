@@ -1,6 +1,5 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
-using System.Text;
 
 namespace LongNet.Core.Native;
 
@@ -27,22 +26,14 @@ internal static unsafe partial class MklOnAmd
         if (
             !OperatingSystem.IsLinux()
             || RuntimeInformation.ProcessArchitecture != Architecture.X64
-            || !IsAmdWithAvx2()
+            || !Avx2.IsSupported
+            || !ProcessorVendor.IsAmd
         )
             return false;
         if (!LibTorch.TryGetExport(DecidingFunction, out nint address))
             return false;
         var decides = (delegate* unmanaged<int>)address;
         return decides() == 0 && Overwrite((byte*)address, AnswerYes) && decides() == 1;
-    }
-
-    private static bool IsAmdWithAvx2()
-    {
-        if (!Avx2.IsSupported)
-            return false;
-        var (_, ebx, ecx, edx) = X86Base.CpuId(0, 0);
-        Span<int> words = [ebx, edx, ecx];
-        return Encoding.ASCII.GetString(MemoryMarshal.AsBytes(words)) == "AuthenticAMD";
     }
 
     private static bool Overwrite(byte* code, ReadOnlySpan<byte> bytes)

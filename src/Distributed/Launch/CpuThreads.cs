@@ -1,4 +1,5 @@
 using System.Globalization;
+using LongNet.Core.Native;
 
 namespace LongNet.Distributed.Launch;
 
@@ -45,53 +46,21 @@ public static class CpuThreads
         return (AllowedProcessors() ?? Environment.ProcessorCount, machine);
     }
 
-    /// <summary>How many numbers a kernel's list such as <c>0-3,8,10-11</c> holds; null where it is none.</summary>
-    internal static int? CountOf(string list)
-    {
-        int count = 0;
-        foreach (string range in list.Trim().Split(',', StringSplitOptions.RemoveEmptyEntries))
-        {
-            string[] ends = range.Split('-');
-            if (!Number(ends[0], out int first) || !Number(ends[^1], out int last) || ends.Length > 2 || last < first)
-                return null;
-            count += last - first + 1;
-        }
-
-        return count == 0 ? null : count;
-    }
-
     private static bool Number(string text, out int number) =>
         int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out number);
 
-    private static int? AllowedProcessors()
-    {
-        const string Key = "Cpus_allowed_list:";
-        string? line = Text("/proc/self/status")
-            ?.Split('\n')
-            .FirstOrDefault(line => line.StartsWith(Key, StringComparison.Ordinal));
-        return line is null ? null : CountOf(line[Key.Length..]);
-    }
+    private static int? AllowedProcessors() => Count(ProcFile.Field("/proc/self/status", "Cpus_allowed_list:"));
 
     // Microseconds of processor time per period, or "max".
     private static int? Quota()
     {
-        string[] fields = Text("/sys/fs/cgroup/cpu.max")?.Split(' ', '\n') ?? [];
+        string[] fields = ProcFile.Text("/sys/fs/cgroup/cpu.max")?.Split(' ', '\n') ?? [];
         return fields.Length >= 2 && Number(fields[0], out int time) && Number(fields[1], out int period) && period > 0
             ? Math.Max(1, (time + period - 1) / period)
             : null;
     }
 
-    private static int? CountList(string path) => Text(path) is string text ? CountOf(text) : null;
+    private static int? CountList(string path) => Count(ProcFile.Text(path));
 
-    private static string? Text(string path)
-    {
-        try
-        {
-            return File.ReadAllText(path);
-        }
-        catch (Exception missing) when (missing is IOException or UnauthorizedAccessException)
-        {
-            return null;
-        }
-    }
+    private static int? Count(string? list) => ProcessorList.Parse(list)?.Length;
 }

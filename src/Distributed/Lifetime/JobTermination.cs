@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using LongNet.Core;
+using LongNet.Core.Native;
 using LongNet.Distributed.Backends.Mpi;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Diagnostics;
@@ -205,18 +206,8 @@ internal sealed partial class JobTermination : IDisposable
         Attempt(() => WriteRecord(text, null));
     }
 
-    // A process that is dead and not yet waited for has an empty command line.
-    private static bool IsAlive(int process)
-    {
-        try
-        {
-            return File.ReadAllBytes($"/proc/{process}/cmdline").Length > 0;
-        }
-        catch (IOException)
-        {
-            return false;
-        }
-    }
+    // One that is dead and not yet waited for has no command line any more.
+    private static bool IsAlive(int process) => ProcFile.Text($"/proc/{process}/cmdline") is { Length: > 0 };
 
     [LibraryImport("libc", EntryPoint = "_exit")]
     private static partial void ExitAtOnce(int code);

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Data;
@@ -25,7 +26,7 @@ internal static class CheckpointBenchmark
     /// <param name="folder">Where they go: an empty folder on the disk that is meant.</param>
     public static SaveTimes Run(RunPlan plan, DeviceMesh mesh, string folder, int saves)
     {
-        using var state = new TrainingState(plan, mesh);
+        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));

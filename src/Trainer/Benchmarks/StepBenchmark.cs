@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
@@ -52,7 +53,7 @@ internal static class StepBenchmark
     /// <summary>Runs the steps. Collective over the mesh.</summary>
     public static StepTimes Run(RunPlan plan, DeviceMesh mesh, int steps)
     {
-        using var state = new TrainingState(plan, mesh);
+        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));

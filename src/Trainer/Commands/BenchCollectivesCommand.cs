@@ -96,7 +96,7 @@ internal static class BenchCollectivesCommand
         long[] sizes
     )
     {
-        string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
+        string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment).Describe();
         var report = new CollectiveReport(benchmark, runtime.Mpi!.Version, settings);
         if (runtime.Environment.IsRoot)
             Console.Write(report.Heading);

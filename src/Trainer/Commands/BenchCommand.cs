@@ -30,7 +30,7 @@ internal static class BenchCommand
     /// <exception cref="AgreedUserException">Several ranks were started.</exception>
     public static string ApplyToOneProcess(DistributedRuntime runtime, string name, int? threads) =>
         runtime.World.Size == 1
-            ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment)
+            ? ProcessSettings.Apply(new RuntimeConfig { Threads = threads }, runtime.Environment).Describe()
             : throw new AgreedUserException($"bench {name} measures one process: start it without mpiexec.");
 
     /// <summary>
@@ -45,11 +45,9 @@ internal static class BenchCommand
         RunPlan plan = RunPlan.Agree(runtime.World, () =>
             ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides)
         );
-        string settings = ProcessSettings.Apply(
-            plan.Config.Runtime,
-            runtime.Environment,
-            plan.Config.Memory.Recompute != Recompute.None
-        );
+        string settings = ProcessSettings
+            .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
+            .Describe();
         return (plan, settings);
     }
 }

@@ -49,7 +49,7 @@ internal static class DoctorCommand
     // Collective. All ranks return the same.
     private static int Examine(DistributedRuntime runtime, bool asJson)
     {
-        string settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
+        var settings = ProcessSettings.Apply(new RuntimeConfig(), runtime.Environment);
         RankFacts own = RankFacts.Collect(runtime.Environment, libTorchLoaded: true, runtime.Mpi, settings);
         RankFacts[] ranks =
         [
@@ -80,8 +80,8 @@ internal static class DoctorCommand
             : NotReady;
     }
 
-    // Where ranks cannot meet, rank 0 tells what it knows of its own machine; those of other machines tell what stopped
-    // them.
+    // Where ranks cannot connect, rank 0 reports on its own machine, and the first rank of each other machine reports
+    // its error.
     private static int NotStarted(RankEnvironment? environment, UserException mistake, bool asJson)
     {
         if (environment is { Rank: > 0 })

@@ -93,11 +93,9 @@ internal static class TrainCommand
             return output is null ? config : config with { Output = output };
         });
         runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
-        string settings = ProcessSettings.Apply(
-            plan.Config.Runtime,
-            runtime.Environment,
-            plan.Config.Memory.Recompute != Recompute.None
-        );
+        string settings = ProcessSettings
+            .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
+            .Describe();
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         using var process = Process.GetCurrentProcess();
         var context = new RunContext

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Doctor;
 
-/// <summary>What ranks only find out together: how fast they exchange, and whether their clocks agree.</summary>
+/// <summary>What ranks can only measure together: how fast they exchange, and whether their clocks agree.</summary>
 internal static class CommunicationChecks
 {
     private const int Rounds = 5,

@@ -6,7 +6,7 @@ namespace LongNet.Trainer.Doctor;
 internal static class GpuChecks
 {
     public static IEnumerable<Finding> Of(IReadOnlyList<RankFacts> ranks) =>
-        RankFolding.By(ranks, rank => rank.Host).SelectMany(host => Host(host.Value, host.Ranks, ranks.Count));
+        RankGroups.By(ranks, rank => rank.Host).SelectMany(host => Host(host.Value, host.Ranks, ranks.Count));
 
     private static IEnumerable<Finding> Host(string host, IReadOnlyList<RankFacts> ranks, int all)
     {

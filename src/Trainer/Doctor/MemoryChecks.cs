@@ -15,16 +15,16 @@ internal static class MemoryChecks
     private const long LittleDisk = 5L << 30;
 
     public static IEnumerable<Finding> Of(IReadOnlyList<RankFacts> ranks) =>
-        RankFolding.By(ranks, rank => rank.Host).SelectMany(host => Host(host.Value, host.Ranks));
+        RankGroups.By(ranks, rank => rank.Host).SelectMany(host => Host(host.Value, host.Ranks));
 
     private static IEnumerable<Finding> Host(string host, IReadOnlyList<RankFacts> ranks)
     {
         MemoryFacts memory = ranks[0].Memory;
         int count = Math.Max(ranks.Count, ranks[0].LocalRanks);
-        long? limit = ranks.Min(rank => Smaller(rank.Memory.Total, rank.Memory.Group));
+        long? limit = ranks.Min(rank => Smaller(rank.Memory.Total, rank.Memory.ControlGroup));
         if (limit is long bytes)
         {
-            string byGroup = memory.Group <= memory.Total ? ", by the limit of the control group" : "";
+            string byGroup = memory.ControlGroup <= memory.Total ? ", by the limit of the control group" : "";
             string value =
                 $"{host}: {ByteSize.Format(bytes)}{byGroup}, " + $"{Size(memory.Available)} of the machine available";
             yield return bytes / count >= LeastPerRank
@@ -62,8 +62,7 @@ internal static class MemoryChecks
             )
             : new Finding(
                 "locked memory",
-                $"{host}: "
-                    + $"{(locked is null ? "unlimited" : Size(locked))}"
+                $"{host}: {(locked is null ? "unlimited" : Size(locked))}"
                     + (memory.HasRdma ? "" : "; no network adapter needs it")
             );
 

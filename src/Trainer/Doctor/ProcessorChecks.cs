@@ -1,5 +1,4 @@
 using LongNet.Distributed.Launch;
-using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Doctor;
 
@@ -11,7 +10,7 @@ internal static class ProcessorChecks
     public static IEnumerable<Finding> Of(IReadOnlyList<RankFacts> ranks) =>
         [
             .. Models(ranks),
-            .. RankFolding.By(ranks, rank => rank.Host).SelectMany(host => Host(host.Value, host.Ranks, ranks.Count)),
+            .. RankGroups.By(ranks, rank => rank.Host).SelectMany(host => Host(host.Value, host.Ranks, ranks.Count)),
             .. Settings(ranks),
         ];
 
@@ -20,9 +19,7 @@ internal static class ProcessorChecks
         bool fast = ranks.All(rank => rank.Processor.Features.Intersect(BFloat16).Any());
         string[] lines =
         [
-            .. RankFolding.Lines(ranks, rank =>
-                $"{rank.Processor.Model} ({string.Join(' ', rank.Processor.Features)})"
-            ),
+            .. RankGroups.Lines(ranks, rank => $"{rank.Processor.Model} ({string.Join(' ', rank.Processor.Features)})"),
         ];
         foreach (string line in lines)
             yield return fast && lines.Length == 1
@@ -41,7 +38,7 @@ internal static class ProcessorChecks
     private static IEnumerable<Finding> Host(string host, IReadOnlyList<RankFacts> ranks, int all)
     {
         int machine = ranks.Max(rank => rank.Processor.Machine);
-        // Where ranks could not meet, there is only what the launcher said.
+        // Where ranks could not connect, only the launcher's number is known.
         int count = Math.Max(ranks.Count, ranks[0].LocalRanks);
         string value = $"{host}: {Many(count, "rank")} on {Many(machine, "processor")}";
         yield return count <= machine
@@ -60,21 +57,21 @@ internal static class ProcessorChecks
             ranks
         );
         Mark mark = remedy is null ? Mark.Ok : Mark.Fix;
-        foreach (string line in RankFolding.Lines(ranks, Affinity))
+        foreach (string line in RankGroups.Lines(ranks, Affinity))
         {
             yield return new Finding(
                 "affinity",
-                all > 1 && ranks.Count == 1 ? $"{RankFolding.Names(ranks)}: {line}" : line,
+                all > 1 && ranks.Count == 1 ? $"{RankGroups.Names(ranks)}: {line}" : line,
                 mark,
                 remedy
             );
-            remedy = null; // Told once.
+            remedy = null; // Only the first line of a host has it.
         }
     }
 
     private static string Affinity(RankFacts rank) =>
         $"processor{(rank.Processor.Allowed.Length == 1 ? "" : "s")} "
-        + $"{RankFolding.Numbers(rank.Processor.Allowed)}, {Many(rank.Processor.Threads, "thread")}";
+        + $"{RankGroups.Ranges(rank.Processor.Allowed)}, {Many(rank.Processor.Threads, "thread")}";
 
     private static string? BindingRemedy(int count, int machine, int[] together, IReadOnlyList<RankFacts> ranks)
     {
@@ -89,8 +86,8 @@ internal static class ProcessorChecks
         };
         if (together.Length < Math.Min(count, machine))
         {
-            return $"On {ranks[0].Host} {RankFolding.Names(ranks)} may run on {Many(together.Length, "processor")} "
-                + $"of {machine} only ({RankFolding.Numbers(together)}), "
+            return $"On {ranks[0].Host} {RankGroups.Names(ranks)} may run on {Many(together.Length, "processor")} "
+                + $"of {machine} only ({RankGroups.Ranges(together)}), "
                 + $"so that they take turns and wait for each other. {unbind}";
         }
 
@@ -103,13 +100,11 @@ internal static class ProcessorChecks
 
     private static IEnumerable<Finding> Settings(IReadOnlyList<RankFacts> ranks)
     {
-        RankFacts[] told = [.. ranks.Where(rank => rank.Settings is not null)];
-        bool slow = told.Any(rank =>
-            rank.Processor is { Vendor: "AuthenticAMD" } processor
-            && processor.Features.Contains("avx2")
-            && !rank.Settings!.Contains(ProcessSettings.FastKernels, StringComparison.Ordinal)
+        RankFacts[] started = [.. ranks.Where(rank => rank.Settings is not null)];
+        bool slow = started.Any(rank =>
+            rank.Processor.IsAmd && rank.Processor.Features.Contains("avx2") && !rank.Settings!.MklOnAmd
         );
-        foreach (string line in told.Length == 0 ? [] : RankFolding.Lines(told, rank => rank.Settings!))
+        foreach (string line in started.Length == 0 ? [] : RankGroups.Lines(started, rank => rank.Settings!.Describe()))
             yield return slow
                 ? Finding.Note(
                     "settings",

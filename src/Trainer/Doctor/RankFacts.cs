@@ -7,58 +7,69 @@ using LongNet.Trainer.Platform;
 namespace LongNet.Trainer.Doctor;
 
 /// <summary>
-/// What one rank knows of itself. Gathered on rank 0 as text, so everything in it is plain; what it means is decided
-/// there, where the facts of all ranks lie side by side.
+/// What one rank knows about itself and its machine. Rank 0 gathers it as JSON, so all of it is plain data; rank 0 also
+/// judges it, because only there the facts of all ranks lie side by side.
 /// </summary>
-/// <param name="Rank">In the world.</param>
-/// <param name="LocalRanks">Ranks that the launcher says are on this machine.</param>
-/// <param name="Host">The machine's name.</param>
-/// <param name="Launcher">Who started the rank.</param>
-/// <param name="Program">Version of longnet, with its commit, and of .NET.</param>
-/// <param name="LibTorch">Version and flavour; null where it was not loaded.</param>
-/// <param name="Mpi">Null where no launcher started the process, or it was not loaded.</param>
-/// <param name="Settings">What the process has set for speed; null where it came to no settings.</param>
-internal sealed record RankFacts(
-    int Rank,
-    int LocalRanks,
-    string Host,
-    RankLauncher Launcher,
-    string Program,
-    string? LibTorch,
-    MpiLibrary? Mpi,
-    string? Settings,
-    ProcessorFacts Processor,
-    MemoryFacts Memory,
-    GpuFacts Gpus
-)
+internal sealed record RankFacts
 {
-    /// <summary>Looks at this process and its machine.</summary>
-    /// <param name="environment">What the launcher said.</param>
-    /// <param name="libTorchLoaded">Whether libtorch may be asked.</param>
-    /// <param name="mpi">The library, once it is loaded.</param>
+    /// <summary>In the world.</summary>
+    public required int Rank { get; init; }
+
+    /// <summary>Ranks on this machine, according to the launcher.</summary>
+    public required int LocalRanks { get; init; }
+
+    /// <summary>The machine's name.</summary>
+    public required string Host { get; init; }
+
+    /// <summary>Who started the rank.</summary>
+    public required RankLauncher Launcher { get; init; }
+
+    /// <summary>Version of longnet, with its commit, and of .NET.</summary>
+    public required string Program { get; init; }
+
+    /// <summary>Version and flavour; null where it was not loaded.</summary>
+    public string? LibTorch { get; init; }
+
+    /// <summary>Null where no launcher started the process, or the library was not loaded.</summary>
+    public MpiLibrary? Mpi { get; init; }
+
+    /// <summary>What the process has set for speed; null where ranks could not start.</summary>
+    public ProcessSettings? Settings { get; init; }
+
+    public required ProcessorFacts Processor { get; init; }
+
+    public required MemoryFacts Memory { get; init; }
+
+    public required GpuFacts Gpus { get; init; }
+
+    /// <summary>Collects the facts of this process and its machine.</summary>
+    /// <param name="environment">According to the launcher.</param>
+    /// <param name="libTorchLoaded">Whether libtorch may be called.</param>
+    /// <param name="mpi">The library, where it is loaded.</param>
     /// <param name="settings">What was set for speed.</param>
     public static RankFacts Collect(
         RankEnvironment environment,
         bool libTorchLoaded,
         MpiLibrary? mpi,
-        string? settings
+        ProcessSettings? settings
     ) =>
-        new(
-            environment.Rank,
-            environment.LocalSize,
-            Environment.MachineName,
-            environment.Launcher,
-            $"longnet {ProgramVersion()}, {RuntimeInformation.FrameworkDescription}",
-            libTorchLoaded
+        new()
+        {
+            Rank = environment.Rank,
+            LocalRanks = environment.LocalSize,
+            Host = Environment.MachineName,
+            Launcher = environment.Launcher,
+            Program = $"longnet {ProgramVersion()}, {RuntimeInformation.FrameworkDescription}",
+            LibTorch = libTorchLoaded
                 ? $"libtorch {Core.Native.LibTorch.Version ?? "of unknown version"} for "
                     + $"{(Core.Native.LibTorch.BringsCuda ? "CUDA" : "CPUs")}"
                 : null,
-            mpi,
-            settings,
-            ProcessorFacts.Collect(environment),
-            MemoryFacts.Collect(),
-            GpuFacts.Collect(libTorchLoaded)
-        );
+            Mpi = mpi,
+            Settings = settings,
+            Processor = ProcessorFacts.Collect(environment),
+            Memory = MemoryFacts.Collect(),
+            Gpus = GpuFacts.Collect(libTorchLoaded),
+        };
 
     // The commit's first characters say enough.
     private static string ProgramVersion()

@@ -35,7 +35,7 @@ internal static class SoftwareChecks
         string remedy
     )
     {
-        string[] lines = [.. RankFolding.Lines(ranks, value)];
+        string[] lines = [.. RankGroups.Lines(ranks, value)];
         if (lines.Length == 1)
             return [new Finding(subject, lines[0])];
         return lines.Select(
@@ -53,7 +53,7 @@ internal static class SoftwareChecks
     {
         if (ranks[0].Launcher == RankLauncher.None)
             return [WithoutLauncher()];
-        // What went wrong with the library is told by whoever tried to start it.
+        // Whoever tried to start the library has reported what went wrong with it.
         return ranks[0].Mpi is null
             ? []
             : Alike(
@@ -67,13 +67,13 @@ internal static class SoftwareChecks
     private static Finding WithoutLauncher()
     {
         const string Alone = "none, as no mpiexec started this process";
-        if (ProcFile.OnPath("mpiexec") is not string mpiexec)
+        if (ExternalProgram.OnPath("mpiexec") is not string mpiexec)
             return Finding.Note(
                 "mpi",
                 $"{Alone}, and none is on the PATH: scripts/setup.sh installs one for more than one rank"
             );
         // Open MPI's has it in the first line, MPICH's in a line of its own.
-        string? version = ProcFile.OfProgram(mpiexec, "--version") is string text
+        string? version = ExternalProgram.Output(mpiexec, "--version") is string text
             ? text.Split('\n')
                 .Select(line => line.Trim())
                 .FirstOrDefault(line => line.StartsWith("Version:", StringComparison.Ordinal))

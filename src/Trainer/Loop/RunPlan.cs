@@ -1,56 +1,64 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Distributed.Collectives;
-using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Loop;
 
-/// <summary>Everything about a run that is known before the first collective, and alike on every rank.</summary>
-/// <param name="Config">The resolved configuration.</param>
-/// <param name="DataRanks">Ranks along the batch.</param>
-/// <param name="SequenceRanks">Ranks along the sequence.</param>
-/// <param name="Corpus">The text, as tokens.</param>
-/// <param name="Split">Training and held-out windows.</param>
-/// <param name="Batch">How a step's sequences are dealt out.</param>
-internal sealed record RunPlan(
-    RunConfig Config,
-    int DataRanks,
-    int SequenceRanks,
-    ITokenCorpus Corpus,
-    CorpusSplit Split,
-    BatchPartition Batch
-)
+/// <summary>Everything about a run that is known before its ranks exchange anything: its shape and its text.</summary>
+internal sealed class RunPlan
 {
-    /// <summary>Which positions of a sequence every rank along the sequence holds.</summary>
-    public SequenceLayout Layout => AllGatherSequenceParallel.LayoutOf(Config.Training.SequenceLength, SequenceRanks);
+    private RunPlan(RunShape shape, ITokenCorpus corpus, CorpusSplit split)
+    {
+        Shape = shape;
+        Corpus = corpus;
+        Split = split;
+        Fingerprint = FingerprintOf(shape.Config, corpus);
+    }
 
-    /// <summary>Rows of every sequence that a rank holds.</summary>
-    public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;
+    /// <summary>What follows from the configuration and the number of ranks.</summary>
+    public RunShape Shape { get; }
+
+    /// <summary>The text, as tokens.</summary>
+    public ITokenCorpus Corpus { get; }
+
+    /// <summary>Training and held-out windows.</summary>
+    public CorpusSplit Split { get; }
 
     /// <summary>
-    /// Tells plans apart, so that ranks which read different files notice. Where the text and the weights lie does not
-    /// count.
+    /// Differs where plans differ, so that ranks which read different files notice. The folders in which the text and
+    /// the weights lie do not count.
     /// </summary>
-    public string Fingerprint =>
-        Corpus.Fingerprint
-        + ConfigurationFile.ToYaml(
-            Config with
-            {
-                Data = Config.Data with { Path = [], Tokenizer = Corpus.Tokenizer },
-                Model = Config.Model with { InitialWeights = Config.Model.InitialWeights is null ? null : "given" },
-            }
-        );
+    public string Fingerprint { get; }
 
-    /// <summary>Makes every rank's plan and sees that they are the same one. Collective.</summary>
+    /// <summary>The resolved configuration.</summary>
+    public RunConfig Config => Shape.Config;
+
+    /// <inheritdoc cref="RunShape.DataRanks"/>
+    public int DataRanks => Shape.DataRanks;
+
+    /// <inheritdoc cref="RunShape.SequenceRanks"/>
+    public int SequenceRanks => Shape.SequenceRanks;
+
+    /// <inheritdoc cref="RunShape.Batch"/>
+    public BatchPartition Batch => Shape.Batch;
+
+    /// <inheritdoc cref="RunShape.Layout"/>
+    public SequenceLayout Layout => Shape.Layout;
+
+    /// <inheritdoc cref="RunShape.RowsPerRank"/>
+    public long RowsPerRank => Shape.RowsPerRank;
+
+    /// <summary>Opens every rank's plan and checks that all are the same. Collective.</summary>
     /// <param name="world">All ranks.</param>
     /// <param name="load">Reads the configuration, on every rank.</param>
-    /// <exception cref="AgreedUserException">A rank's configuration or text is mistaken, or another than rank
-    /// 0's.</exception>
+    /// <exception cref="AgreedUserException">A rank's configuration or text has an error, or is not that of rank
+    /// 0.</exception>
     public static RunPlan Agree(ProcessGroup world, Func<RunConfig> load)
     {
-        RunPlan plan = RankConsensus.Run(world, () => Create(load(), world.Size));
+        RunPlan plan = RankConsensus.Run(world, () => Open(load(), world.Size));
         string ofRoot = ObjectCollectives.BroadcastText(world, plan.Fingerprint, 0);
         RankConsensus.Run(world, () =>
         {
@@ -65,25 +73,15 @@ internal sealed record RunPlan(
         return plan;
     }
 
-    /// <summary>Checks the configuration against the ranks and the corpus. No collective.</summary>
-    /// <exception cref="UserException">They do not fit; says what would.</exception>
-    public static RunPlan Create(RunConfig config, int ranks)
+    /// <summary>
+    /// Derives the shape, opens the text that the configuration names, and splits it. Reads files; no collective.
+    /// </summary>
+    /// <exception cref="UserException">Configuration, ranks and text do not fit; says what would.</exception>
+    public static RunPlan Open(RunConfig config, int ranks)
     {
-        var (data, sequence) = DeviceMesh.Resolve(config.Parallel.Data, config.Parallel.Sequence, ranks);
-        SegmentShardingRules.Validate(config.Model.ToModel().Schedule, config.Training.SequenceLength, sequence);
-        if (config.Model.Positions == PositionEncoding.XPos)
-            RotaryPositions.ValidateDecay(
-                config.Model.ToModel().Schedule,
-                config.Training.SequenceLength,
-                config.Precision.ToType()
-            );
-        BatchPartition batch = BatchPartition.Create(config.Training.BatchSize, data, config.Training.MicroBatchSize);
+        var shape = RunShape.Create(config, ranks);
         ITokenCorpus corpus = TokenCorpora.Open(config);
-        CorpusSplit split = CorpusSplit.Create(
-            corpus.Tokens,
-            config.Training.SequenceLength,
-            config.Data.ValidationFraction
-        );
+        CorpusSplit split = CorpusSplit.Create(corpus.Tokens, shape.SequenceLength, config.Data.ValidationFraction);
         if (config.Evaluation.EverySteps > 0 && split.ValidationWindows == 0)
         {
             throw new UserException(
@@ -92,6 +90,16 @@ internal sealed record RunPlan(
             );
         }
 
-        return new RunPlan(config, data, sequence, corpus, split, batch);
+        return new RunPlan(shape, corpus, split);
     }
+
+    private static string FingerprintOf(RunConfig config, ITokenCorpus corpus) =>
+        corpus.Fingerprint
+        + ConfigurationFile.ToYaml(
+            config with
+            {
+                Data = config.Data with { Path = [], Tokenizer = corpus.Tokenizer },
+                Model = config.Model with { InitialWeights = config.Model.InitialWeights is null ? null : "given" },
+            }
+        );
 }

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
@@ -68,7 +69,7 @@ internal sealed class TrainingRun(RunContext context)
     {
         world.Monitor.RecordFolder = directory.FlightRecords;
         world.Monitor.Activity = "building the model";
-        var state = new TrainingState(plan, context.Mesh);
+        var state = TrainingState.Create(plan, context.Mesh, ComputeDevice.Cpu);
         console.Started(
             new RunDescription
             {
@@ -138,7 +139,7 @@ internal sealed class TrainingRun(RunContext context)
         FaultInjection? fault = RankConsensus.Run(world, FaultInjection.FromProcess);
         StepServices services = StepServices.From(plan, reader) with { Fault = fault, Clock = context.Clock };
         var step = new TrainingStep(plan, context.Mesh, state, services);
-        var evaluation = new Evaluation(plan, context.Mesh, state, reader);
+        var evaluation = new Evaluation(plan, context.Mesh, state.Trained, reader);
         // Metrics last, so that the console reports a step before a warning about its line.
         IRunReporter reporter =
             metrics is null || runLock is null

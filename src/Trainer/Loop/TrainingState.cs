@@ -1,10 +1,8 @@
-using LongNet.Core;
+using LongNet.Core.Devices;
 using LongNet.Core.Model;
-using LongNet.Core.Model.Torchscale;
 using LongNet.Core.Optimization;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.DataParallel;
-using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
 using static TorchSharp.torch;
@@ -12,35 +10,27 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>
-/// What training changes: parameters, optimizer state and the counters of steps, sequences and tokens. All of it is
-/// alike on every rank, but for the optimizer state where that is sharded; a checkpoint fits any mesh, sharded or not.
+/// What training changes: the model, the optimizer state and the counters of steps, sequences and tokens. All of it is
+/// the same on every rank, except for the optimizer state where that is sharded; a checkpoint fits any mesh, sharded or
+/// not.
 /// </summary>
 internal sealed class TrainingState : IDisposable
 {
     private readonly RunPlan plan;
     private readonly DeviceMesh mesh;
-    private readonly (string Name, Tensor Value)[] parameters;
+    private readonly IReadOnlyList<(string Name, Tensor Value)> parameters;
     private readonly ParameterShard? shard;
 
-    /// <summary>Makes the initial state. Collective over the mesh.</summary>
-    /// <param name="plan">The run. </param>
-    /// <param name="mesh">The ranks. Not owned.</param>
-    /// <exception cref="AgreedUserException">A rank has no disk, or too little of it, for what is
-    /// offloaded.</exception>
-    public TrainingState(RunPlan plan, DeviceMesh mesh)
+    // Takes ownership of the model.
+    private TrainingState(RunPlan plan, DeviceMesh mesh, TrainedModel trained)
     {
         this.plan = plan;
         this.mesh = mesh;
+        Trained = trained;
+        parameters = trained.Parameters;
         RunConfig config = plan.Config;
-        Exchange = new AllGatherSequenceParallel(mesh.Sequence);
-        Model = RankConsensus.Run(mesh.World, () =>
-            new LongNetLanguageModel(config.Model.ToModel(), config.Seed, Exchange, config.ToExecution())
-        );
-        long offloaded = Model.OffloadedBytes(plan.Batch.MicroBatchSize, plan.RowsPerRank);
-        RankConsensus.Run(mesh.World, () => Model.ReserveOffload(offloaded));
         LossScaler = config.Precision.Compute == ComputePrecision.Float16 ? new LossScaler() : null;
         var named = Model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
-        parameters = [.. named.Select(entry => (entry.name, (Tensor)entry.parameter))];
         Gradients = new GradientBuffer(named, mesh.World, config.Parallel.ShardOptimizer);
         var options = new AdamWOptions(
             config.Optimizer.Betas[0],
@@ -57,27 +47,42 @@ internal sealed class TrainingState : IDisposable
         {
             Optimizer = new FusedAdamW(named, Gradients.Views, options);
         }
-
-        // Machines of different kinds may draw normal numbers that differ in the last bit.
-        BroadcastParameters();
     }
 
-    /// <summary>Where keys and values of other ranks come from. Owned.</summary>
-    public AllGatherSequenceParallel Exchange { get; }
+    /// <summary>Makes the initial state. Collective over the mesh.</summary>
+    /// <param name="plan">The run.</param>
+    /// <param name="mesh">The ranks. Not owned.</param>
+    /// <param name="device">Where the rank computes.</param>
+    /// <exception cref="AgreedUserException">A rank has no disk for what is offloaded, or too little space on
+    /// it.</exception>
+    public static TrainingState Create(RunPlan plan, DeviceMesh mesh, ComputeDevice device)
+    {
+        var trained = TrainedModel.Create(plan.Shape, plan.Corpus.Tokenizer, mesh, device);
+        long offloaded = trained.Module.OffloadedBytes(plan.Batch.MicroBatchSize, plan.RowsPerRank);
+        RankConsensus.Run(mesh.World, () => trained.Module.ReserveOffload(offloaded));
+        return new TrainingState(plan, mesh, trained);
+    }
 
-    public LongNetLanguageModel Model { get; }
+    /// <summary>The model, apart from what only training needs. Owned.</summary>
+    public TrainedModel Trained { get; }
+
+    public LongNetLanguageModel Model => Trained.Module;
+
+    /// <summary>Where the rank computes.</summary>
+    public ComputeDevice Device => Trained.Device;
 
     public GradientBuffer Gradients { get; }
 
     public FusedAdamW Optimizer { get; }
 
     /// <summary>
-    /// What the loss is multiplied by for backward; null where the compute type has the range that gradients need.
+    /// Chooses what the loss is multiplied by for backward; null where the compute type has the range that gradients
+    /// need.
     /// </summary>
     public LossScaler? LossScaler { get; }
 
     /// <summary>Optimizer steps done, skipped ones included.</summary>
-    public long Step { get; private set; }
+    public long Step => Trained.Step;
 
     /// <summary>The global sample cursor: sequences that the whole job has trained on.</summary>
     public long SequencesConsumed { get; private set; }
@@ -86,13 +91,13 @@ internal sealed class TrainingState : IDisposable
     public long TokensConsumed { get; private set; }
 
     /// <summary>Payload bytes that this rank has sent.</summary>
-    public long BytesSent => (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + Exchange.Volume).BytesSent;
+    public long BytesSent => (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + Trained.Volume).BytesSent;
 
     public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
 
     /// <summary>
-    /// Lets the optimizer take a step with the gradients as they are; sharded, they are lost by that. Collective if
-    /// sharded.
+    /// Takes an optimizer step with the present gradients; where the optimizer is sharded, that overwrites them and is
+    /// collective.
     /// </summary>
     /// <param name="rate">The step's learning rate.</param>
     public void Update(double rate)
@@ -104,16 +109,16 @@ internal sealed class TrainingState : IDisposable
     /// <summary>Counts a step that has been done.</summary>
     public void Advance(long sequences, long tokens)
     {
-        Step++;
+        Trained.Step++;
         SequencesConsumed += sequences;
         TokensConsumed += tokens;
     }
 
     /// <summary>
-    /// What this rank writes of a checkpoint of the state as it is: rank 0 the model, and every rank its shard of the
+    /// What this rank writes of a checkpoint of the present state: rank 0 the model, and every rank its shard of the
     /// optimizer state.
     /// </summary>
-    /// <param name="validationLoss">What an evaluation of this state gave; null for none.</param>
+    /// <param name="validationLoss">The loss of an evaluation of this state; null for none.</param>
     public CheckpointPart Part(double? validationLoss)
     {
         RunConfig config = plan.Config;
@@ -153,10 +158,15 @@ internal sealed class TrainingState : IDisposable
             );
         if (isRoot)
             slices = slices.Prepend(new StateSlice(FusedAdamW.StepName, null, state[FusedAdamW.StepName]));
-        return new CheckpointPart(manifest, isRoot ? parameters : [], [.. slices], shard is null ? 0 : mesh.World.Rank);
+        return new CheckpointPart(
+            manifest,
+            isRoot ? [.. parameters] : [],
+            [.. slices],
+            shard is null ? 0 : mesh.World.Rank
+        );
     }
 
-    /// <summary>Takes over a checkpoint, which rank 0 alone reads. Collective over the world.</summary>
+    /// <summary>Loads a checkpoint, which only rank 0 reads. Collective over the world.</summary>
     /// <param name="start">The checkpoint; null on other ranks.</param>
     /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
     public void Load(StartingPoint? start)
@@ -180,52 +190,33 @@ internal sealed class TrainingState : IDisposable
         );
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
-        (Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
+        (Trained.Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
         LoadLossScaler(manifest?.LossScaler);
-        BroadcastParameters();
-        TakeOptimizerState(reader);
+        Trained.BroadcastParameters();
+        LoadOptimizerState(reader);
     }
 
-    /// <summary>Takes over the parameters of a file, which rank 0 alone reads. Collective over the world.</summary>
-    /// <param name="path">model.initial_weights; not read on other ranks.</param>
-    /// <returns>What to look at although the file fits; empty on other ranks.</returns>
-    /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
-    public IReadOnlyList<string> LoadInitialWeights(string path)
-    {
-        IReadOnlyList<string>? notes = RankConsensus.RunOnRoot(mesh.World, () =>
-        {
-            try
-            {
-                return TorchscaleWeights.Load(Model, path);
-            }
-            catch (UserException mistake)
-            {
-                throw new UserException($"model.initial_weights: {mistake.Message}", mistake);
-            }
-        });
-        BroadcastParameters();
-        return notes ?? [];
-    }
+    /// <inheritdoc cref="TrainedModel.LoadInitialWeights"/>
+    public IReadOnlyList<string> LoadInitialWeights(string path) => Trained.LoadInitialWeights(path);
 
     public void Dispose()
     {
         Optimizer.Dispose();
         shard?.Dispose();
         Gradients.Dispose();
-        Model.Dispose();
-        Exchange.Dispose();
+        Trained.Dispose();
     }
 
     // The names of a parameter's optimizer state.
     private string[] Moments(int parameter) =>
         [FusedAdamW.MeanPrefix + parameters[parameter].Name, FusedAdamW.SquarePrefix + parameters[parameter].Name];
 
-    // Of a run that scaled no losses there is nothing to go on from.
-    private void LoadLossScaler(CheckpointLossScaler? kept)
+    // A run that did not scale its losses has saved no scale; this one then starts with the initial one.
+    private void LoadLossScaler(CheckpointLossScaler? saved)
     {
         if (LossScaler is null)
             return;
-        CheckpointLossScaler state = kept ?? LossScaler.State;
+        CheckpointLossScaler state = saved ?? LossScaler.State;
         Tensor values = tensor(
             new[] { BitConverter.DoubleToInt64Bits(state.Scale), state.GoodSteps, state.SkippedSteps }
         );
@@ -234,21 +225,13 @@ internal sealed class TrainingState : IDisposable
         LossScaler.Load(new CheckpointLossScaler(BitConverter.Int64BitsToDouble(agreed[0]), agreed[1], agreed[2]));
     }
 
-    private void BroadcastParameters()
-    {
-        using var noGradient = no_grad();
-        using var scope = NewDisposeScope();
-        foreach (var (_, value) in parameters)
-            mesh.World.Broadcast(value, 0);
-    }
-
-    // Tensor by tensor, so that no rank ever holds more than its own state and one tensor.
-    private void TakeOptimizerState(OptimizerReader? reader)
+    // Tensor by tensor, so that no rank has more than its own state and one tensor in memory.
+    private void LoadOptimizerState(OptimizerReader? reader)
     {
         using var noGradient = no_grad();
         Dictionary<string, Tensor> state = Optimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);
         Share(FusedAdamW.StepName);
-        for (int p = 0; p < parameters.Length; p++)
+        for (int p = 0; p < parameters.Count; p++)
         {
             foreach (string name in Moments(p))
             {
@@ -268,10 +251,10 @@ internal sealed class TrainingState : IDisposable
         void Scatter(int parameter, string name)
         {
             using var scope = NewDisposeScope();
-            Tensor? whole = reader is null ? null : empty_like(parameters[parameter].Value);
-            if (whole is not null)
-                reader!.ReadInto(name, whole);
-            shard!.ScatterFromRoot(parameter, whole, state.GetValueOrDefault(name));
+            Tensor? complete = reader is null ? null : empty_like(parameters[parameter].Value);
+            if (complete is not null)
+                reader!.ReadInto(name, complete);
+            shard!.ScatterFromRoot(parameter, complete, state.GetValueOrDefault(name));
         }
     }
 }

@@ -1,10 +1,8 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
-using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Checkpoints;
-using LongNet.Trainer.Platform;
 using LongNet.Trainer.Reporting;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -51,7 +49,7 @@ internal sealed class TrainingStep
     public StepMetrics Run(CheckpointSaver? saver = null)
     {
         var measurement = new StepMeasurement(mesh.World.Monitor, () => state.BytesSent, services.Clock);
-        services.TrimPolicy.BeforeStep(ResidentMemory.Allocated());
+        services.TrimPolicy.BeforeStep(state.Device.AllocatedBytes());
         using var scope = NewDisposeScope();
         MicroBatch[] batches = Read();
         // The number of valid targets of the complete step comes first: it scales every rank's and micro-batch's part
@@ -62,8 +60,8 @@ internal sealed class TrainingStep
         StepResult result = Reduce(lossSum, tokens, scale);
         double rate = services.LearningRate.RateAt(state.Step + 1);
         Update(result, rate, saver);
-        if (services.TrimPolicy.ShouldTrim(ResidentMemory.Allocated()))
-            MemoryAllocator.Trim();
+        if (services.TrimPolicy.ShouldTrim(state.Device.AllocatedBytes()))
+            state.Device.TrimMemory();
         state.Advance(plan.Batch.BatchSize, tokens);
         return Report(result, rate, measurement);
     }
@@ -115,7 +113,7 @@ internal sealed class TrainingStep
     {
         Enter("reducing gradients");
         state.Gradients.FinishReduce();
-        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, ResidentMemory.Peak() ?? 0);
+        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, state.Device.PeakBytes() ?? 0);
         double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
         return new StepResult
         {

@@ -1,5 +1,6 @@
 using LongNet.Core;
 using LongNet.Core.Native;
+using LongNet.Trainer.Platform;
 using TorchSharp;
 
 namespace LongNet.Trainer.Measuring;
@@ -14,7 +15,7 @@ internal sealed class BenchDevice
     }
 
     /// <summary>The CPU.</summary>
-    public static BenchDevice Cpu { get; } = new(torch.CPU, ProcessorName());
+    public static BenchDevice Cpu { get; } = new(torch.CPU, ProcessorFacts.ModelName() ?? "CPU");
 
     public torch.Device Device { get; }
 
@@ -47,20 +48,5 @@ internal sealed class BenchDevice
     {
         if (IsCuda)
             torch.cuda.synchronize();
-    }
-
-    private static string ProcessorName()
-    {
-        try
-        {
-            return File.ReadLines("/proc/cpuinfo")
-                .First(line => line.StartsWith("model name", StringComparison.Ordinal))
-                .Split(':', 2)[1]
-                .Trim();
-        }
-        catch (Exception error) when (error is IOException or InvalidOperationException)
-        {
-            return "CPU";
-        }
     }
 }

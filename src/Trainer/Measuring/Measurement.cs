@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using LongNet.Trainer.Platform;
+using LongNet.Core.Devices;
 
 namespace LongNet.Trainer.Measuring;
 
@@ -67,13 +67,13 @@ internal static class Measurement
             return null;
         try
         {
-            // Freed memory that the allocator has kept would hide the growth.
-            Core.Native.MemoryAllocator.Trim();
+            // Memory that was freed but kept would hide what the work takes.
+            ComputeDevice.Cpu.TrimMemory();
             // Resets the peak to what is resident now.
             File.WriteAllText("/proc/self/clear_refs", "5");
-            long? before = ResidentMemory.Peak();
+            long? before = ComputeDevice.Cpu.PeakBytes();
             work();
-            return ResidentMemory.Peak() - before;
+            return ComputeDevice.Cpu.PeakBytes() - before;
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {

@@ -1,5 +1,6 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Numerics;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -32,11 +33,11 @@ internal sealed class AttentionCost
     /// <summary>Backward computes the logits again and has four products where forward has two.</summary>
     public const double BackwardShare = 2.5;
 
-    private readonly PlannedRun run;
+    private readonly RunShape run;
     private readonly SequenceLayout layout;
     private readonly long headDim;
 
-    public AttentionCost(PlannedRun run)
+    public AttentionCost(RunShape run)
     {
         this.run = run;
         layout = run.Layout;
@@ -78,7 +79,7 @@ internal sealed class AttentionCost
                 * (
                     span > 1
                         ? KeptOfRank(branch, group.Offset, slowest)
-                        : Segments(branch, run.Rows)
+                        : Segments(branch, run.RowsPerRank)
                             .Sum(segment =>
                                 segment.Count * RowBlock.KeptRows(segment.Rows, group.Offset, branch.Dilation)
                             )
@@ -102,7 +103,7 @@ internal sealed class AttentionCost
             * (long)Heads(branch).Sum(group => (double)group.Heads * KeptOfRank(branch, group.Offset, rank));
     }
 
-    private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.Rows);
+    private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.RowsPerRank);
 
     private IReadOnlyList<HeadGroup> Heads(Branch branch) =>
         run.Model.HeadOffsets.Groups(run.Model.Heads, branch.Dilation);
@@ -124,7 +125,7 @@ internal sealed class AttentionCost
     {
         int span = Span(branch);
         if (span == 1)
-            return Pairs(branch, run.Rows);
+            return Pairs(branch, run.RowsPerRank);
         return Heads(branch)
             .Sum(group =>
             {

@@ -1,4 +1,5 @@
 using LongNet.Core.Model;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -21,17 +22,17 @@ internal sealed record Operations(FlopsByPart Forward, FlopsByPart Backward, Flo
     public double Total => Forward.Total + Backward.Total + Recomputed.Total;
 
     /// <summary>How often attention's forward runs again in backward.</summary>
-    public static double AttentionAgain(PlannedRun run) =>
+    public static double AttentionAgain(RunShape run) =>
         (run.Config.Memory.Recompute == Recompute.Full ? 1 : 0)
         + (run.Model.MixingGradient == Core.Attention.MixingGradient.Detached ? 1 : 0);
 
     /// <summary>Products of a block that run again in backward, for one micro-batch of one rank.</summary>
-    public static (ProductCost Projections, ProductCost FeedForward) ProductsAgain(PlannedRun run) =>
+    public static (ProductCost Projections, ProductCost FeedForward) ProductsAgain(RunShape run) =>
         run.Config.Memory.Recompute == Recompute.None
             ? default
             : (ProjectionsAgain * ProductCost.Projections(run) + ProductCost.Mixed(run), ProductCost.FeedForward(run));
 
-    public static Operations Of(PlannedRun run, AttentionCost attention)
+    public static Operations Of(RunShape run, AttentionCost attention)
     {
         double everywhere = (double)run.Ranks * run.Batch.MicroSteps,
             blocks = everywhere * run.Model.Layers;

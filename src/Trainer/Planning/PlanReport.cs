@@ -3,6 +3,7 @@ using System.Text.Json;
 using LongNet.Core.Model;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Planning.Machines;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -33,12 +34,12 @@ internal static class PlanReport
     public static string Breakdown(Prediction prediction, double? memory)
     {
         var text = new StringBuilder();
-        PlannedRun run = prediction.Run;
+        RunShape run = prediction.Run;
         Line(Heading(prediction));
         Line($"machine: {prediction.Machine.Name} ({prediction.Machine.Source})");
         Line(
-            $"parameters: {prediction.Parameters.Total:N0}, {prediction.Parameters.PerBlock:N0} in each of "
-                + $"{prediction.Parameters.Layers} blocks"
+            $"parameters: {run.Parameters.Total:N0}, {run.Parameters.PerBlock:N0} in each of "
+                + $"{run.Parameters.Blocks} blocks"
         );
         Line($"");
 
@@ -177,7 +178,7 @@ internal static class PlanReport
                             row.Ranks,
                             prediction.Run.DataRanks,
                             prediction.Run.SequenceRanks,
-                            Parameters = prediction.Parameters.Total,
+                            Parameters = prediction.Run.Parameters.Total,
                             Fits = prediction.Fits(memory),
                             MemoryBytes = prediction.Memory.Total,
                             prediction.Memory,
@@ -249,7 +250,7 @@ internal static class PlanReport
 
     private static string Heading(Prediction prediction)
     {
-        PlannedRun run = prediction.Run;
+        RunShape run = prediction.Run;
         MemoryConfig memory = run.Config.Memory;
         string recompute =
             memory.Recompute == Recompute.None

@@ -1,6 +1,7 @@
 using LongNet.Core;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Planning.Machines;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -8,9 +9,8 @@ namespace LongNet.Trainer.Planning;
 /// <param name="Run">The run's shape.</param>
 /// <param name="Machine">As each of the ranks has it.</param>
 internal sealed record Prediction(
-    PlannedRun Run,
+    RunShape Run,
     Machine Machine,
-    ParameterCost Parameters,
     AttentionCost Attention,
     Operations Operations,
     IReadOnlyList<CollectiveCost> Collectives,
@@ -31,21 +31,19 @@ internal sealed record Prediction(
     /// <exception cref="UserException">The configuration does not fit the ranks; says what would.</exception>
     public static Prediction Of(RunConfig config, int ranks, Machine machine)
     {
-        PlannedRun run = PlannedRun.Create(config, ranks);
+        var run = RunShape.Create(config, ranks);
         Machine share = machine.For(ranks, config.Runtime.Threads);
-        ParameterCost parameters = ParameterCost.Of(run.Model);
         var attention = new AttentionCost(run);
-        IReadOnlyList<CollectiveCost> collectives = CollectiveCost.Of(run, parameters, attention);
-        MemoryCost memory = MemoryCost.Of(run, parameters, attention, share);
+        IReadOnlyList<CollectiveCost> collectives = CollectiveCost.Of(run, attention);
+        MemoryCost memory = MemoryCost.Of(run, attention, share);
         return new Prediction(
             run,
             share,
-            parameters,
             attention,
             Operations.Of(run, attention),
             collectives,
             memory,
-            StepTime.Of(run, parameters, attention, collectives, memory, share)
+            StepTime.Of(run, attention, collectives, memory, share)
         );
     }
 

@@ -1,3 +1,5 @@
+using LongNet.Trainer.Shape;
+
 namespace LongNet.Trainer.Planning;
 
 /// <summary>
@@ -13,24 +15,24 @@ internal readonly record struct ProductCost(double Flops, double Bytes)
     public static ProductCost operator *(double times, ProductCost cost) => new(times * cost.Flops, times * cost.Bytes);
 
     /// <summary>Rows times a matrix.</summary>
-    public static ProductCost Of(PlannedRun run, double inputs, double outputs) =>
+    public static ProductCost Of(RunShape run, double inputs, double outputs) =>
         new(
             2.0 * run.LocalRows * inputs * outputs,
-            run.Activation(inputs) + run.Activation(outputs) + inputs * outputs * run.ElementBytes
+            run.ActivationBytes(inputs) + run.ActivationBytes(outputs) + inputs * outputs * run.ElementBytes
         );
 
     /// <summary>Queries, keys and values of a block.</summary>
-    public static ProductCost Projections(PlannedRun run) => 3 * Of(run, run.Model.DModel, run.Model.DModel);
+    public static ProductCost Projections(RunShape run) => 3 * Of(run, run.Model.DModel, run.Model.DModel);
 
     /// <summary>The projection of the mixed heads.</summary>
-    public static ProductCost Mixed(PlannedRun run) => Of(run, run.Model.DModel, run.Model.DModel);
+    public static ProductCost Mixed(RunShape run) => Of(run, run.Model.DModel, run.Model.DModel);
 
     /// <summary>Both products of the feed-forward network.</summary>
-    public static ProductCost FeedForward(PlannedRun run) =>
+    public static ProductCost FeedForward(RunShape run) =>
         Of(run, run.Model.DModel, run.Model.FeedForward) + Of(run, run.Model.FeedForward, run.Model.DModel);
 
     /// <summary>The output projection.</summary>
-    public static ProductCost Logits(PlannedRun run) => Of(run, run.Model.DModel, run.Model.Vocabulary);
+    public static ProductCost Logits(RunShape run) => Of(run, run.Model.DModel, run.Model.Vocabulary);
 
     /// <summary>Backward has a product for the inputs' gradient and one for the weights'.</summary>
     public const double BackwardShare = 2;

@@ -3,21 +3,22 @@ using LongNet.Core;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Runs;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
-/// <summary>What a run has measured, beside what is predicted for it.</summary>
+/// <summary>What a run has measured, to be compared with its prediction.</summary>
 /// <param name="Steps">Steps that count.</param>
 /// <param name="StepSeconds">Their median.</param>
 /// <param name="PeakMemoryBytes">The largest; null where the run's version did not write it.</param>
 /// <param name="BytesSent">Of a step, by rank 0.</param>
 internal sealed record RunCheck(int Steps, double StepSeconds, double? PeakMemoryBytes, double BytesSent)
 {
-    // Compilers, caches and the allocator settle in the first steps; a short run loses its first alone.
+    // Compilers, caches and the allocator settle in the first steps. Of a short run only the first step is left out.
     private const int SettlingSteps = 3;
 
     /// <summary>The configuration that a run was started with.</summary>
-    /// <exception cref="UserException">There is none, or it is mistaken.</exception>
+    /// <exception cref="UserException">There is none, or it has errors.</exception>
     public static RunConfig ConfigOf(string run, IReadOnlyList<string> overrides)
     {
         string path = new RunDirectory(run).ConfigFile;
@@ -121,7 +122,7 @@ internal sealed record RunCheck(int Steps, double StepSeconds, double? PeakMemor
     /// </summary>
     public string ToMarkdown(Prediction prediction)
     {
-        PlannedRun run = prediction.Run;
+        RunShape run = prediction.Run;
         string[] cells =
         [
             SizeText.Length(run.SequenceLength),

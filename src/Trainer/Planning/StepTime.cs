@@ -2,6 +2,7 @@ using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Planning.Machines;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;
 
@@ -36,7 +37,7 @@ internal sealed record PartTime(string Name, double Seconds, Resource Bound);
 internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
 {
     // Operations that libtorch starts for a block: norms, products, views, rotation, GELU and sums; backward has their
-    // derivatives and the additions to gradients. A tile of a recomputed block starts all of them anew.
+    // derivatives and the additions to gradients. Each tile of a recomputed block starts all of them again.
     private const double ForwardCalls = 30,
         BackwardCalls = 60;
 
@@ -74,207 +75,235 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
     // Gradients are set to zero, read for their norm by way of float64, and scaled.
     private const double GradientPasses = 1 + 5 + 2;
 
+    // The calls of a recomputed block are counted once per so many elements of its widest tensor.
+    private const double TileElements = 16 << 20;
+
     public double Seconds => Parts.Sum(part => part.Seconds);
 
     /// <summary>The resource that takes most of the step.</summary>
     public Resource Bound => Parts.GroupBy(part => part.Bound).MaxBy(group => group.Sum(part => part.Seconds))!.Key;
 
+    /// <summary>Predicts a step's time on the slowest rank.</summary>
+    /// <param name="run">The run's shape.</param>
+    /// <param name="attention">What its attention comes to.</param>
+    /// <param name="collectives">What its ranks exchange.</param>
+    /// <param name="memory">What a rank has in memory.</param>
+    /// <param name="machine">As each of the ranks has it.</param>
     public static StepTime Of(
-        PlannedRun run,
-        ParameterCost parameters,
+        RunShape run,
         AttentionCost attention,
         IReadOnlyList<CollectiveCost> collectives,
         MemoryCost memory,
         Machine machine
     )
     {
-        double micro = run.Batch.MicroSteps,
-            layers = run.Model.Layers * micro;
-        LongNetConfig model = run.Model;
-        bool recomputes = run.Config.Memory.Recompute != Recompute.None;
-        double a = run.Activation(model.DModel),
-            hidden = run.Activation(model.FeedForward),
-            single = run.LocalRows * model.DModel * (double)PlannedRun.SingleBytes;
-
-        PartTime projections = Products(
-            "projections",
-            layers,
-            1 + ProductCost.BackwardShare,
-            ProductCost.Projections(run) + ProductCost.Mixed(run)
-        );
-        PartTime feedForward = Products(
-            "feed-forward",
-            layers,
-            1 + ProductCost.BackwardShare,
-            ProductCost.FeedForward(run)
-        );
-        PartTime output = Products("output projection", micro, 1 + ProductCost.BackwardShare, ProductCost.Logits(run));
-        double pairs = run.Batch.MicroBatchSize * attention.SlowestFlops / machine.AttentionRate(run.ElementBytes);
-        var attending = new PartTime("attention", layers * pairs * (1 + AttentionCost.BackwardShare), Resource.Compute);
-        var (projectionsAgain, feedForwardAgain) = Operations.ProductsAgain(run);
-        PartTime again = Products("recomputed products", layers, 1, projectionsAgain + feedForwardAgain);
-        var attendingAgain = new PartTime(
-            "recomputed attention",
-            layers * pairs * Operations.AttentionAgain(run),
-            Resource.Compute
-        );
-
-        double kept =
-            attention.Branches.Sum(branch => branch.KeptRows)
-            * run.Batch.MicroBatchSize
-            * (model.DModel / model.Heads)
-            * PlannedRun.SingleBytes;
-        double rotation =
-            model.Positions == PositionEncoding.None
-                ? 0
-                : RotationPasses * single
-                    + (run.ElementBytes < PlannedRun.SingleBytes ? RotationPasses * (single + a) : 0);
-        // libtorch's element-wise operators on CPUs work in float32 whatever the type, and are held up by that rather
-        // than by memory.
-        double worked = machine.Processors is null ? a : single,
-            workedHidden = machine.Processors is null ? hidden : hidden * PlannedRun.SingleBytes / run.ElementBytes;
-        double forwardBytes =
-            ForwardPasses * worked + rotation + HiddenForwardPasses * workedHidden + MixingPasses * kept;
-        double backwardBytes =
-            BackwardPasses * worked
-            + rotation
-            + HiddenBackwardPasses * workedHidden
-            + 3 * single
-            + GradientMixingPasses * kept;
-        double bytes =
-            layers * (forwardBytes * (recomputes ? 2 : 1) + backwardBytes + (recomputes ? TilePasses * a : 0))
-            + micro * (LogitPasses * run.LocalRows * model.Vocabulary * PlannedRun.SingleBytes + 4 * a);
-        var byElement = new PartTime("work by element", bytes / machine.MemoryBandwidth, Resource.MemoryBandwidth);
-        double updated = parameters.Total / (double)(run.Config.Parallel.ShardOptimizer ? run.Ranks : 1);
-        var optimizer = new PartTime(
-            "optimizer",
-            (UpdatePasses * updated + GradientPasses * parameters.Total)
-                * PlannedRun.SingleBytes
-                / machine.MemoryBandwidth,
-            Resource.MemoryBandwidth
-        );
-        // What is given back after each step is handed out anew in the next.
-        double touched =
-            recomputes && machine.KeepsHoles && run.Config.Runtime.Allocator == AllocatorSetting.Tuned
-                ? memory.Activations + memory.Gathered + memory.Logits + memory.Workspace + memory.Allocator
-                : 0;
-        var handedOut = new PartTime(
-            "fresh memory",
-            touched / (machine.FirstTouch ?? double.PositiveInfinity),
-            Resource.MemoryBandwidth
-        );
-        double tiles = recomputes
-            ? Math.Max(1, run.LocalRows * (double)Math.Max(model.DModel, model.FeedForward) / (16 << 20))
-            : 1;
-        var calls = new PartTime(
-            "calls",
-            layers * tiles * ((recomputes ? 2 : 1) * ForwardCalls + BackwardCalls) * machine.CallSeconds,
-            Resource.Calls
-        );
-
+        var tensors = TensorBytes.Of(run, attention);
+        PartTime projections = Projections(run, machine),
+            attending = Attention(run, attention, machine),
+            feedForward = FeedForward(run, machine),
+            attendingAgain = AttentionAgain(run, attention, machine);
         PartTime[] computed =
         [
             projections,
             attending,
             feedForward,
-            output,
-            again,
+            Output(run, machine),
+            ProductsAgain(run, machine),
             attendingAgain,
-            byElement,
-            handedOut,
-            optimizer,
-            calls,
+            ByElement(run, attention, tensors, machine),
+            FreshMemory(run, memory, machine),
+            Optimizer(run, machine),
+            Calls(run, machine),
         ];
         PartTime keyValues = Exchange(
             "keys and values",
-            [CollectiveUse.KeyValues, CollectiveUse.KeyValueGradients],
-            attending.Seconds + attendingAgain.Seconds
+            collectives.Where(each => each.Use is CollectiveUse.KeyValues or CollectiveUse.KeyValueGradients),
+            attending.Seconds + attendingAgain.Seconds,
+            machine
         );
-        // All but the last bucket travel while backward of the last micro-batch goes on.
-        double lastBackward = 2.0 / 3 * (projections.Seconds + feedForward.Seconds + attending.Seconds) / micro;
-        PartTime gradients = Exchange("gradients", [CollectiveUse.Parameters, CollectiveUse.Scalars], lastBackward);
-        PartTime disk = Offload(run, a, attention, layers, machine, computed.Sum(part => part.Seconds));
+        // All but the last bucket are reduced while backward of the last micro-batch continues.
+        double lastBackward =
+            2.0 / 3 * (projections.Seconds + feedForward.Seconds + attending.Seconds) / run.Batch.MicroSteps;
+        PartTime gradients = Exchange(
+            "gradients",
+            collectives.Where(each => each.Use is CollectiveUse.Parameters or CollectiveUse.Scalars),
+            lastBackward,
+            machine
+        );
+        PartTime disk = Offload(run, tensors, machine, computed.Sum(part => part.Seconds));
         return new StepTime([
             .. computed.Append(keyValues).Append(gradients).Append(disk).Where(part => part.Seconds > 0),
         ]);
+    }
 
-        PartTime Products(string name, double times, double share, ProductCost cost)
+    // Blocks of all micro-batches.
+    private static double BlocksPerStep(RunShape run) => run.Model.Layers * (double)run.Batch.MicroSteps;
+
+    private static PartTime Projections(RunShape run, Machine machine) =>
+        Products(
+            "projections",
+            BlocksPerStep(run) * (1 + ProductCost.BackwardShare),
+            ProductCost.Projections(run) + ProductCost.Mixed(run),
+            run,
+            machine
+        );
+
+    private static PartTime FeedForward(RunShape run, Machine machine) =>
+        Products(
+            "feed-forward",
+            BlocksPerStep(run) * (1 + ProductCost.BackwardShare),
+            ProductCost.FeedForward(run),
+            run,
+            machine
+        );
+
+    private static PartTime Output(RunShape run, Machine machine) =>
+        Products(
+            "output projection",
+            run.Batch.MicroSteps * (1 + ProductCost.BackwardShare),
+            ProductCost.Logits(run),
+            run,
+            machine
+        );
+
+    private static PartTime ProductsAgain(RunShape run, Machine machine)
+    {
+        var (projections, feedForward) = Operations.ProductsAgain(run);
+        return Products("recomputed products", BlocksPerStep(run), projections + feedForward, run, machine);
+    }
+
+    private static PartTime Products(string name, double times, ProductCost cost, RunShape run, Machine machine)
+    {
+        double byFlops = cost.Flops / machine.MatrixRate(run.ElementBytes),
+            byBytes = cost.Bytes / machine.MemoryBandwidth;
+        return new PartTime(
+            name,
+            times * Math.Max(byFlops, byBytes),
+            byFlops >= byBytes ? Resource.Compute : Resource.MemoryBandwidth
+        );
+    }
+
+    private static PartTime Attention(RunShape run, AttentionCost attention, Machine machine) =>
+        new(
+            "attention",
+            ForwardAttention(run, attention, machine) * (1 + AttentionCost.BackwardShare),
+            Resource.Compute
+        );
+
+    private static PartTime AttentionAgain(RunShape run, AttentionCost attention, Machine machine) =>
+        new(
+            "recomputed attention",
+            ForwardAttention(run, attention, machine) * Operations.AttentionAgain(run),
+            Resource.Compute
+        );
+
+    private static double ForwardAttention(RunShape run, AttentionCost attention, Machine machine) =>
+        BlocksPerStep(run)
+        * (run.Batch.MicroBatchSize * attention.SlowestFlops / machine.AttentionRate(run.ElementBytes));
+
+    private static PartTime ByElement(RunShape run, AttentionCost attention, TensorBytes tensors, Machine machine)
+    {
+        LongNetConfig model = run.Model;
+        double kept =
+            attention.Branches.Sum(branch => branch.KeptRows)
+            * run.Batch.MicroBatchSize
+            * (model.DModel / model.Heads)
+            * RunShape.Float32Bytes;
+        double conversions = run.IsHalfPrecision ? RotationPasses * (tensors.ResidualFloat32 + tensors.Residual) : 0,
+            rotation = model.Positions == PositionEncoding.None
+                ? 0
+                : RotationPasses * tensors.ResidualFloat32 + conversions;
+        // libtorch's element-wise operators on CPUs work in float32 whatever the type, and that takes longer than the
+        // memory does.
+        double residual = machine.HasGpus ? tensors.Residual : tensors.ResidualFloat32,
+            hidden = machine.HasGpus ? tensors.Hidden : tensors.Hidden * RunShape.Float32Bytes / run.ElementBytes;
+        double forward = ForwardPasses * residual + rotation + HiddenForwardPasses * hidden + MixingPasses * kept,
+            backward =
+                BackwardPasses * residual
+                + rotation
+                + HiddenBackwardPasses * hidden
+                + 3 * tensors.ResidualFloat32
+                + GradientMixingPasses * kept;
+        double ofBlock =
+                forward * (run.Recomputes ? 2 : 1) + backward + (run.Recomputes ? TilePasses * tensors.Residual : 0),
+            ofLoss = LogitPasses * run.LocalRows * model.Vocabulary * RunShape.Float32Bytes + 4 * tensors.Residual;
+        double bytes = BlocksPerStep(run) * ofBlock + run.Batch.MicroSteps * ofLoss;
+        return new PartTime("work by element", bytes / machine.MemoryBandwidth, Resource.MemoryBandwidth);
+    }
+
+    private static PartTime Optimizer(RunShape run, Machine machine)
+    {
+        double updated = run.Parameters.Total / (double)(run.Config.Parallel.ShardOptimizer ? run.Ranks : 1),
+            elements = UpdatePasses * updated + GradientPasses * run.Parameters.Total;
+        return new PartTime(
+            "optimizer",
+            elements * RunShape.Float32Bytes / machine.MemoryBandwidth,
+            Resource.MemoryBandwidth
+        );
+    }
+
+    // What is returned to the system after each step is paged in again in the next.
+    private static PartTime FreshMemory(RunShape run, MemoryCost memory, Machine machine)
+    {
+        double bytes =
+            run.Recomputes && machine.KeepsHoles && run.Config.Runtime.Allocator == AllocatorSetting.Tuned
+                ? memory.Activations + memory.Gathered + memory.Logits + memory.Workspace + memory.Allocator
+                : 0;
+        return new PartTime(
+            "fresh memory",
+            bytes / (machine.FirstTouch ?? double.PositiveInfinity),
+            Resource.MemoryBandwidth
+        );
+    }
+
+    private static PartTime Calls(RunShape run, Machine machine)
+    {
+        double tiles = run.Recomputes
+            ? Math.Max(1, run.LocalRows * (double)Math.Max(run.Model.DModel, run.Model.FeedForward) / TileElements)
+            : 1;
+        double ofBlock = (run.Recomputes ? 2 : 1) * ForwardCalls + BackwardCalls;
+        return new PartTime("calls", BlocksPerStep(run) * tiles * ofBlock * machine.CallSeconds, Resource.Calls);
+    }
+
+    private static PartTime Exchange(
+        string name,
+        IEnumerable<CollectiveCost> collectives,
+        double hiddenSeconds,
+        Machine machine
+    )
+    {
+        double all = 0,
+            last = 0;
+        foreach (CollectiveCost collective in collectives)
         {
-            double byFlops = cost.Flops / machine.MatrixRate(run.ElementBytes),
-                byBytes = cost.Bytes / machine.MemoryBandwidth;
-            return new PartTime(
-                name,
-                times * share * Math.Max(byFlops, byBytes),
-                byFlops >= byBytes ? Resource.Compute : Resource.MemoryBandwidth
-            );
+            all += NetworkTime.Of(collective, collective.LinkBytes, collective.Calls, machine);
+            last +=
+                collective.LastCallLinkBytes > 0 || collective.Use == CollectiveUse.Scalars
+                    ? NetworkTime.Of(collective, collective.LastCallLinkBytes, 1, machine)
+                    : 0;
         }
 
-        PartTime Exchange(string name, CollectiveUse[] uses, double hides)
-        {
-            double all = 0,
-                last = 0;
-            foreach (CollectiveCost collective in collectives.Where(collective => uses.Contains(collective.Use)))
-            {
-                all += NetworkTime.Of(collective, collective.LinkBytes, collective.Calls, machine);
-                last +=
-                    collective.LastCallLinkBytes > 0 || collective.Use == CollectiveUse.Scalars
-                        ? NetworkTime.Of(collective, collective.LastCallLinkBytes, 1, machine)
-                        : 0;
-            }
-
-            return new PartTime(
-                name,
-                machine.HidesTransfers ? Math.Max(0, all - last - hides) + last : all,
-                Resource.Network
-            );
-        }
+        return new PartTime(
+            name,
+            machine.HidesTransfers ? Math.Max(0, all - last - hiddenSeconds) + last : all,
+            Resource.Network
+        );
     }
 
     // Written while the next block computes, read while the one above does.
-    private static PartTime Offload(
-        PlannedRun run,
-        double a,
-        AttentionCost attention,
-        double layers,
-        Machine machine,
-        double computing
-    )
+    private static PartTime Offload(RunShape run, TensorBytes tensors, Machine machine, double computing)
     {
         MemoryConfig memory = run.Config.Memory;
-        if (memory.Offload != Configuration.Offload.Disk || memory.Recompute == Recompute.None)
+        if (memory.Offload != Configuration.Offload.Disk || !run.Recomputes)
             return new PartTime("offload", 0, Resource.Disk);
         double bytes =
             memory.Recompute == Recompute.Full
-                ? a
-                : 2 * a
-                    + (double)run.LocalRows * run.Model.Heads * PlannedRun.SingleBytes
-                    + attention.Branches.Sum(branch => (double)branch.GatheredElements) * run.ElementBytes;
+                ? tensors.Residual
+                : 2 * tensors.Residual + tensors.LogSumExp + tensors.Gathered;
         double seconds =
-            layers
+            BlocksPerStep(run)
             * bytes
             * (1 / (machine.DiskWrite ?? double.PositiveInfinity) + 1 / (machine.DiskRead ?? double.PositiveInfinity));
         return new PartTime("offload", Math.Max(0, seconds - computing), Resource.Disk);
-    }
-}
-
-/// <summary>How long collectives take on a machine's links.</summary>
-internal static class NetworkTime
-{
-    /// <param name="collective">Who takes part, and in what.</param>
-    /// <param name="linkBytes">Bytes over a rank's link, all calls together.</param>
-    /// <param name="calls">How many.</param>
-    /// <param name="machine">As each rank has it.</param>
-    public static double Of(CollectiveCost collective, double linkBytes, double calls, Machine machine)
-    {
-        bool within = collective.Ranks <= machine.RanksPerHost;
-        double bandwidth =
-            within || machine.NetworkBandwidth is null
-                ? collective.Use == CollectiveUse.KeyValues
-                    ? machine.AllGatherBandwidth
-                    : machine.ReduceScatterBandwidth
-                : machine.NetworkBandwidth.Value;
-        // Trees and pairwise exchanges need so many rounds at least.
-        double rounds = Math.Max(1, Math.Ceiling(Math.Log2(collective.Ranks)));
-        return calls * rounds * machine.CollectiveLatency + (bandwidth > 0 ? linkBytes / bandwidth : 0);
     }
 }

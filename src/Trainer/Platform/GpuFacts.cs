@@ -35,7 +35,9 @@ internal sealed record GpuFacts(string[] Present, bool LibTorchForCuda, string[]
                     .Select(gpu => ProcFile.Field(Path.Combine(gpu, "information"), "Model") ?? "NVIDIA GPU"),
             ];
         // "GPU 0: NVIDIA H100 80GB HBM3 (UUID: ...)"
-        return ProcFile.OnPath("nvidia-smi") is string program && ProcFile.OfProgram(program, "-L") is string list
+        return
+            ExternalProgram.OnPath("nvidia-smi") is string program
+            && ExternalProgram.Output(program, "-L") is string list
             ?
             [
                 .. list.Split('\n')

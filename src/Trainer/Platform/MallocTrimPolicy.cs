@@ -1,20 +1,21 @@
+using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Platform;
 
 /// <summary>
-/// Decides after which steps the process gives the memory that it has freed back to the system. Kept, it need not be
-/// paged in anew; but pieces of it lie between what is in use and fit no other tensor, and more of them from step to
-/// step, for as long as a run lasts.
+/// Decides after which steps the process returns the memory that it has freed to the system. Memory that is kept need
+/// not be paged in again; but its free pieces lie between what is in use and fit no other tensor, and there are more of
+/// them from step to step, for as long as a run lasts.
 /// </summary>
 /// <param name="allocator">Whether freed memory is kept at all.</param>
-/// <param name="recompute">Whoever computes twice to save memory gives back after each step.</param>
+/// <param name="recompute">A run that recomputes to save memory returns memory after each step.</param>
 internal sealed class MallocTrimPolicy(AllocatorSetting allocator, Recompute recompute)
 {
     /// <summary>
-    /// How much the process may grow by before it gives back, where nothing is recomputed, as a share of what a step
-    /// takes of fresh memory. That much is grown by in twenty to forty steps, and paging it in anew takes a third of a
+    /// How much the process may grow by before it returns memory, where nothing is recomputed, as a share of the fresh
+    /// memory that a step takes. Twenty to forty steps grow by that much, and paging it in again takes a third of a
     /// step's time or less.
     /// </summary>
     public const double MostGrowth = 1;
@@ -22,19 +23,19 @@ internal sealed class MallocTrimPolicy(AllocatorSetting allocator, Recompute rec
     /// <summary>Growth, in bytes, that is not worth the page faults.</summary>
     public const long LeastGrowth = 64L << 20;
 
-    // What was allocated before and after the first step on fresh memory.
+    // What was allocated before and after the first step since memory was last returned.
     private long? before,
         after;
 
-    /// <summary>Tells what is allocated before a step.</summary>
-    /// <param name="allocated">Bytes (<see cref="ResidentMemory.Allocated"/>); null where the system does not
-    /// tell.</param>
+    /// <summary>Notes what is allocated before a step.</summary>
+    /// <param name="allocated">Bytes (<see cref="ComputeDevice.AllocatedBytes"/>); null where the system does not
+    /// report it.</param>
     public void BeforeStep(long? allocated) => before ??= allocated;
 
     /// <summary>Decides after a step.</summary>
-    /// <param name="allocated">Bytes (<see cref="ResidentMemory.Allocated"/>); null where the system does not
-    /// tell.</param>
-    /// <returns>Whether freed memory is to be given back now.</returns>
+    /// <param name="allocated">Bytes (<see cref="ComputeDevice.AllocatedBytes"/>); null where the system does not
+    /// report it.</param>
+    /// <returns>Whether freed memory should be returned now.</returns>
     public bool ShouldTrim(long? allocated)
     {
         if (allocator != AllocatorSetting.Tuned)
@@ -46,7 +47,7 @@ internal sealed class MallocTrimPolicy(AllocatorSetting allocator, Recompute rec
         after ??= now;
         if (now - after.Value <= Math.Max(LeastGrowth, MostGrowth * (after.Value - rest)))
             return false;
-        // What a step takes is measured anew, as it may have changed.
+        // What a step takes is measured again, as it may have changed.
         before = after = null;
         return true;
     }

@@ -1,25 +1,14 @@
+using LongNet.Core.Native;
 using LongNet.Distributed.Launch;
 
 namespace LongNet.Trainer.Platform;
 
 /// <summary>A rank's processors.</summary>
-/// <param name="Model">Name of the processor.</param>
-/// <param name="Vendor">E.g. "AuthenticAMD"; empty where unknown.</param>
-/// <param name="Features">Those of its instruction sets that longnet or libtorch choose kernels by, slowest
-/// first.</param>
-/// <param name="Allowed">Numbers of the processors that this process may run on.</param>
-/// <param name="Machine">Processors that all ranks of the machine have together, within a container's limits.</param>
-/// <param name="Threads">Threads that the rank computes with.</param>
-internal sealed record ProcessorFacts(
-    string Model,
-    string Vendor,
-    string[] Features,
-    int[] Allowed,
-    int Machine,
-    int Threads
-)
+internal sealed record ProcessorFacts
 {
-    private static readonly string[] Known =
+    private const string CpuInfo = "/proc/cpuinfo";
+
+    private static readonly string[] KnownFeatures =
     [
         "avx2",
         "fma",
@@ -34,39 +23,46 @@ internal sealed record ProcessorFacts(
         "bf16",
     ];
 
-    public static ProcessorFacts Collect(RankEnvironment environment)
-    {
-        const string File = "/proc/cpuinfo";
-        string[] flags = (ProcFile.Field(File, "flags") ?? ProcFile.Field(File, "Features") ?? "").Split(' ');
-        return new ProcessorFacts(
-            ProcFile.Field(File, "model name") ?? "unknown",
-            ProcFile.Field(File, "vendor_id") ?? "",
-            [.. Known.Intersect(flags)],
-            Numbers(ProcFile.Field("/proc/self/status", "Cpus_allowed_list"))
+    /// <summary>Name of the processor.</summary>
+    public required string Model { get; init; }
+
+    /// <summary>Whether AMD made it.</summary>
+    public required bool IsAmd { get; init; }
+
+    /// <summary>The instruction sets that longnet or libtorch choose kernels by, slowest first.</summary>
+    public required string[] Features { get; init; }
+
+    /// <summary>Numbers of the processors that this process may run on.</summary>
+    public required int[] Allowed { get; init; }
+
+    /// <summary>Processors that all ranks of the machine have together, within a container's limits.</summary>
+    public required int Machine { get; init; }
+
+    /// <summary>Threads that the rank computes with.</summary>
+    public required int Threads { get; init; }
+
+    /// <summary>Name of this machine's processor; null where the system does not report it.</summary>
+    public static string? ModelName() => ProcFile.Field(CpuInfo, "model name");
+
+    public static ProcessorFacts Collect(RankEnvironment environment) =>
+        new()
+        {
+            Model = ModelName() ?? "unknown",
+            IsAmd = ProcessorVendor.IsAmd,
+            Features = [.. KnownFeatures.Intersect(Flags())],
+            Allowed = ProcessorList.Parse(ProcFile.Field("/proc/self/status", "Cpus_allowed_list"))
                 ?? [.. Enumerable.Range(0, Environment.ProcessorCount)],
-            // A job's group may have fewer than the machine, and binding within it is judged by those.
-            ProcFile
+            // A job's control group may have fewer processors than the machine; binding is judged by what it has.
+            Machine = ProcFile
                 .OfControlGroups("cpuset.cpus.effective")
-                .Select(list => Numbers(list)?.Length)
+                .Select(list => ProcessorList.Parse(list)?.Length)
                 .Append(CpuThreads.Processors().Machine)
                 .Min()!
                 .Value,
-            CpuThreads.ForThisRank(environment)
-        );
-    }
+            Threads = CpuThreads.ForThisRank(environment),
+        };
 
-    /// <summary>The numbers of a kernel's list such as "0-3,8"; null where it is none.</summary>
-    internal static int[]? Numbers(string? list)
-    {
-        var numbers = new List<int>();
-        foreach (string range in list?.Split(',', StringSplitOptions.RemoveEmptyEntries) ?? [])
-        {
-            string[] ends = range.Split('-');
-            if (!int.TryParse(ends[0], out int first) || !int.TryParse(ends[^1], out int last) || last < first)
-                return null;
-            numbers.AddRange(Enumerable.Range(first, last - first + 1));
-        }
-
-        return numbers.Count == 0 ? null : [.. numbers];
-    }
+    // "flags" on x64, "Features" on ARM.
+    private static string[] Flags() =>
+        (ProcFile.Field(CpuInfo, "flags") ?? ProcFile.Field(CpuInfo, "Features") ?? "").Split(' ');
 }

@@ -1,6 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
-using LongNet.Trainer.Storage;
+using LongNet.Core.Native;
 
 namespace LongNet.Trainer.Runs;
 
@@ -55,8 +55,8 @@ internal sealed record RunLockHolder(
             Environment.MachineName,
             Environment.ProcessId,
             StartOf(Environment.ProcessId) ?? 0,
-            Attempt(() => new FileInfo("/proc/self/ns/pid").LinkTarget) ?? "",
-            Attempt(() => File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim()) ?? "",
+            ProcFile.LinkTarget("/proc/self/ns/pid") ?? "",
+            ProcFile.Text("/proc/sys/kernel/random/boot_id")?.Trim() ?? "",
             TimeProvider.System.GetUtcNow().UtcDateTime,
             Guid.NewGuid(),
             0
@@ -94,7 +94,7 @@ internal sealed record RunLockHolder(
     // Null where there is no such process, or it has ended and its parent has not asked for its exit code.
     private static long? StartOf(int process)
     {
-        string? status = Attempt(() => File.ReadAllText($"/proc/{process}/stat"));
+        string? status = ProcFile.Text($"/proc/{process}/stat");
         // After the name in parentheses, which may hold anything: the state is field 3, the start field 22.
         string[] fields = status?[(status.LastIndexOf(')') + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries)
             ?? [];
@@ -104,17 +104,5 @@ internal sealed record RunLockHolder(
             && long.TryParse(fields[19], NumberStyles.None, CultureInfo.InvariantCulture, out long start)
             ? start
             : null;
-    }
-
-    private static string? Attempt(Func<string?> read)
-    {
-        try
-        {
-            return read();
-        }
-        catch (Exception error) when (DiskError.Is(error))
-        {
-            return null;
-        }
     }
 }

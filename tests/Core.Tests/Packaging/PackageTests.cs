@@ -120,7 +120,7 @@ public sealed partial class PackageTests : IDisposable
                 // Links to NuGet's cache where the file system has them, instead of copies of libtorch.
                 ["CreateHardLinksForCopyLocalIfPossible"] = "true",
                 ["MSBUILDDISABLENODEREUSE"] = "1",
-                [Native.LibTorch.FolderVariable] = null,
+                [Core.Native.LibTorch.FolderVariable] = null,
             }
         );
 

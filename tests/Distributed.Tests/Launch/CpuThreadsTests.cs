@@ -1,3 +1,4 @@
+using LongNet.Core.Native;
 using LongNet.Distributed.Launch;
 
 namespace LongNet.Distributed.Tests.Launch;
@@ -17,20 +18,11 @@ public class CpuThreadsTests
     public void PerRank_RanksOfAMachine_ShareItsProcessors(int visible, int machine, int localRanks, int expected) =>
         Assert.Equal(expected, CpuThreads.PerRank(visible, machine, localRanks));
 
-    [Theory]
-    [InlineData("0-3,8,10-11\n", 7)]
-    [InlineData("5", 1)]
-    [InlineData("", null)]
-    [InlineData("3-1", null)]
-    [InlineData("all", null)]
-    public void CountOf_KernelsList_CountsProcessors(string list, int? expected) =>
-        Assert.Equal(expected, CpuThreads.CountOf(list));
-
     [Fact]
     public void Processors_OfThisMachine_AreNoMoreThanItHas()
     {
         var (visible, machine) = CpuThreads.Processors();
-        int online = CpuThreads.CountOf(File.ReadAllText("/sys/devices/system/cpu/online"))!.Value;
+        int online = ProcessorList.Parse(ProcFile.Text("/sys/devices/system/cpu/online"))!.Length;
         Assert.InRange(machine, 1, online);
         Assert.InRange(visible, Environment.ProcessorCount, online);
     }

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Lifetime;
 using LongNet.TestKit;
@@ -36,13 +37,13 @@ internal static class GarbageCollection
                 "model.attention.dilation_rates=[1, 2, 3]",
             ]
         );
-        RunPlan plan = RunPlan.Create(config, runtime.World.Size);
+        RunPlan plan = RunPlan.Open(config, runtime.World.Size);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
-        using var state = new TrainingState(plan, mesh);
+        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
-        var evaluation = new Evaluation(plan, mesh, state, reader);
+        var evaluation = new Evaluation(plan, mesh, state.Trained, reader);
 
         using var stop = new CancellationTokenSource();
         long collections = 0;

@@ -175,17 +175,14 @@ public sealed class ConfigurationFileTests : IDisposable
         ];
         folder.Write("text", new string('a', 20_000));
         foreach (string compute in new[] { "float32", "bfloat16" })
-            Assert.Equal(
-                1,
-                RunPlan.Create(Load(Valid, [.. long8192, $"precision.compute={compute}"]), 1).SequenceRanks
-            );
+            Assert.Equal(1, RunPlan.Open(Load(Valid, [.. long8192, $"precision.compute={compute}"]), 1).SequenceRanks);
         Assert.Equal(
             "xPos over blocks of 8192 rows (the least common multiple of the segment lengths, or the whole "
                 + "sequence) needs scales up to e^10, more than Float16 holds; "
                 + "blocks of at most 3269 rows work: shorten the longest segment or choose segment lengths "
                 + "that divide it.",
             Assert
-                .Throws<UserException>(() => RunPlan.Create(Load(Valid, [.. long8192, "precision.compute=float16"]), 1))
+                .Throws<UserException>(() => RunPlan.Open(Load(Valid, [.. long8192, "precision.compute=float16"]), 1))
                 .Message
         );
     }
@@ -462,7 +459,7 @@ public sealed class ConfigurationFileTests : IDisposable
         foreach (string file in files)
         {
             foreach (int ranks in new[] { 1, 2, 4 })
-                Assert.Equal(ranks, RunPlan.Create(ConfigurationFile.Load(file, []), ranks).SequenceRanks);
+                Assert.Equal(ranks, RunPlan.Open(ConfigurationFile.Load(file, []), ranks).SequenceRanks);
         }
     }
 

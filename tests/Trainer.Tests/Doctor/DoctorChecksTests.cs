@@ -10,26 +10,32 @@ namespace LongNet.Trainer.Tests.Doctor;
 /// <summary>What the doctor says of machines that are not here.</summary>
 public class DoctorChecksTests
 {
-    private static readonly ProcessorFacts EightCores = new(
-        "Some CPU",
-        "GenuineIntel",
-        ["avx2", "avx512_bf16"],
-        [.. Enumerable.Range(0, 8)],
-        8,
-        4
-    );
+    private static readonly ProcessorFacts EightCores = new()
+    {
+        Model = "Some CPU",
+        IsAmd = false,
+        Features = ["avx2", "avx512_bf16"],
+        Allowed = [.. Enumerable.Range(0, 8)],
+        Machine = 8,
+        Threads = 4,
+    };
 
-    private static readonly MemoryFacts Roomy = new(
-        64L << 30,
-        60L << 30,
-        null,
-        null,
-        null,
-        32L << 30,
-        32L << 30,
-        false,
-        500L << 30
-    );
+    private static readonly MemoryFacts Roomy = new()
+    {
+        Total = 64L << 30,
+        Available = 60L << 30,
+        SharedTotal = 32L << 30,
+        SharedFree = 32L << 30,
+        DiskFree = 500L << 30,
+    };
+
+    private static readonly ProcessSettings FourThreads = new()
+    {
+        Threads = 4,
+        MklOnAmd = false,
+        Avx512Attention = false,
+        TunedAllocator = false,
+    };
 
     private static readonly GpuFacts NoGpus = new([], false, [], null);
 
@@ -128,6 +134,32 @@ public class DoctorChecksTests
     }
 
     [Theory]
+    [InlineData(true, true, "ok", "4 CPU threads per rank, MKL's fast kernels on AMD")]
+    [InlineData(
+        true,
+        false,
+        "note",
+        "4 CPU threads per rank; MKL's fast kernels cannot be had here, so matrix products take twice as "
+            + "long as need be"
+    )]
+    [InlineData(false, false, "ok", "4 CPU threads per rank")]
+    public void Settings_OfAnAmdProcessorWithoutMklsFastKernels_AreNoted(
+        bool isAmd,
+        bool mklOnAmd,
+        string mark,
+        string value
+    )
+    {
+        RankFacts rank = Rank(0) with
+        {
+            Processor = EightCores with { IsAmd = isAmd },
+            Settings = FourThreads with { MklOnAmd = mklOnAmd },
+        };
+        Finding finding = Assert.Single(ProcessorChecks.Of([rank]), finding => finding.Subject == "settings");
+        Assert.Equal((mark, value), (finding.Mark.ToString().ToLowerInvariant(), finding.Value));
+    }
+
+    [Theory]
     [InlineData(
         "group",
         "1.5GB on node1 are too little for 2 ranks, each of which takes 1GB before it computes: raise the "
@@ -151,7 +183,7 @@ public class DoctorChecksTests
     {
         MemoryFacts memory = which switch
         {
-            "group" => Roomy with { Group = 3L << 29 },
+            "group" => Roomy with { ControlGroup = 3L << 29 },
             "space" => Roomy with { AddressSpace = 8L << 30 },
             "locked" => Roomy with { Locked = 8 << 20, HasRdma = true },
             _ => Roomy with { SharedTotal = 64 << 20, SharedFree = 16 << 20 },
@@ -235,25 +267,26 @@ public class DoctorChecksTests
     }
 
     [Theory]
-    [InlineData("0-3,8", "0-3,8")]
-    [InlineData("5", "5")]
-    public void ProcessorNumbers_AsTheKernelWritesThem_AreReadAndWritten(string list, string expected) =>
-        Assert.Equal(expected, RankFolding.Numbers(ProcessorFacts.Numbers(list)!));
+    [InlineData(new[] { 8, 0, 1, 2, 3 }, "0-3,8")]
+    [InlineData(new[] { 5 }, "5")]
+    public void Ranges_OfNumbers_AreWrittenAsTheKernelDoes(int[] numbers, string expected) =>
+        Assert.Equal(expected, RankGroups.Ranges(numbers));
 
     private static RankFacts Rank(int rank) =>
-        new(
-            rank,
-            1,
-            "node1",
-            RankLauncher.OpenMpi,
-            "longnet 0.1.0",
-            "libtorch 2.10.0 for CPUs",
-            new MpiLibrary("libmpi.so.40", "Open MPI", "Open MPI v4.1.4"),
-            "4 CPU threads per rank",
-            EightCores,
-            Roomy,
-            NoGpus
-        );
+        new()
+        {
+            Rank = rank,
+            LocalRanks = 1,
+            Host = "node1",
+            Launcher = RankLauncher.OpenMpi,
+            Program = "longnet 0.1.0",
+            LibTorch = "libtorch 2.10.0 for CPUs",
+            Mpi = new MpiLibrary("libmpi.so.40", "Open MPI", "Open MPI v4.1.4"),
+            Settings = FourThreads,
+            Processor = EightCores,
+            Memory = Roomy,
+            Gpus = NoGpus,
+        };
 
     private static RankFacts Bound(int rank, params int[] processors) =>
         Rank(rank) with

@@ -96,7 +96,7 @@ public sealed class TrainingRunTests : IDisposable
             Repository.PathOf("configs/ranks-agree.yaml"),
             ["evaluation.every_steps=0", .. settings]
         );
-        RunPlan plan = RunPlan.Create(config with { Output = folder["run"] }, runtime.World.Size);
+        RunPlan plan = RunPlan.Open(config with { Output = folder["run"] }, runtime.World.Size);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         using var output = new StringWriter();
         var context = new RunContext

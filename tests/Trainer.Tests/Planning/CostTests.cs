@@ -4,6 +4,7 @@ using LongNet.Core.Model;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Planning;
 using LongNet.Trainer.Planning.Machines;
+using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Tests.Planning;
 
@@ -42,8 +43,8 @@ public class CostTests
                     entry => entry.parameter.NumberOfElements
                 );
             Assert.Equal(
-                new ParameterCost(expected[true].Sum() / 3, expected[false].Sum(), 3),
-                ParameterCost.Of(config)
+                new ParameterCounts(expected[true].Sum() / 3, expected[false].Sum(), 3),
+                ParameterCounts.Of(config)
             );
         }
     }
@@ -51,7 +52,7 @@ public class CostTests
     [Fact]
     public void Operations_OfASmallModel_AreThoseCountedByHand()
     {
-        var run = PlannedRun.Create(PlannedConfigs.Small, 1);
+        var run = RunShape.Create(PlannedConfigs.Small, 1);
         Operations operations = Operations.Of(run, new AttentionCost(run));
         // Four products of 8 × 8 over 8 rows; two of 8 × 16; one of 8 × 256. Attention: two segments of four rows in
         // two heads see 1 + 2 + 3 + 4 keys, and each head keeps four rows of the long one: 60 pairs of 4 channels, in
@@ -85,7 +86,7 @@ public class CostTests
 
         static FlopsByPart Recomputed(Recompute recompute)
         {
-            var run = PlannedRun.Create(PlannedConfigs.Small.With(recompute), 1);
+            var run = RunShape.Create(PlannedConfigs.Small.With(recompute), 1);
             return Operations.Of(run, new AttentionCost(run)).Recomputed;
         }
     }
@@ -116,7 +117,7 @@ public class CostTests
             },
             Training = PlannedConfigs.Small.Training with { SequenceLength = length },
         };
-        var cost = new AttentionCost(PlannedRun.Create(config, ranks));
+        var cost = new AttentionCost(RunShape.Create(config, ranks));
 
         var ofRank = new long[ranks, branches.Length];
         for (int b = 0; b < branches.Length; b++)
@@ -182,7 +183,7 @@ public class CostTests
     public void Memory_OfParameters_IsSharedOutWhereTheOptimizerIs()
     {
         RunConfig config = Sized(Recompute.None) with { Checkpoint = new CheckpointConfig { EverySteps = 1 } };
-        double parameters = 4.0 * ParameterCost.Of(config.Model.ToModel()).Total;
+        double parameters = 4.0 * ParameterCounts.Of(config.Model.ToModel()).Total;
         MemoryCost alone = Memory(config, 4),
             shared = Memory(config with { Parallel = new ParallelConfig { ShardOptimizer = true } }, 4);
         Assert.Equal(
@@ -267,7 +268,7 @@ public class CostTests
             Model = config.Model with { Positions = PositionEncoding.XPos },
             Precision = new PrecisionConfig { Compute = ComputePrecision.Float16 },
         };
-        Assert.NotNull(PlannedRun.Create(config, 1));
+        Assert.NotNull(RunShape.Create(config, 1));
         Assert.Equal(
             "xPos over blocks of 8192 rows (the least common multiple of the segment lengths, or the whole "
                 + "sequence) needs scales up to e^10, more than Float16 holds; "
@@ -275,7 +276,7 @@ public class CostTests
                 + "that divide it.",
             Assert
                 .Throws<UserException>(() =>
-                    PlannedRun.Create(
+                    RunShape.Create(
                         config with
                         {
                             Model = config.Model with

@@ -1,6 +1,5 @@
-using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
-using System.Text;
+using LongNet.Core.Native;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention.Kernels;
@@ -30,12 +29,8 @@ internal static class CpuAttention
     {
         const int Features = 7,
             Bfloat16 = 1 << 5;
-        if (!X86Base.IsSupported)
-            return false;
-        var (highest, ebx, ecx, edx) = X86Base.CpuId(0, 0);
-        Span<int> words = [ebx, edx, ecx];
-        return highest >= Features
-            && Encoding.ASCII.GetString(MemoryMarshal.AsBytes(words)) == "AuthenticAMD"
+        return ProcessorVendor.IsAmd
+            && X86Base.CpuId(0, 0).Eax >= Features
             && X86Base.CpuId(Features, 0).Eax >= 1
             && (X86Base.CpuId(Features, 1).Eax & Bfloat16) != 0;
     }

@@ -16,7 +16,7 @@ internal sealed record Machine
     /// </summary>
     public required int RanksPerHost { get; init; }
 
-    /// <summary>Processors that the ranks of a machine share; null where every rank has a device of its own.</summary>
+    /// <summary>Processors that the ranks of a machine share; null where every rank has a GPU of its own.</summary>
     public int? Processors { get; init; }
 
     /// <summary>Threads of a rank for which the rates hold, where processors are shared.</summary>
@@ -73,11 +73,14 @@ internal sealed record Machine
     /// <summary>Bytes per second that a rank reads of it.</summary>
     public double? DiskRead { get; init; }
 
-    /// <summary>Whether tensors lie in the process's heap, which holes fragment.</summary>
-    internal bool KeepsHoles => Processors is not null;
+    /// <summary>Whether every rank has a GPU of its own; else the ranks of a machine share its processors.</summary>
+    internal bool HasGpus => Processors is null;
 
-    /// <summary>Whether devices compute while messages travel; processors do both.</summary>
-    internal bool HidesTransfers => Processors is null;
+    /// <summary>Whether tensors lie in the process's heap, which becomes fragmented.</summary>
+    internal bool KeepsHoles => !HasGpus;
+
+    /// <summary>Whether transfers overlap computation: processors do both in turn.</summary>
+    internal bool HidesTransfers => HasGpus;
 
     /// <summary>
     /// Ranks of a machine when so many are started: as many as there are, up to the machine's devices or processors.

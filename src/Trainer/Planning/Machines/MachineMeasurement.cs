@@ -10,10 +10,10 @@ using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Planning.Machines;
 
-/// <summary>Measures the machine it runs on, in some seconds: what the threads that are set reach.</summary>
+/// <summary>Measures the rates of this machine, with the present number of threads, in some seconds.</summary>
 internal static class MachineMeasurement
 {
-    // How long each rate is measured: a step takes what the machine gives in the middle, and not at its best.
+    // How long each rate is measured. Medians count: a step runs at the usual rate of a machine, not at its best.
     private const double SecondsPerRate = 0.5;
 
     private const int Rounds = 3,
@@ -29,11 +29,6 @@ internal static class MachineMeasurement
 
     // What a rank that trains the smallest of models takes: .NET 10 with libtorch and MPI on Linux.
     private const double RuntimeBytes = 290 << 20;
-
-    // One rank cannot measure what several exchange: within a machine a message is read and written by its sender, and
-    // by its receiver. The latency is that of a message between two cores.
-    private const double PassesOfMessage = 4,
-        AssumedLatency = 10e-6;
 
     // A collective that bandwidth decides, and one that it does not.
     private const long LargeCollective = 16 << 20,
@@ -54,38 +49,11 @@ internal static class MachineMeasurement
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        double[] own =
-        [
-            Products(ScalarType.Float32, model.Channels, model.Hidden),
-            Products(ScalarType.BFloat16, model.Channels, model.Hidden),
-            Attention(ScalarType.Float32, model.Channels / model.Heads),
-            Attention(ScalarType.BFloat16, model.Channels / model.Heads),
-            Stream(),
-            1 / CallSeconds(),
-        ];
-        var (write, read) = diskFolder is null ? (0, 0) : Disk(diskFolder);
-        Tensor slowest = tensor([.. own, write, read, FirstTouch()]);
-        world.AllReduce(slowest, ReduceOperation.Min);
-        double[] rates = slowest.data<double>().ToArray();
+        RankRates rates = RankRates.Slowest(world, Rates(model, diskFolder));
+        ExchangeRates exchange = world.Size > 1 ? Exchange(world) : ExchangeRates.Assumed(rates.MemoryBandwidth);
         MemoryFacts memory = MemoryFacts.Collect();
-        long limit = Math.Min(memory.Group ?? long.MaxValue, memory.Available ?? memory.Total ?? long.MaxValue);
-        bool disk = rates[6] > 0;
-        double gather = rates[4] / PassesOfMessage,
-            scatter = gather,
-            latency = AssumedLatency;
-        if (world.Size > 1)
-        {
-            var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, CollectiveRounds);
-            CollectiveOperation allGather = CollectiveOperation.Of(CollectiveKind.AllGather),
-                reduceScatter = CollectiveOperation.Of(CollectiveKind.ReduceScatter);
-            gather = benchmark.Run(allGather, LargeCollective).MedianBusBandwidth;
-            scatter = benchmark.Run(reduceScatter, LargeCollective).MedianBusBandwidth;
-            // Of two ranks: more take as many rounds as their number has binary digits.
-            latency =
-                benchmark.Run(allGather, SmallCollective).MedianSeconds
-                / Math.Max(1, Math.Ceiling(Math.Log2(world.Size)));
-        }
-
+        long limit = Math.Min(memory.ControlGroup ?? long.MaxValue, memory.Available ?? memory.Total ?? long.MaxValue);
+        bool measuredDisk = rates.DiskWrite > 0;
         int threads = get_num_threads();
         string ranks = world.Size == 1 ? "1 rank" : $"{world.Size} ranks";
         return new Machine
@@ -98,24 +66,62 @@ internal static class MachineMeasurement
             RanksPerHost = ranksOnHost,
             Processors = CpuThreads.Processors().Machine,
             ThreadsPerRank = threads,
-            MatrixFloat32 = rates[0],
-            MatrixBfloat16 = rates[1],
-            AttentionFloat32 = rates[2],
-            AttentionBfloat16 = rates[3],
-            MemoryBandwidth = rates[4],
-            CallSeconds = 1 / rates[5],
-            FirstTouch = rates[8],
+            MatrixFloat32 = rates.MatrixFloat32,
+            MatrixBfloat16 = rates.MatrixBfloat16,
+            AttentionFloat32 = rates.AttentionFloat32,
+            AttentionBfloat16 = rates.AttentionBfloat16,
+            MemoryBandwidth = rates.MemoryBandwidth,
+            CallSeconds = 1 / rates.Calls,
+            FirstTouch = rates.FirstTouch,
             MemoryPerRank = (double)limit / ranksOnHost,
             RuntimeBytes = RuntimeBytes,
-            AllGatherBandwidth = gather,
-            ReduceScatterBandwidth = scatter,
-            CollectiveLatency = latency,
-            DiskWrite = disk ? rates[6] : null,
-            DiskRead = disk ? rates[7] : null,
+            AllGatherBandwidth = exchange.AllGatherBandwidth,
+            ReduceScatterBandwidth = exchange.ReduceScatterBandwidth,
+            CollectiveLatency = exchange.Latency,
+            DiskWrite = measuredDisk ? rates.DiskWrite : null,
+            DiskRead = measuredDisk ? rates.DiskRead : null,
         };
     }
 
-    // As the feed-forward network's, there and back.
+    // This rank's rates, measured in this order.
+    private static RankRates Rates((long Channels, long Hidden, long Heads) model, string? diskFolder)
+    {
+        long headDim = model.Channels / model.Heads;
+        double matrixFloat32 = Products(ScalarType.Float32, model.Channels, model.Hidden),
+            matrixBfloat16 = Products(ScalarType.BFloat16, model.Channels, model.Hidden),
+            attentionFloat32 = Attention(ScalarType.Float32, headDim),
+            attentionBfloat16 = Attention(ScalarType.BFloat16, headDim),
+            memoryBandwidth = Stream(),
+            calls = 1 / CallSeconds();
+        var (write, read) = diskFolder is null ? (0, 0) : Disk(diskFolder);
+        return new RankRates
+        {
+            MatrixFloat32 = matrixFloat32,
+            MatrixBfloat16 = matrixBfloat16,
+            AttentionFloat32 = attentionFloat32,
+            AttentionBfloat16 = attentionBfloat16,
+            MemoryBandwidth = memoryBandwidth,
+            Calls = calls,
+            DiskWrite = write,
+            DiskRead = read,
+            FirstTouch = FirstTouch(),
+        };
+    }
+
+    private static ExchangeRates Exchange(ProcessGroup world)
+    {
+        var benchmark = new CollectiveBenchmark(world, ScalarType.Float32, CollectiveRounds);
+        CollectiveOperation gather = CollectiveOperation.Of(CollectiveKind.AllGather),
+            scatter = CollectiveOperation.Of(CollectiveKind.ReduceScatter);
+        double gatherBandwidth = benchmark.Run(gather, LargeCollective).MedianBusBandwidth,
+            scatterBandwidth = benchmark.Run(scatter, LargeCollective).MedianBusBandwidth;
+        // Of two ranks: more take as many rounds as their number has binary digits.
+        double latency =
+            benchmark.Run(gather, SmallCollective).MedianSeconds / Math.Max(1, Math.Ceiling(Math.Log2(world.Size)));
+        return new ExchangeRates(gatherBandwidth, scatterBandwidth, latency);
+    }
+
+    // Those of a feed-forward network: expanded and contracted.
     private static double Products(ScalarType type, long channels, long hidden)
     {
         using var scope = NewDisposeScope();
@@ -160,7 +166,7 @@ internal static class MachineMeasurement
         return 5.0 * StreamElements * sizeof(float) / seconds;
     }
 
-    // What filling fresh memory takes longer than filling it again.
+    // By how much filling fresh memory takes longer than filling it again.
     private static double FirstTouch()
     {
         var rates = new double[Rounds];
@@ -188,7 +194,7 @@ internal static class MachineMeasurement
             })[0] / SmallCalls;
     }
 
-    // By way of the system's cache, as activations are, but to the disk: more than the cache's share is offloaded.
+    // Through the system's cache, as activations are, but flushed: more is offloaded than the cache can keep.
     private static (double Write, double Read) Disk(string folder)
     {
         string path = Path.Combine(folder, $"longnet-doctor-{Environment.ProcessId}-{Guid.NewGuid():N}");

@@ -1,11 +1,11 @@
 namespace LongNet.Trainer.Doctor;
 
-/// <summary>Tells what ranks have in common once.</summary>
-internal static class RankFolding
+/// <summary>Groups ranks that report the same, so that a report says it once.</summary>
+internal static class RankGroups
 {
-    /// <summary>Ranks that say the same, in the order of their lowest.</summary>
+    /// <summary>Ranks grouped by what they report, in the order of each group's lowest rank.</summary>
     /// <param name="ranks">All ranks.</param>
-    /// <param name="value">What a rank says.</param>
+    /// <param name="value">What a rank reports.</param>
     public static IReadOnlyList<(T Value, IReadOnlyList<RankFacts> Ranks)> By<T>(
         IReadOnlyList<RankFacts> ranks,
         Func<RankFacts, T> value
@@ -14,17 +14,17 @@ internal static class RankFolding
         [.. ranks.GroupBy(value).Select(group => (group.Key, (IReadOnlyList<RankFacts>)[.. group]))];
 
     /// <summary>
-    /// One text per group of ranks that say the same, e.g. "ranks 0-3: core 0"; of a single rank, just what it says.
+    /// One line per group, e.g. "ranks 0-3: core 0"; where there is a single rank, only what it reports.
     /// </summary>
     public static IEnumerable<string> Lines(IReadOnlyList<RankFacts> ranks, Func<RankFacts, string> value) =>
         ranks.Count == 1 ? [value(ranks[0])] : By(ranks, value).Select(group => $"{Names(group.Ranks)}: {group.Value}");
 
     /// <summary>E.g. "rank 3" or "ranks 0-3, 8".</summary>
     public static string Names(IReadOnlyList<RankFacts> ranks) =>
-        (ranks.Count == 1 ? "rank " : "ranks ") + Numbers(ranks.Select(rank => rank.Rank));
+        (ranks.Count == 1 ? "rank " : "ranks ") + Ranges(ranks.Select(rank => rank.Rank));
 
-    /// <summary>Numbers as the kernel writes lists: "0-3,8".</summary>
-    public static string Numbers(IEnumerable<int> numbers)
+    /// <summary>Numbers as ranges, in the way the kernel writes lists: "0-3,8".</summary>
+    public static string Ranges(IEnumerable<int> numbers)
     {
         var ranges = new List<(int First, int Last)>();
         foreach (int number in numbers.Order())

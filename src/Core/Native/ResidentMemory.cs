@@ -1,15 +1,15 @@
 using System.Globalization;
 
-namespace LongNet.Trainer.Platform;
+namespace LongNet.Core.Native;
 
-/// <summary>How much memory of this process is resident, in bytes; null where the system does not tell.</summary>
+/// <summary>How much memory of this process is resident, in bytes; null where the system does not report it.</summary>
 internal static class ResidentMemory
 {
-    /// <summary>The most that ever was, with the pages of files.</summary>
+    /// <summary>The most that has been resident so far, with the pages of mapped files.</summary>
     public static long? Peak() => OfStatus("VmHWM");
 
     /// <summary>
-    /// What is now, without the pages of files: what was allocated, whether it is in use or kept for the next use.
+    /// What is resident now, without the pages of mapped files: allocations, whether in use or kept for the next use.
     /// </summary>
     public static long? Allocated() => OfStatus("RssAnon");
 
