@@ -4,7 +4,7 @@ using LongNet.Core.Native;
 
 namespace LongNet.Trainer.Runs;
 
-/// <summary>What a run's lock says: which process of which machine wrote it, since when, and how often since.</summary>
+/// <summary>The content of a run's lock file: which process of which machine wrote it, since when, and how often.</summary>
 /// <param name="Host">The machine's name.</param>
 /// <param name="Process">The process.</param>
 /// <param name="ProcessStart">When it started, in ticks since the machine did: another process gets the same number
@@ -13,8 +13,8 @@ namespace LongNet.Trainer.Runs;
 /// numbers.</param>
 /// <param name="BootId">Of the machine's start.</param>
 /// <param name="Started">When the lock was taken, by that machine's clock.</param>
-/// <param name="Token">Of this lock alone.</param>
-/// <param name="Heartbeat">Raised while the lock is held.</param>
+/// <param name="Token">Of this lock only.</param>
+/// <param name="Heartbeat">Raised while the lock is kept.</param>
 internal sealed record RunLockHolder(
     string Host,
     int Process,
@@ -37,30 +37,33 @@ internal sealed record RunLockHolder(
         RespectRequiredConstructorParameters = true,
     };
 
-    /// <summary>
-    /// Whether the process has ended for sure. Where it has not, or is another machine's or container's, only its
-    /// heartbeat can tell.
-    /// </summary>
-    public bool HasEnded()
-    {
-        RunLockHolder here = OfThisProcess();
-        return here.BootId.Length > 0
-            && here.ProcessNamespace.Length > 0
-            && (Host, BootId, ProcessNamespace) == (here.Host, here.BootId, here.ProcessNamespace)
-            && StartOf(Process) != ProcessStart;
-    }
+    // Empty where the system does not say.
+    private static string OwnNamespace => ProcFile.LinkTarget("/proc/self/ns/pid") ?? "";
 
-    public static RunLockHolder OfThisProcess() =>
+    private static string OwnBootId => ProcFile.Text("/proc/sys/kernel/random/boot_id")?.Trim() ?? "";
+
+    /// <param name="time">Says when the lock was taken.</param>
+    public static RunLockHolder OfThisProcess(TimeProvider time) =>
         new(
             Environment.MachineName,
             Environment.ProcessId,
             StartOf(Environment.ProcessId) ?? 0,
-            ProcFile.LinkTarget("/proc/self/ns/pid") ?? "",
-            ProcFile.Text("/proc/sys/kernel/random/boot_id")?.Trim() ?? "",
-            TimeProvider.System.GetUtcNow().UtcDateTime,
+            OwnNamespace,
+            OwnBootId,
+            time.GetUtcNow().UtcDateTime,
             Guid.NewGuid(),
             0
         );
+
+    /// <summary>
+    /// Whether the process has ended for certain. Where it has not, or is another machine's or container's, only its
+    /// heartbeat shows it.
+    /// </summary>
+    public bool HasEnded() =>
+        BootId.Length > 0
+        && ProcessNamespace.Length > 0
+        && (Host, BootId, ProcessNamespace) == (Environment.MachineName, OwnBootId, OwnNamespace)
+        && StartOf(Process) != ProcessStart;
 
     /// <summary>Reads what a lock says; null where it is empty, half written or something else.</summary>
     public static RunLockHolder? Parse(ReadOnlySpan<byte> text)

@@ -16,16 +16,13 @@ public sealed class RunLockTests : IDisposable
     // What a file system answers that has no locks.
     private const int NotSupported = 95;
 
-    // Where a live holder must be seen to move, a thread that beats may be kept from the processor for a while.
-    private static readonly TimeSpan LiveBeat = TimeSpan.FromMilliseconds(400);
-
-    // Where nobody moves, or the system's lock decides, nothing depends on it.
-    private static readonly TimeSpan QuickBeat = TimeSpan.FromMilliseconds(40);
+    private static readonly TimeSpan Beat = RunLockOptions.Default.Beat;
 
     // A run's start on a busy machine.
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(2);
 
     private readonly TemporaryFolder folder = new();
+    private readonly LockClock clock = new();
 
     private string Run => folder["run"];
 
@@ -34,10 +31,9 @@ public sealed class RunLockTests : IDisposable
     public void Dispose() => folder.Dispose();
 
     [Fact]
-    public void Hold_ByTwoRuns_RefusesTheSecondUntilTheFirstEnds()
+    public void Acquire_ByTwoRuns_RefusesTheSecondUntilTheFirstEnds()
     {
-        var run = new RunDirectory(Run);
-        using (RunLock first = run.AcquireLock())
+        using (RunLock first = Acquire())
         {
             Assert.Null(first.StaleHolder);
             RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
@@ -45,19 +41,19 @@ public sealed class RunLockTests : IDisposable
                 (Environment.MachineName, Environment.ProcessId, 0L),
                 (holder.Host, holder.Process, holder.Heartbeat)
             );
-            Assert.InRange(DateTime.UtcNow - holder.Started, TimeSpan.Zero, TimeSpan.FromMinutes(1));
+            Assert.Equal(clock.GetUtcNow().UtcDateTime, holder.Started);
             Assert.Equal(
                 InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
-                Assert.Throws<UserException>(() => run.AcquireLock().Dispose()).Message
+                Refusal()
             );
         }
 
-        using RunLock second = run.AcquireLock();
+        using RunLock second = Acquire();
         Assert.Null(second.StaleHolder);
     }
 
     [Fact]
-    public void Hold_Text_IsReadableByPeople()
+    public void Acquire_Text_IsReadableByPeople()
     {
         using RunLock held = new RunDirectory(Run).AcquireLock();
         // cat asks for no lock.
@@ -100,7 +96,7 @@ public sealed class RunLockTests : IDisposable
     }
 
     [Fact]
-    public void Hold_WhereTheFolderCannotBeWritten_SaysWhy()
+    public void Acquire_WhereTheFolderCannotBeWritten_SaysWhy()
     {
         string inTheWay = folder.Write("file", "");
         Assert.StartsWith(
@@ -153,16 +149,16 @@ public sealed class RunLockTests : IDisposable
         "{\"host\":null,\"process\":1,\"process_start\":1,\"process_namespace\":\"\",\"boot_id\":\"\","
             + "\"started\":\"2026-01-02T03:04:05Z\",\"token\":\"00000000-0000-0000-0000-000000000000\",\"heartbeat\":1}"
     )]
-    public void Hold_TextThatSaysNothing_IsTolerated(string text)
+    public void Acquire_TextThatSaysNothing_IsTolerated(string text)
     {
         folder.Write("run/.lock", text);
         using (LockFile other = LockFile.Open(LockPath)!)
         {
             Assert.Equal(0, other.Lock());
-            Assert.Equal(InUseBy("another run, which its .lock does not name"), Refusal(QuickBeat));
+            Assert.Equal(InUseBy("another run, which its .lock does not name"), Refusal());
         }
 
-        using RunLock held = RunLock.Acquire(Run, QuickBeat);
+        using RunLock held = Acquire();
         Assert.Equal("a run that it does not name", held.StaleHolder);
         Assert.Equal(Environment.ProcessId, RunLockHolder.Parse(LockFile.Read(LockPath))!.Process);
     }
@@ -170,35 +166,31 @@ public sealed class RunLockTests : IDisposable
     [Theory]
     [InlineData(1L << 20)]
     [InlineData(4000L)]
-    public void Hold_LongerTextThanItsOwn_LeavesNothingOfIt(long length)
+    public void Acquire_LongerTextThanItsOwn_LeavesNothingOfIt(long length)
     {
         folder.Write("run/.lock", new string('x', (int)length));
-        using RunLock held = RunLock.Acquire(Run, QuickBeat);
+        using RunLock held = Acquire();
         Assert.NotNull(RunLockHolder.Parse(LockFile.Read(LockPath)));
     }
 
     // As the number has been given to another process since: to this one.
     [Fact]
-    public void Hold_LockOfAProcessThatIsGone_IsTakenOverAtOnce()
+    public void Acquire_LockOfAProcessThatIsGone_IsTakenOverAtOnce()
     {
-        RunLockHolder gone = RunLockHolder.OfThisProcess();
+        RunLockHolder gone = RunLockHolder.OfThisProcess(TimeProvider.System);
         Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
-        var clock = Stopwatch.StartNew();
-        using RunLock held = new RunDirectory(Run).AcquireLock();
+        using RunLock held = Acquire();
         Assert.Equal(
             $"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it",
             held.StaleHolder
         );
-        Assert.True(
-            clock.Elapsed < RunLock.Beat / 2,
-            $"it took {clock.Elapsed}, as if a heartbeat had been waited for"
-        );
+        Assert.Equal(TimeSpan.Zero, clock.Waited);
     }
 
     [Fact]
     public void HasEnded_OfProcesses_KnowsTheDeadAndTheUnburied()
     {
-        RunLockHolder self = RunLockHolder.OfThisProcess();
+        RunLockHolder self = RunLockHolder.OfThisProcess(TimeProvider.System);
         Assert.False(self.HasEnded());
         // The shell's child ends when the shell has become a program that does not ask for its exit code.
         var start = new ProcessStartInfo("sh", ["-c", "exec 3<&0; { read -r line <&3; } & echo $!; exec sleep 60"])
@@ -243,9 +235,9 @@ public sealed class RunLockTests : IDisposable
     [InlineData("another start of the machine")]
     [InlineData("another container")]
     [InlineData("a process that is there")]
-    public void Hold_HeartbeatThatStandsStill_IsTakenOverAfterThreeBeats(string whose)
+    public void Acquire_HeartbeatThatStandsStill_IsTakenOverAfterThreeBeats(string whose)
     {
-        RunLockHolder gone = RunLockHolder.OfThisProcess() with { Process = 4711, Heartbeat = 17 };
+        RunLockHolder gone = RunLockHolder.OfThisProcess(TimeProvider.System) with { Process = 4711, Heartbeat = 17 };
         Leave(
             whose switch
             {
@@ -255,9 +247,8 @@ public sealed class RunLockTests : IDisposable
                 _ => gone with { Process = Environment.ProcessId },
             }
         );
-        var clock = Stopwatch.StartNew();
-        using RunLock held = RunLock.Acquire(Run, QuickBeat);
-        Assert.True(clock.Elapsed >= 3 * QuickBeat, $"it took {clock.Elapsed} only");
+        using RunLock held = Acquire();
+        Assert.Equal(3 * Beat, clock.Waited);
         (int process, string host) = whose switch
         {
             "another host" => (4711, "node2"),
@@ -269,43 +260,48 @@ public sealed class RunLockTests : IDisposable
 
     // The file system does not carry the lock between machines, so the other's is not seen here: it writes without one.
     [Fact]
-    public void Hold_HeartbeatOfAnotherHostThatMoves_IsRefused()
+    public void Acquire_HeartbeatOfAnotherHostThatMoves_IsRefused()
     {
         RunLockHolder other = OfAnotherHost();
         Leave(other);
-        using LockFile file = LockFile.Open(LockPath)!;
-        using var beats = new Timer(
-            _ => file.Write((other = other with { Heartbeat = other.Heartbeat + 1 }).ToText()),
-            null,
-            LiveBeat,
-            LiveBeat
-        );
-        Assert.Equal(InUseBy("process 4711 on node2 (since 2026-01-02 03:04:05 UTC)"), Refusal(LiveBeat));
+        DateTimeOffset start = clock.GetUtcNow();
+        // It beats just before this process would have waited long enough.
+        clock.WhileWaiting = () =>
+        {
+            if (clock.GetUtcNow() - start == Beat)
+                TakeOver(other with { Heartbeat = other.Heartbeat + 1 });
+        };
+        Assert.Equal(InUseBy("process 4711 on node2 (since 2026-01-02 03:04:05 UTC)"), Refusal());
+        Assert.Equal(1.5 * Beat, clock.Waited);
         Assert.Equal(other.Token, RunLockHolder.Parse(LockFile.Read(LockPath))!.Token);
     }
 
     // Its first beats were late: the text is another's by then, and the next beat shows it.
     [Fact]
-    public async Task Hold_HolderThatBeatsLate_GetsItsLockBack()
+    public void Acquire_HolderThatBeatsLate_GetsItsLockBack()
     {
         RunLockHolder other = OfAnotherHost();
         Leave(other);
-        using LockFile file = LockFile.Open(LockPath)!;
-        Task<string> refusal = Task.Run(() => Refusal(LiveBeat));
-        Assert.True(
-            SpinWait.SpinUntil(() => RunLockHolder.Parse(LockFile.Read(LockPath))?.Token != other.Token, Limit)
-        );
-        file.Write((other with { Heartbeat = 1 }).ToText());
-        Assert.Equal(InUseBy("process 4711 on node2 (since 2026-01-02 03:04:05 UTC)"), await refusal);
+        clock.WhileWaiting = () =>
+        {
+            if (RunLockHolder.Parse(LockFile.Read(LockPath))!.Token != other.Token)
+                TakeOver(other with { Heartbeat = 1 });
+        };
+        Assert.Equal(InUseBy("process 4711 on node2 (since 2026-01-02 03:04:05 UTC)"), Refusal());
+        Assert.Equal(2 * Beat, clock.Waited);
         Assert.Equal(1, RunLockHolder.Parse(LockFile.Read(LockPath))!.Heartbeat);
     }
 
     [Fact]
     public void Heartbeat_WhileHeld_Rises()
     {
-        using RunLock held = RunLock.Acquire(Run, QuickBeat);
-        long Beats() => RunLockHolder.Parse(LockFile.Read(LockPath))?.Heartbeat ?? 0;
-        Assert.True(SpinWait.SpinUntil(() => Beats() > 2, Limit));
+        using RunLock held = Acquire();
+        for (int beat = 1; beat <= 3; beat++)
+        {
+            clock.PassBeat(Beat);
+            Assert.Equal(beat, RunLockHolder.Parse(LockFile.Read(LockPath))!.Heartbeat);
+        }
+
         held.Dispose();
         Assert.False(File.Exists(LockPath));
     }
@@ -315,13 +311,15 @@ public sealed class RunLockTests : IDisposable
     public void Heartbeat_OfAHolderThatWasTakenOver_Stops()
     {
         RunLockHolder other = OfAnotherHost() with { Heartbeat = 1 };
-        using (RunLock held = RunLock.Acquire(Run, LiveBeat))
+        using (RunLock held = Acquire())
         {
             Assert.Null(held.TakenOverBy);
             TakeOver(other);
+            clock.AwaitSleeper();
+            clock.Advance(Beat);
             Assert.True(SpinWait.SpinUntil(() => held.TakenOverBy is not null, Limit));
             Assert.Equal("process 4711 on node2", held.TakenOverBy);
-            Thread.Sleep(2 * LiveBeat);
+            clock.Advance(2 * Beat);
         }
 
         Assert.Equal(other, RunLockHolder.Parse(LockFile.Read(LockPath)));
@@ -330,11 +328,15 @@ public sealed class RunLockTests : IDisposable
     [Fact]
     public void Heartbeat_WhereTheFolderIsGone_DisturbsNothing()
     {
-        using RunLock held = RunLock.Acquire(Run, QuickBeat);
+        using RunLock held = Acquire();
         Directory.Delete(Run, recursive: true);
         // Another run of the same name, whose lock is not for the first to remove.
-        using RunLock next = RunLock.Acquire(Run, QuickBeat);
-        Thread.Sleep(5 * QuickBeat);
+        var clockOfNext = new LockClock();
+        using RunLock next = Acquire(own: clockOfNext);
+        clock.PassBeat(Beat);
+        clockOfNext.PassBeat(Beat);
+        clock.Advance(Beat);
+        Assert.True(SpinWait.SpinUntil(() => held.TakenOverBy is not null, Limit));
         held.Dispose();
         Assert.True(File.Exists(LockPath));
         next.Dispose();
@@ -342,21 +344,24 @@ public sealed class RunLockTests : IDisposable
     }
 
     [Fact]
-    public void Hold_FileSystemWithoutLocks_GoesByTheHeartbeat()
+    public void Acquire_FileSystemWithoutLocks_GoesByTheHeartbeat()
     {
-        using (RunLock first = RunLock.Acquire(Run, LiveBeat, WithoutLocks))
+        var clockOfFirst = new LockClock();
+        using (RunLock first = Acquire(WithoutLocks, clockOfFirst))
         {
+            clock.WhileWaiting = () => clockOfFirst.PassBeat(Beat);
             RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
             Assert.Equal(
                 InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
-                Refusal(LiveBeat, WithoutLocks)
+                Refusal(WithoutLocks)
             );
         }
 
         Assert.False(Directory.Exists(Run));
-        RunLockHolder gone = RunLockHolder.OfThisProcess();
+        clock.WhileWaiting = null;
+        RunLockHolder gone = RunLockHolder.OfThisProcess(TimeProvider.System);
         Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
-        using RunLock second = RunLock.Acquire(Run, QuickBeat, WithoutLocks);
+        using RunLock second = Acquire(WithoutLocks);
         Assert.Equal(
             $"process {Environment.ProcessId} on {Environment.MachineName}, which ended without removing it",
             second.StaleHolder
@@ -364,21 +369,21 @@ public sealed class RunLockTests : IDisposable
     }
 
     [Fact]
-    public void Hold_FileSystemThatFails_IsNotTakenForOneWithoutLocks() =>
+    public void Acquire_FileSystemThatFails_IsNotTakenForOneWithoutLocks() =>
         Assert.Equal(
             $"The run directory {Run} cannot be written: {LockPath}: Input/output error. Choose another with --output.",
-            Refusal(QuickBeat, _ => 5)
+            Refusal(_ => 5)
         );
 
     // Two would hold two files of the same name.
     [Fact]
-    public void Hold_FileReplacedBeforeItIsLocked_HoldsTheOneThatIsThere()
+    public void Acquire_FileReplacedBeforeItIsLocked_HoldsTheOneThatIsThere()
     {
-        RunLockHolder gone = RunLockHolder.OfThisProcess();
+        RunLockHolder gone = RunLockHolder.OfThisProcess(TimeProvider.System);
         gone = gone with { ProcessStart = gone.ProcessStart - 1 };
         Leave(gone);
         int times = 0;
-        using RunLock held = RunLock.Acquire(Run, locks: opened =>
+        using RunLock held = Acquire(opened =>
         {
             if (times++ == 0)
             {
@@ -392,24 +397,25 @@ public sealed class RunLockTests : IDisposable
         RunLockHolder holder = RunLockHolder.Parse(LockFile.Read(LockPath))!;
         Assert.Equal(
             InUseBy($"process {Environment.ProcessId} on {Environment.MachineName} (since {Since(holder)})"),
-            Refusal(QuickBeat)
+            Refusal()
         );
     }
 
     [Fact]
-    public void Hold_TakenAndReleasedByMany_IsNeverHeldByTwo()
+    public void Acquire_TakenAndReleasedByMany_IsNeverHeldByTwo()
     {
         int holders = 0,
             most = 0,
             times = 0;
         Together(4, _ =>
         {
+            var own = new LockClock();
             for (int turn = 0; turn < 300; turn++)
             {
                 RunLock held;
                 try
                 {
-                    held = RunLock.Acquire(Run, QuickBeat);
+                    held = Acquire(own: own);
                 }
                 catch (UserException)
                 {
@@ -429,13 +435,13 @@ public sealed class RunLockTests : IDisposable
     }
 
     [Fact]
-    public void Hold_StaleLockFoundByManyThreads_IsTakenByOne()
+    public void Acquire_StaleLockFoundByManyThreads_IsTakenByOne()
     {
-        RunLockHolder gone = RunLockHolder.OfThisProcess();
+        RunLockHolder gone = RunLockHolder.OfThisProcess(TimeProvider.System);
         for (int round = 0; round < 50; round++)
         {
             Leave(gone with { ProcessStart = gone.ProcessStart - 1 });
-            Assert.Equal(1, Winners(8, LiveBeat, file => file.Lock()));
+            Assert.Equal(1, Winners(8, file => file.Lock(), inStep: false));
         }
     }
 
@@ -444,7 +450,7 @@ public sealed class RunLockTests : IDisposable
     [Fact]
     public void Text_OfAnyHolder_IsEquallyLong()
     {
-        RunLockHolder holder = RunLockHolder.OfThisProcess();
+        RunLockHolder holder = RunLockHolder.OfThisProcess(TimeProvider.System);
         var second = new DateTime(2030, 1, 1, 0, 0, 0, DateTimeKind.Utc);
         RunLockHolder[] holders =
         [
@@ -469,21 +475,21 @@ public sealed class RunLockTests : IDisposable
     }
 
     [Fact]
-    public void Hold_StaleLockFoundByManyWithoutLocks_IsTakenByOne()
+    public void Acquire_StaleLockFoundByManyWithoutLocks_IsTakenByOne()
     {
         for (int round = 0; round < 3; round++)
         {
             Leave(OfAnotherHost());
-            Assert.Equal(1, Winners(4, LiveBeat, WithoutLocks));
+            Assert.Equal(1, Winners(4, WithoutLocks, inStep: true));
         }
     }
 
     [Theory]
     [InlineData(MpiKind.OpenMpi)]
     [InlineData(MpiKind.Mpich)]
-    public void Hold_StaleLockFoundByManyProcesses_IsTakenByOne(MpiKind kind)
+    public void Acquire_StaleLockFoundByManyProcesses_IsTakenByOne(MpiKind kind)
     {
-        RunLockHolder gone = RunLockHolder.OfThisProcess() with { Process = 4711 };
+        RunLockHolder gone = RunLockHolder.OfThisProcess(TimeProvider.System) with { Process = 4711 };
         string stale = folder.Write("stale", Encoding.UTF8.GetString((gone with { ProcessStart = -1 }).ToText()));
         Directory.CreateDirectory(Run);
         RankTests.RunScenario(kind, 4, "run-lock", Run, stale);
@@ -573,7 +579,7 @@ public sealed class RunLockTests : IDisposable
     private static int WithoutLocks(LockFile file) => NotSupported;
 
     private static RunLockHolder OfAnotherHost() =>
-        RunLockHolder.OfThisProcess() with
+        RunLockHolder.OfThisProcess(TimeProvider.System) with
         {
             Host = "node2",
             Process = 4711,
@@ -606,8 +612,11 @@ public sealed class RunLockTests : IDisposable
     private string InUseBy(string whom) =>
         $"The run directory {Run} is in use by {whom}: wait for it to end, stop it, or choose another --output.";
 
-    private string Refusal(TimeSpan beat, Func<LockFile, int>? locks = null) =>
-        Assert.Throws<UserException>(() => RunLock.Acquire(Run, beat, locks).Dispose()).Message;
+    private RunLock Acquire(Func<LockFile, int>? locks = null, LockClock? own = null) =>
+        RunLock.Acquire(Run, new RunLockOptions { Time = own ?? clock, Lock = locks ?? RunLockOptions.Default.Lock });
+
+    private string Refusal(Func<LockFile, int>? locks = null) =>
+        Assert.Throws<UserException>(() => Acquire(locks).Dispose()).Message;
 
     private void Leave(RunLockHolder holder) => folder.Write("run/.lock", Encoding.UTF8.GetString(holder.ToText()));
 
@@ -618,19 +627,25 @@ public sealed class RunLockTests : IDisposable
         file.Write(other.ToText());
     }
 
-    // All hold on until all have tried, so that none finds it released.
-    private int Winners(int count, TimeSpan beat, Func<LockFile, int> locks)
+    // All keep theirs until all have tried, so that none finds it released. In step, time passes only while all wait.
+    private int Winners(int count, Func<LockFile, int> locks, bool inStep)
     {
         var held = new RunLock?[count];
+        using var step = new Barrier(count);
         Together(count, index =>
         {
             try
             {
-                held[index] = RunLock.Acquire(Run, beat, locks);
+                var own = new LockClock { WhileWaiting = inStep ? step.SignalAndWait : null };
+                held[index] = Acquire(locks, own);
             }
             catch (UserException refusal)
             {
                 Assert.StartsWith($"The run directory {Run} is in use by ", refusal.Message, StringComparison.Ordinal);
+            }
+            finally
+            {
+                step.RemoveParticipant();
             }
         });
         foreach (RunLock? each in held)
