@@ -54,6 +54,7 @@ internal sealed partial class Watchdog : IDisposable
     private readonly List<byte[]> unfinished = [];
     private readonly Thread thread;
     private readonly ManualResetEventSlim stopping = new();
+
     // While another rank investigates, this one does not; in ticks of Stopwatch.
     private long silentUntil;
     private bool otherRankReports;

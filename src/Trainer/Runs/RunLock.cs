@@ -10,8 +10,8 @@ namespace LongNet.Trainer.Runs;
 /// <remarks>
 /// The lock of the file decides on one machine, and wherever the file system carries it between machines. Where it does
 /// not, or has no such locks, the heartbeat shows whether a holder lives, by its movement only, as machines' clocks
-/// differ. <see cref="RunLockAttempt"/> has the rules of taking over. The file of a dead holder is written over and never
-/// removed, because two processes could then each have a file of the same name.
+/// differ. <see cref="RunLockAttempt"/> has the rules of taking over. The file of a dead holder is written over and
+/// never removed, because two processes could then each have a file of the same name.
 /// </remarks>
 internal sealed class RunLock : IDisposable
 {
@@ -104,7 +104,8 @@ internal sealed class RunLock : IDisposable
             return;
         ended.Set();
         heart.Join();
-        // While it is locked, so that no other run has the same file. Another's that stands in its place is not removed.
+        // While it is locked, so that no other run has the same file. Another's that stands in its place is not
+        // removed.
         IgnoreDiskErrors(() =>
         {
             if (acquired.File.IsAtPath() && Read()?.Token == acquired.Self.Token)

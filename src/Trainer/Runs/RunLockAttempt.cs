@@ -15,9 +15,9 @@ internal sealed record AcquiredLockFile(LockFile File, RunLockHolder Self, strin
 /// </summary>
 /// <remarks>
 /// The system's lock keeps others of this machine out. Whether the holder that the file names has ended is then known
-/// where it was a process of this machine. Otherwise only its heartbeat can show it, so that the text must stay as it is
-/// for longer than a holder leaves between beats: the old text, before this process writes its own, and its own after
-/// that, as of several processes that take over at once the last that writes has the lock.
+/// where it was a process of this machine. Otherwise only its heartbeat can show it, so that the text must stay as it
+/// is for longer than a holder leaves between beats: the old text, before this process writes its own, and its own
+/// after that, as of several processes that take over at once the last that writes has the lock.
 /// </remarks>
 internal sealed class RunLockAttempt : IDisposable
 {

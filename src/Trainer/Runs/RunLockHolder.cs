@@ -4,7 +4,9 @@ using LongNet.Core.Native;
 
 namespace LongNet.Trainer.Runs;
 
-/// <summary>The content of a run's lock file: which process of which machine wrote it, since when, and how often.</summary>
+/// <summary>
+/// The content of a run's lock file: which process of which machine wrote it, since when, and how often.
+/// </summary>
 /// <param name="Host">The machine's name.</param>
 /// <param name="Process">The process.</param>
 /// <param name="ProcessStart">When it started, in ticks since the machine did: another process gets the same number

@@ -4,7 +4,9 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Tests.Documentation;
 
-/// <summary>The documentation's code, compiled and run; <see cref="ReadmeTests"/> checks that it is the same text.</summary>
+/// <summary>
+/// The documentation's code, compiled and run; <see cref="ReadmeTests"/> checks that it is the same text.
+/// </summary>
 public class ReadmeExamples
 {
     [Fact]

@@ -26,8 +26,8 @@ internal static class CheckpointExport
     /// </summary>
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="output">File to write; its folder must exist.</param>
-    /// <param name="type">One of <see cref="TypeNames.All"/>. Numbers are rounded to the nearest, of two as near to the even
-    /// one, as libtorch does.</param>
+    /// <param name="type">One of <see cref="TypeNames.All"/>. Numbers are rounded to the nearest, of two as near to the
+    /// even one, as libtorch does.</param>
     /// <param name="overwrite">Whether a file that is there is replaced.</param>
     /// <exception cref="UserException">The checkpoint is damaged, or the file is there or cannot be
     /// written.</exception>
