@@ -6,7 +6,7 @@
  *
  * Prints one line per operation and size, from rank 0: operation, bytes, best and median seconds per call, separated by tabs.
  * Bytes are those of the larger buffer, as nccl-tests count them: what an all-gather leaves on each rank, what a reduce-scatter takes
- * from each. The rule of measuring is that of src/Trainer/Benchmarks/CollectiveBenchmark.cs: a round is a barrier and then calls back to
+ * from each. The rule of measuring is that of src/Trainer/Measuring/CollectiveBenchmark.cs: a round is a barrier and then calls back to
  * back, and its time is that of the slowest rank, per call; rounds before the first that counts warm everything up.
  */
 #include <mpi.h>
