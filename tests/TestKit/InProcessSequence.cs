@@ -14,6 +14,7 @@ public sealed class InProcessSequence
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
 
     private readonly SequenceLayout layout;
+
     // Acquired by the rank that computes; a rank that waits releases it.
     private readonly object turn = new();
     private readonly Dictionary<(string Group, int Call), Tensor?[]> contributions = [];
@@ -119,9 +120,8 @@ public sealed class InProcessSequence
         public IPendingTensor StartReduceScatter(Tensor gradients, IReadOnlyList<long> counts)
         {
             long first = counts.Take(Own).Sum();
-            return Start(
-                gradients,
-                parts => parts.Select(part => part.narrow(0, first, counts[Own])).Aggregate((sum, part) => sum + part)
+            return Start(gradients, parts =>
+                parts.Select(part => part.narrow(0, first, counts[Own])).Aggregate((sum, part) => sum + part)
             );
         }
 

@@ -222,8 +222,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Attends the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in chunks or
-    /// all at once, with the result of the complete sequence to rounding. Without dropout, not differentiable.
+    /// Attends the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in chunks
+    /// or all at once, with the result of the complete sequence to rounding. Without dropout, not differentiable.
     /// </summary>
     /// <param name="input">[batch, rows, dModel]. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>; takes up the tokens. Not disposed.</param>
@@ -247,7 +247,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     /// <param name="k">Keys, shaped like q.</param>
     /// <param name="v">Values, shaped like q.</param>
     /// <param name="pattern">Which keys every query sees.</param>
-    /// <param name="sharding">Which rank holds which part of the sequence; null where this rank holds all of it.</param>
+    /// <param name="sharding">Which rank holds which part of the sequence; null where this rank holds all of
+    /// it.</param>
     /// <param name="lengths">Tokens of every complete sequence; the rest is padding, which gets zeros. Null where there
     /// is none.</param>
     /// <param name="bias">Added to the logits by distance; null for none. Its table gets its gradient.</param>
@@ -359,7 +360,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         return projected.view(shape[0], shape[1], Heads, shape[2] / Heads);
     }
 
-    // TorchSharp makes every module in a field a part of this module, and counts its parameters with this module's. This
-    // wrapper hides a module that several layers share.
+    // TorchSharp makes every module in a field a part of this module, and counts its parameters with this module's.
+    // This wrapper hides a module that several layers share.
     private sealed record Unregistered<T>(T Module);
 }

@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// Dilated attention over all branches as one differentiable operation. Only the inputs, the output, its log-sum-exp and
-/// the keys and values gathered from other ranks live from forward to backward.
+/// Dilated attention over all branches as one differentiable operation. Only the inputs, the output, its log-sum-exp
+/// and the keys and values gathered from other ranks live from forward to backward.
 /// </summary>
 /// <remarks>Inputs: q, k, v, the plan, and the table of relative position biases where the plan has buckets.</remarks>
 internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<DilatedAttentionFunction>

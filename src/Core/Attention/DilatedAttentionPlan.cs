@@ -3,8 +3,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// What dilated attention over tensors of one shape consists of: per branch, the kernel calls on local rows and, where a
-/// segment lies on several ranks, the gather of its keys and values.
+/// What dilated attention over tensors of one shape consists of: per branch, the kernel calls on local rows and, where
+/// a segment lies on several ranks, the gather of its keys and values.
 /// </summary>
 internal sealed class DilatedAttentionPlan
 {

@@ -28,8 +28,8 @@ public interface ISequenceSharding
 public interface ISegmentPeers
 {
     /// <summary>
-    /// The peers' shards, this rank's among them, in the order in which their parts are gathered. The order says nothing
-    /// about their positions.
+    /// The peers' shards, this rank's among them, in the order in which their parts are gathered. The order says
+    /// nothing about their positions.
     /// </summary>
     IReadOnlyList<SequenceShard> Shards { get; }
 

@@ -4,9 +4,9 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// One segment of a branch whose rows lie on several ranks: which rows each rank keeps, and how the kept keys and values
-/// are packed for the gather. A rank's part holds, head group by head group, the keys [sequences, rows, heads, headDim],
-/// then the values likewise.
+/// One segment of a branch whose rows lie on several ranks: which rows each rank keeps, and how the kept keys and
+/// values are packed for the gather. A rank's part holds, head group by head group, the keys
+/// [sequences, rows, heads, headDim], then the values likewise.
 /// </summary>
 /// <remarks>
 /// What a query sees is decided by the positions that the peers hold, never by their order: causal queries see the keys

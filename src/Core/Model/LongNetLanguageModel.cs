@@ -104,7 +104,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>
     /// Logits after the next tokens of sequences whose earlier tokens went through the same cache: one at a time, in
-    /// chunks or all at once, with the result of the complete sequence to rounding. Without dropout, not differentiable.
+    /// chunks or all at once, with the result of the complete sequence to rounding. Without dropout, not
+    /// differentiable.
     /// </summary>
     /// <param name="tokens">[batch, count], int64. Not disposed.</param>
     /// <param name="cache">From <see cref="CreateCache"/>; takes up the tokens. Not disposed.</param>
@@ -162,7 +163,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// Reserves space in the offload folder now, where the file system can. Not collective.
     /// </summary>
     /// <param name="bytes">From <see cref="OffloadedBytes"/>.</param>
-    /// <exception cref="UserException">There is less; the message names the need, the free space and a remedy.</exception>
+    /// <exception cref="UserException">There is less; the message names the need, the free space and a
+    /// remedy.</exception>
     public void ReserveOffload(long bytes) => store?.Reserve(bytes);
 
     private Tensor Projection => outputProjection?.weight ?? embedding.weight!;

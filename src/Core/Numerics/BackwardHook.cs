@@ -4,7 +4,8 @@ namespace LongNet.Core.Numerics;
 
 /// <summary>
 /// Autograd's hook on a tensor: an action that runs when backward has passed the tensor, so that everything computed
-/// from it has its gradients. TorchSharp does not bind libtorch's hooks; an identity with its own backward does the same.
+/// from it has its gradients. TorchSharp does not bind libtorch's hooks; an identity with its own backward does the
+/// same.
 /// </summary>
 internal sealed class BackwardHook : autograd.SingleTensorFunction<BackwardHook>
 {

@@ -10,8 +10,8 @@ namespace LongNet.Distributed.DataParallel;
 /// place, and reduction is one operation per bucket, which may start as soon as backward has completed the bucket.
 /// </summary>
 /// <remarks>
-/// Where the optimizer is sharded, a reduction leaves every rank only the sums of its own parts of the buckets; the other
-/// parts are undefined from then on.
+/// Where the optimizer is sharded, a reduction leaves every rank only the sums of its own parts of the buckets; the
+/// other parts are undefined from then on.
 /// </remarks>
 public sealed class GradientBuffer : IDisposable
 {

@@ -37,8 +37,7 @@ public sealed class AllGatherSequenceParallel : ISequenceSharding, IDisposable
     /// </summary>
     /// <param name="totalLength">Tokens of the complete sequence; a multiple of <paramref name="ranks"/>.</param>
     /// <param name="ranks">Ranks that share it.</param>
-    public static SequenceLayout LayoutOf(long totalLength, int ranks) =>
-        SequenceLayout.Contiguous(totalLength, ranks);
+    public static SequenceLayout LayoutOf(long totalLength, int ranks) => SequenceLayout.Contiguous(totalLength, ranks);
 
     public SequenceShard ShardOf(long localLength) => Layout(localLength * sequence.Size).ShardOf(sequence.Rank);
 

@@ -24,8 +24,7 @@ internal sealed record RunPlan(
 )
 {
     /// <summary>Which positions of a sequence every rank along the sequence holds.</summary>
-    public SequenceLayout Layout =>
-        AllGatherSequenceParallel.LayoutOf(Config.Training.SequenceLength, SequenceRanks);
+    public SequenceLayout Layout => AllGatherSequenceParallel.LayoutOf(Config.Training.SequenceLength, SequenceRanks);
 
     /// <summary>Rows of every sequence that a rank holds.</summary>
     public long RowsPerRank => Config.Training.SequenceLength / SequenceRanks;

@@ -41,15 +41,7 @@ public class DilatedAttentionModuleTests
     public void Forward_DocumentedConstructor_EqualsItsOptions()
     {
         using var scope = NewDisposeScope();
-        using var one = new DilatedAttention(
-            16,
-            2,
-            3L,
-            8L,
-            causal: true,
-            useXpos: true,
-            useRelPosBias: true
-        );
+        using var one = new DilatedAttention(16, 2, 3L, 8L, causal: true, useXpos: true, useRelPosBias: true);
         using var list = new DilatedAttention(
             new DilatedAttentionOptions
             {
@@ -71,7 +63,13 @@ public class DilatedAttentionModuleTests
     {
         using var scope = NewDisposeScope();
         using var module = new DilatedAttention(
-            new DilatedAttentionOptions { Channels = 16, Heads = 2, Branches = [new(8, 1), new(32, 2)], Causal = true }
+            new DilatedAttentionOptions
+            {
+                Channels = 16,
+                Heads = 2,
+                Branches = [new(8, 1), new(32, 2)],
+                Causal = true,
+            }
         );
         module.to(float64);
         Tensor x = randn([1, 50, 16], dtype: float64);
@@ -94,7 +92,13 @@ public class DilatedAttentionModuleTests
         foreach (PositionEncoding positions in Enum.GetValues<PositionEncoding>())
         {
             using var module = new DilatedAttention(
-                new DilatedAttentionOptions { Channels = 16, Heads = 2, Branches = [new(8, 1)], Positions = positions }
+                new DilatedAttentionOptions
+                {
+                    Channels = 16,
+                    Heads = 2,
+                    Branches = [new(8, 1)],
+                    Positions = positions,
+                }
             );
             module.to(float64);
             // Equal rows attend alike wherever they lie, unless their positions count.
@@ -181,7 +185,15 @@ public class DilatedAttentionModuleTests
         );
         AssertRefused(
             "A segment schedule needs at least one branch: give one segment length and one dilation rate.",
-            () => new DilatedAttention(new DilatedAttentionOptions { Channels = 16, Heads = 2, Branches = [] })
+            () =>
+                new DilatedAttention(
+                    new DilatedAttentionOptions
+                    {
+                        Channels = 16,
+                        Heads = 2,
+                        Branches = [],
+                    }
+                )
         );
         AssertRefused(
             "xPos rotates pairs of channels, but a head has 5: choose d_model and heads so that d_model / "

@@ -45,7 +45,10 @@ public class PaddedSequencesTests
         }
 
         foreach (var ((name, a), (_, e)) in padded.named_parameters().Zip(alone.named_parameters()))
-            Compare.AssertClose(a.grad!, e.grad!, 1e-12, $"gradient of {name}", floor: 0.1); // sums over sequences, in float64
+        {
+            // Sums over sequences, in float64.
+            Compare.AssertClose(a.grad!, e.grad!, 1e-12, $"gradient of {name}", floor: 0.1);
+        }
     }
 
     [Fact]

@@ -145,8 +145,8 @@ public class RotaryPositionsTests
         Tensor x = ones([1, 40869, 1, 64], dtype: float32);
         var (q, k) = xPos.Rotate(x, x, SequenceShard.Complete(40869));
 
-        // A row with itself: every pair gives ζ⁰ · 2.
-        Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself"); // float32 rounding
+        // A row with itself: every pair gives ζ⁰ · 2. The tolerance is float32 rounding.
+        Compare.AssertClose((q * k).sum(dim: -1), full_like(q.select(3, 0), 64.0), 1e-5, "logit of a row with itself");
     }
 
     [Fact]

@@ -44,10 +44,16 @@ public class SequenceLayoutTests
     public void Constructor_PositionsTwiceOrNowhere_Refuses()
     {
         Assert.Throws<ArgumentException>(() =>
-            new SequenceLayout([[new PositionRange(0, 4)], [new PositionRange(3, 4)]])
+            new SequenceLayout([
+                [new PositionRange(0, 4)],
+                [new PositionRange(3, 4)],
+            ])
         );
         Assert.Throws<ArgumentException>(() =>
-            new SequenceLayout([[new PositionRange(0, 4)], [new PositionRange(5, 4)]])
+            new SequenceLayout([
+                [new PositionRange(0, 4)],
+                [new PositionRange(5, 4)],
+            ])
         );
         Assert.Throws<ArgumentException>(() => SequenceLayout.Contiguous(10, 3));
     }

@@ -1,7 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
-using LongNet.Core.Tests.Model;
 using LongNet.Core.Numerics;
+using LongNet.Core.Tests.Model;
 using LongNet.TestKit;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -39,7 +39,12 @@ public class ShardedSegmentTests
     public void Attend_ForwardAndBackward_EqualOneRank(string name, bool causal)
     {
         // Local, sharded over some ranks, sharded over all with a dilation that divides nothing, and above the shard.
-        var branches = new SegmentSchedule(new Branch(12, 1), new Branch(96, 2), new Branch(200, 5), new Branch(96, 31));
+        var branches = new SegmentSchedule(
+            new Branch(12, 1),
+            new Branch(96, 2),
+            new Branch(200, 5),
+            new Branch(96, 31)
+        );
         var buckets = new RelativePositionBuckets(12, 20, Bidirectional: !causal);
         foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
         {

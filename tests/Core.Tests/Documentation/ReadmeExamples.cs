@@ -23,7 +23,7 @@ public class ReadmeExamples
         );
 
         Tensor x = rand(16, 1000, 512);
-        Tensor output = attention.forward(x); // [16, 1000, 512]: 64 does not divide 1000, so the last segment is shorter
+        Tensor output = attention.forward(x); // [16, 1000, 512]: 64 does not divide 1000: the last segment is shorter
 
         Assert.Equal([16, 1000, 512], output.shape);
         Assert.True(output.isfinite().all().item<bool>());

@@ -242,7 +242,13 @@ public class ModelExecutionTests
                 new FileInfo(open).LinkTarget?.StartsWith($"{folder.Path}/", StringComparison.Ordinal) ?? false
             );
         Assert.Equal(0, Length());
-        BackwardPass.Run(model.LossSum(tokens, targets, new DropoutContext(new RandomStream(0), [0, 1], SequenceShard.Complete(tokens.shape[1]))));
+        BackwardPass.Run(
+            model.LossSum(
+                tokens,
+                targets,
+                new DropoutContext(new RandomStream(0), [0, 1], SequenceShard.Complete(tokens.shape[1]))
+            )
+        );
         Assert.Equal(bytes, Length());
         Assert.Equal(
             0,

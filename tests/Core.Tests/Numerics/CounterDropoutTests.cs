@@ -15,7 +15,12 @@ public class CounterDropoutTests
     {
         using var scope = NewDisposeScope();
         Tensor whole = CounterDropout.Mask([3, 40, 7], 0.3, new DropoutContext(Stream, [10, 11, 12], Sequence), "site");
-        Tensor shard = CounterDropout.Mask([2, 16, 7], 0.3, new DropoutContext(Stream, [11, 12], Sequence.Slice(24, 16)), "site");
+        Tensor shard = CounterDropout.Mask(
+            [2, 16, 7],
+            0.3,
+            new DropoutContext(Stream, [11, 12], Sequence.Slice(24, 16)),
+            "site"
+        );
         Compare.AssertClose(shard, whole.narrow(0, 1, 2).narrow(1, 24, 16), 0, "shard of the mask");
     }
 
@@ -37,16 +42,31 @@ public class CounterDropoutTests
     public void Mask_OtherSiteOrStream_Differs()
     {
         using var scope = NewDisposeScope();
-        Tensor mask = CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream, [0], SequenceShard.Complete(8)), "site");
+        Tensor mask = CounterDropout.Mask(
+            [1, 8, 8],
+            0.5,
+            new DropoutContext(Stream, [0], SequenceShard.Complete(8)),
+            "site"
+        );
         Assert.True(
             Compare.RelativeError(
-                CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream, [0], SequenceShard.Complete(8)), "other"),
+                CounterDropout.Mask(
+                    [1, 8, 8],
+                    0.5,
+                    new DropoutContext(Stream, [0], SequenceShard.Complete(8)),
+                    "other"
+                ),
                 mask
             ) > 0
         );
         Assert.True(
             Compare.RelativeError(
-                CounterDropout.Mask([1, 8, 8], 0.5, new DropoutContext(Stream.Derive(1), [0], SequenceShard.Complete(8)), "site"),
+                CounterDropout.Mask(
+                    [1, 8, 8],
+                    0.5,
+                    new DropoutContext(Stream.Derive(1), [0], SequenceShard.Complete(8)),
+                    "site"
+                ),
                 mask
             ) > 0
         );

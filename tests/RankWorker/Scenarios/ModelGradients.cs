@@ -96,7 +96,14 @@ internal static class ModelGradients
         RandomStream stream = new RandomStream(5).Derive("dropout");
 
         using var alone = new LongNetLanguageModel(config, seed: 11);
-        var (expectedLoss, expectedNorm, expected) = Gradients(alone, tokens, targets, [0, 1, 2, 3], SequenceShard.Complete(Length), null);
+        var (expectedLoss, expectedNorm, expected) = Gradients(
+            alone,
+            tokens,
+            targets,
+            [0, 1, 2, 3],
+            SequenceShard.Complete(Length),
+            null
+        );
 
         SequenceShard shard = AllGatherSequenceParallel.LayoutOf(Length, mesh.SequenceSize).ShardOf(mesh.SequenceRank);
         long sequences = Batch / mesh.DataSize,

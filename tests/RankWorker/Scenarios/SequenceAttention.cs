@@ -331,13 +331,7 @@ internal static class SequenceAttention
         );
     }
 
-    private static long KeptRowsOfAllHeads(
-        AttentionPattern options,
-        long dilation,
-        long w,
-        long firstRow,
-        long end
-    )
+    private static long KeptRowsOfAllHeads(AttentionPattern options, long dilation, long w, long firstRow, long end)
     {
         long kept = 0;
         for (long head = 0; head < Heads; head++)

@@ -203,7 +203,8 @@ public static class TorchscaleWeights
         {
             notes.Add(
                 $"{reader.Path} does not say its head offsets: if the authors' Python code trained it, set "
-                    + $"{destination.Choose("model.attention.head_offsets: blocked", "headOffsets: HeadOffsets.Blocked")}."
+                    + destination.Choose("model.attention.head_offsets: blocked", "headOffsets: HeadOffsets.Blocked")
+                    + "."
             );
         }
 
@@ -217,7 +218,12 @@ public static class TorchscaleWeights
                 notes.Add(
                     $"{reader.Path} does not say how distances share its relative position biases: if the "
                         + "authors' Python code trained it, set "
-                        + $"{destination.Choose("model.attention.relative_position_bidirectional: true, and model.attention.relative_position_max_distance to its max_rel_pos", "both directions and its max_rel_pos in RelativePositionBuckets")}."
+                        + destination.Choose(
+                            "model.attention.relative_position_bidirectional: true, and "
+                                + "model.attention.relative_position_max_distance to its max_rel_pos",
+                            "both directions and its max_rel_pos in RelativePositionBuckets"
+                        )
+                        + "."
                 );
             }
 
