@@ -33,7 +33,7 @@ internal sealed record RunPlan(
     /// </summary>
     public string Fingerprint =>
         Corpus.Fingerprint
-        + ConfigurationFile.ToYaml(
+        + ConfigurationText.ToYaml(
             Config with
             {
                 Data = Config.Data with { Path = [], Tokenizer = Corpus.Tokenizer },

@@ -64,7 +64,7 @@ internal sealed class TrainingRun(
                 + $"{plan.Split.ValidationWindows} held-out windows of {plan.Split.SequenceLength} "
                 + $"{plan.Corpus.TokenUnit}"
         );
-        if (ConfigurationFile.PrecisionAndMemory(plan.Config) is { Length: > 0 } chosen)
+        if (ConfigurationChanges.PrecisionAndMemory(plan.Config) is { Length: > 0 } chosen)
             reporter?.Say($"settings: {string.Join(", ", chosen)}");
         if (resumes)
             Resume(state, start, reporter);
@@ -284,7 +284,7 @@ internal sealed class TrainingRun(
                 $"warning: the corpus is not the one trained on so far ({plan.Corpus.Fingerprint}; it was "
                     + $"{manifest.Corpus}), so samples differ from here on."
             );
-        string[] changed = ConfigurationFile.ChangedKeys(manifest.Config, plan.Config);
+        string[] changed = ConfigurationChanges.ChangedKeys(manifest.Config, plan.Config);
         if (changed.Length > 0)
             reporter.Say($"warning: since the checkpoint these keys have changed: {string.Join("; ", changed)}");
     }
@@ -293,7 +293,7 @@ internal sealed class TrainingRun(
     {
         try
         {
-            DurableFile.Write(directory.ConfigFile, ConfigurationFile.ToYaml(plan.Config));
+            DurableFile.Write(directory.ConfigFile, ConfigurationText.ToYaml(plan.Config));
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
