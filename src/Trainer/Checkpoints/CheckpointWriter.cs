@@ -4,20 +4,20 @@ using LongNet.Trainer.Storage;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A checkpoint that is whole.</summary>
+/// <summary>A checkpoint that is complete.</summary>
 /// <param name="Path">Its folder.</param>
-/// <param name="Seconds">From the save's beginning until it was whole and synced to the disk.</param>
+/// <param name="Seconds">From the save's beginning until it was complete and synced to the disk.</param>
 /// <param name="Warning">What went wrong after that, such as an old one that cannot be deleted; null for
 /// nothing.</param>
 internal sealed record CommittedCheckpoint(string Path, double Seconds, string? Warning);
 
 /// <summary>
-/// Brings a checkpoint to the disk: every rank its part, then rank 0 the whole. Whenever the machine stops, what has a
-/// checkpoint's name is whole, and older ones are as they were.
+/// Brings a checkpoint to the disk: every rank writes its part, then rank 0 gives the folder a checkpoint's name.
+/// Whenever the machine stops, a folder of that name is complete, and older ones are as they were.
 /// </summary>
 /// <param name="store">The run's checkpoints.</param>
-/// <param name="retention">Which older ones go once the new one is whole.</param>
-/// <param name="files">How the disk is touched.</param>
+/// <param name="retention">Which older ones are removed once the new one is complete.</param>
+/// <param name="files">All access to the disk.</param>
 internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetention retention, FileOperations files)
 {
     private const string ExpiredSuffix = ".expired";
@@ -32,7 +32,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
     {
         PartialCheckpoint partial = PartialOf(part);
         partial.Create(part.Bytes);
-        // At once: two digests take two processors.
+        // Both at once, as two digests take two processors.
         Task<CheckpointFile>[] writes =
         [
             .. part.Model.Count == 0
@@ -81,29 +81,32 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
         }
 
         string path = partial.Complete(part.Manifest with { Files = parts });
-        string? warning = null;
+        long? best;
         try
         {
-            // Both, whichever they should be: an earlier save may have ended before it said so.
-            store.Repoint(files);
+            // Both are looked at: an earlier save may have ended before it wrote them.
+            best = store.Repoint(files);
         }
         catch (Exception error) when (DiskError.Is(error))
         {
-            // The checkpoint is whole, and found without; the next save says it anew.
-            warning =
+            // The checkpoint is found without them, and the next save writes them again. Older ones stay until then, as
+            // LATEST and BEST may name them.
+            return new CommittedCheckpoint(
+                path,
+                clock.Elapsed.TotalSeconds,
                 $"LATEST and BEST do not tell of the checkpoint of step {part.Manifest.Step}, which is whole: "
-                + $"{error.Message}";
+                    + $"{error.Message}"
+            );
         }
 
         double seconds = clock.Elapsed.TotalSeconds;
-        // What they name must stay.
-        return new CommittedCheckpoint(path, seconds, warning ?? RemoveExpired(store.Best()));
+        return new CommittedCheckpoint(path, seconds, RemoveExpired(best));
     }
 
-    /// <summary>Removes a part that came to nothing.</summary>
+    /// <summary>Removes the parts of a checkpoint that could not be written.</summary>
     public void Abandon(CheckpointPart part) => PartialOf(part).Abandon();
 
-    // One that is half deleted must not have a checkpoint's name, whatever of it a power cut leaves.
+    // It loses its name first: a power cut must not leave half a checkpoint under a checkpoint's name.
     private string? RemoveExpired(long? best)
     {
         string? problem = null;
@@ -118,7 +121,7 @@ internal sealed class CheckpointWriter(CheckpointStore store, CheckpointRetentio
             }
             catch (Exception error) when (DiskError.Is(error))
             {
-                // The next may go all the same.
+                // Others may still be removed.
                 problem ??=
                     $"The checkpoint of step {step}, which is no longer to be kept, cannot be removed: {error.Message}";
             }

@@ -6,12 +6,12 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A checkpoint that is being written: a folder of another name, which takes its own only when it is whole. Nothing in
-/// it is ever read under that other name, and what a stopped run leaves of it the next run removes.
+/// A checkpoint that is being written: a folder of another name, which takes its own only when it is complete. Nothing
+/// in it is ever read under that other name, and the next run removes what a stopped run leaves of it.
 /// </summary>
 /// <param name="folder">The run's checkpoints folder.</param>
 /// <param name="name">The checkpoint's name within it.</param>
-/// <param name="files">How the disk is touched.</param>
+/// <param name="files">All access to the disk.</param>
 internal sealed class PartialCheckpoint(string folder, string name, FileOperations files)
 {
     private readonly string final = System.IO.Path.Combine(folder, name);
@@ -84,7 +84,7 @@ internal sealed class PartialCheckpoint(string folder, string name, FileOperatio
         }
         catch (Exception error) when (DiskError.Is(error))
         {
-            // The failure that led here is the one to tell; the next run removes it.
+            // The failure that led here is the one to report; the next run removes the folder.
         }
     }
 }

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A copy in host memory of what a rank writes of a checkpoint, so that training can go on. Its memory is kept from one
+/// A copy in host memory of what a rank writes of a checkpoint, so that training can continue. Its memory is kept from one
 /// copy to the next.
 /// </summary>
 internal sealed class StateSnapshot : IDisposable
@@ -36,10 +36,10 @@ internal sealed class StateSnapshot : IDisposable
 
         Tensor CopyOf(string key, Tensor value)
         {
-            if (!copies.TryGetValue(key, out Tensor? held))
-                copies[key] = held = empty(value.shape, value.dtype, CPU).DetachFromDisposeScope();
-            pairs.Add((value, held));
-            return held;
+            if (!copies.TryGetValue(key, out Tensor? target))
+                copies[key] = target = empty(value.shape, value.dtype, CPU).DetachFromDisposeScope();
+            pairs.Add((value, target));
+            return target;
         }
     }
 
@@ -49,7 +49,7 @@ internal sealed class StateSnapshot : IDisposable
             copy.Dispose();
     }
 
-    // By this thread alone: libtorch's copy would take processors from the step that goes on meanwhile.
+    // On this thread only: libtorch's copy would take processors from the step that runs meanwhile.
     private static void Copy(List<(Tensor From, Tensor To)> pairs)
     {
         using var noGradient = no_grad();

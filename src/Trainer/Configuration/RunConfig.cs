@@ -185,7 +185,7 @@ internal sealed record ParallelConfig
     public double TimeoutSeconds { get; init; } = 300;
 
     /// <summary>
-    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding mistakes in
+    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding errors in
     /// code, as nothing is hidden behind computation then.
     /// </summary>
     public bool CheckCollectives { get; init; }
@@ -365,13 +365,13 @@ internal sealed record CheckpointConfig
     public long KeepEvery { get; init; }
 
     /// <summary>
-    /// Whether training goes on while a checkpoint is written, which takes memory for a copy of parameters and
+    /// Whether training continues while a checkpoint is written, which takes memory for a copy of parameters and
     /// optimizer state.
     /// </summary>
     public bool Asynchronous { get; init; } = true;
 
     /// <summary>
-    /// Whether a checkpoint that cannot be written ends the run. Else it is told, and the next is tried; only the last
+    /// Whether a checkpoint that cannot be written ends the run. Else it is reported, and the next is tried; only the last
     /// must succeed.
     /// </summary>
     public bool Required { get; init; }
