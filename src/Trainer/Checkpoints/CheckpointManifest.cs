@@ -52,7 +52,7 @@ internal sealed record CheckpointVersions(string Longnet, string Torch, string D
 }
 
 /// <summary>
-/// What a checkpoint's state.json says. docs/checkpoints.md describes the format and what it promises.
+/// The content of a checkpoint's state.json. docs/checkpoints.md describes the format and what it promises.
 /// </summary>
 internal sealed record CheckpointManifest
 {
@@ -95,10 +95,10 @@ internal sealed record CheckpointManifest
     /// <summary>Optimizer steps done.</summary>
     public required long Step { get; init; }
 
-    /// <summary>The global sample cursor: sequences that the whole job has trained on.</summary>
+    /// <summary>The global sample cursor: sequences that all ranks together have trained on.</summary>
     public required long SequencesConsumed { get; init; }
 
-    /// <summary>Target tokens that the whole job has trained on.</summary>
+    /// <summary>Target tokens that all ranks together have trained on.</summary>
     public required long TokensConsumed { get; init; }
 
     /// <summary>
@@ -261,7 +261,7 @@ internal sealed record CheckpointManifest
         return end > 0 && text[end..].SequenceEqual(Encoding.UTF8.GetBytes(Seal(text[..end])));
     }
 
-    // What its types do not say.
+    // The rules that its types do not express.
     private void Check()
     {
         Require(Step >= 0 && SequencesConsumed >= 0 && TokensConsumed >= 0, "a count is below zero");
@@ -299,8 +299,8 @@ internal sealed record CheckpointManifest
         }
     }
 
-    // What is kept as it was read has not been looked at yet: half a character, as in "\ud800", throws where it is
-    // asked for.
+    // The configuration is kept as it was read, unchecked: half a character, as in "\ud800", throws only where its
+    // text is asked for.
     private static void ReadTexts(JsonElement value)
     {
         switch (value.ValueKind)

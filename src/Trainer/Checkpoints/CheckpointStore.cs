@@ -28,7 +28,7 @@ internal sealed class CheckpointStore(string folder)
 
     public static string NameOf(long step) => $"{Prefix}{step:D8}";
 
-    /// <summary>The step that a checkpoint's name tells; null for any other name.</summary>
+    /// <summary>The step in a checkpoint's name; null for any other name.</summary>
     public static long? StepOf(string name)
     {
         return
@@ -69,7 +69,7 @@ internal sealed class CheckpointStore(string folder)
 
     public string PathOf(long step) => Path.Combine(folder, NameOf(step));
 
-    /// <summary>Steps of which there is a checkpoint, whole or not, in ascending order.</summary>
+    /// <summary>Steps of which there is a checkpoint, damaged or not, in ascending order.</summary>
     public IReadOnlyList<long> Steps() =>
         !Directory.Exists(folder)
             ? []
@@ -106,7 +106,7 @@ internal sealed class CheckpointStore(string folder)
             }
             catch (UserException)
             {
-                // One that is damaged is nobody's best.
+                // A damaged checkpoint is not a candidate.
             }
         }
 
@@ -176,11 +176,12 @@ internal sealed class CheckpointStore(string folder)
     }
 
     /// <summary>Makes LATEST and BEST name what they should of the checkpoints that there are.</summary>
-    /// <returns>Whether there is anything to name.</returns>
-    internal bool Repoint(FileOperations files)
+    /// <returns>The step of the best; null where none is known.</returns>
+    internal long? Repoint(FileOperations files)
     {
-        long? latest = Steps() is [.., var newest] ? newest : null;
-        foreach (var (pointer, step) in new[] { (LatestFile, latest), (BestFile, Best()) })
+        long? latest = Steps() is [.., var newest] ? newest : null,
+            best = Best();
+        foreach (var (pointer, step) in new[] { (LatestFile, latest), (BestFile, best) })
         {
             string path = Path.Combine(folder, pointer);
             if (step is not { } named)
@@ -194,7 +195,7 @@ internal sealed class CheckpointStore(string folder)
             }
         }
 
-        return latest is not null;
+        return best;
     }
 
     /// <summary>Whether LATEST or BEST names the checkpoint of a step.</summary>
@@ -222,7 +223,7 @@ internal sealed class CheckpointStore(string folder)
         return name;
     }
 
-    /// <summary>What a file says, as messages show it: no longer than a line, without control characters.</summary>
+    /// <summary>Text of a file as messages show it: no longer than a line, without control characters.</summary>
     internal static string Shown(string text) =>
         string.Concat(
             (text.Length > 80 ? text[..80] + "…" : text).Select(character =>
@@ -294,7 +295,7 @@ internal sealed class CheckpointStore(string folder)
 
     private static bool IsPointer(string path) => Path.GetFileName(path) is LatestFile or BestFile;
 
-    // What LATEST or BEST holds.
+    // The text of LATEST or BEST.
     private static string TextOf(string path)
     {
         try
@@ -312,7 +313,7 @@ internal sealed class CheckpointStore(string folder)
         }
     }
 
-    // What LATEST or BEST names; null where the file is missing.
+    // The folder that LATEST or BEST names; null where the file is missing.
     private string? Named(string pointer)
     {
         string path = Path.Combine(folder, pointer);

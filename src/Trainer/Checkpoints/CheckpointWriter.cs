@@ -84,29 +84,32 @@ internal sealed class CheckpointWriter(
         }
 
         string path = partial.Complete(part.Manifest with { Files = parts });
-        string? warning = null;
+        long? best;
         try
         {
-            // Both, also the one that this save does not move: an earlier run may have ended before it moved it.
-            store.Repoint(files);
+            // Both are looked at: an earlier save may have ended before it wrote them.
+            best = store.Repoint(files);
         }
         catch (Exception error) when (DiskError.Is(error))
         {
-            // The checkpoint is complete and is found without them; the next save points them again.
-            warning =
+            // The checkpoint is found without them, and the next save writes them again. Older ones stay until then, as
+            // LATEST and BEST may name them.
+            return new CommittedCheckpoint(
+                path,
+                clock.Elapsed.TotalSeconds,
                 $"LATEST and BEST do not tell of the checkpoint of step {part.Manifest.Step}, which is whole: "
-                + $"{error.Message}";
+                    + $"{error.Message}"
+            );
         }
 
         double seconds = clock.Elapsed.TotalSeconds;
-        // The checkpoints that LATEST and BEST name must stay.
-        return new CommittedCheckpoint(path, seconds, warning ?? RemoveExpired(store.Best()));
+        return new CommittedCheckpoint(path, seconds, RemoveExpired(best));
     }
 
-    /// <summary>Removes what is written of a checkpoint that failed.</summary>
+    /// <summary>Removes the parts of a checkpoint that could not be written.</summary>
     public void Abandon(CheckpointPart part) => PartialOf(part).Abandon();
 
-    // Renamed first: a half deleted folder must not have a checkpoint's name, even after a power cut.
+    // It loses its name first: a power cut must not leave half a checkpoint under a checkpoint's name.
     private string? RemoveExpired(long? best)
     {
         string? problem = null;

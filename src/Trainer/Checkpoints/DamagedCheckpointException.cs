@@ -2,7 +2,7 @@ using LongNet.Core;
 
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>A checkpoint that is not what was written: an older one may be whole.</summary>
+/// <summary>A checkpoint that is not what was written: an older one may be complete.</summary>
 internal sealed class DamagedCheckpointException : UserException
 {
     /// <param name="checkpoint">Its folder.</param>

@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace LongNet.Trainer.Checkpoints;
 
 /// <summary>
-/// A checkpoint's optimizer state, however many files it lies in: whole tensors, read when asked for, so that nobody
-/// needs memory for all of it.
+/// A checkpoint's optimizer state, however many files it lies in: complete tensors, read when asked for, so that no
+/// rank needs memory for all of it.
 /// </summary>
 internal sealed class OptimizerReader : IDisposable
 {
@@ -18,7 +18,7 @@ internal sealed class OptimizerReader : IDisposable
     /// <summary>Opens the files and sees that they are this model's.</summary>
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="manifest">Verified.</param>
-    /// <param name="expected">Exactly the tensors of the state, with their whole shapes.</param>
+    /// <param name="expected">Exactly the tensors of the state, with their complete shapes.</param>
     /// <exception cref="UserException">A file cannot be read, or its tensors are another model's.</exception>
     public static OptimizerReader Open(
         string checkpoint,
@@ -29,7 +29,7 @@ internal sealed class OptimizerReader : IDisposable
         return Open(checkpoint, manifest, reader => reader.RequireModel(checkpoint, expected));
     }
 
-    /// <summary>Opens the files, whatever the model, and sees that their slices make up whole tensors.</summary>
+    /// <summary>Opens the files, whatever the model, and sees that their slices make up complete tensors.</summary>
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="manifest">Verified.</param>
     /// <exception cref="UserException">A file cannot be read, or a part of a tensor is missing.</exception>
@@ -39,7 +39,7 @@ internal sealed class OptimizerReader : IDisposable
             foreach (string name in reader.slices.Keys)
             {
                 if (
-                    reader.WholeLength(name) is null
+                    reader.UnbrokenLength(name) is null
                     || reader.slices[name].Select(slice => slice.File.Type(name)).Distinct().Count() > 1
                 )
                     throw new UserException(
@@ -52,18 +52,18 @@ internal sealed class OptimizerReader : IDisposable
     /// <summary>Names of the tensors, in the files' order.</summary>
     public IReadOnlyCollection<string> Names => slices.Keys;
 
-    /// <summary>Elements of a whole tensor.</summary>
+    /// <summary>Elements of a complete tensor.</summary>
     public long Elements(string name) => slices[name].Sum(slice => slice.Length);
 
     public ScalarType Type(string name) => slices[name][0].File.Type(name);
 
-    /// <summary>The whole tensor's shape; null where files hold parts of it, which do not tell.</summary>
+    /// <summary>The complete tensor's shape; null where files hold parts of it, which do not say.</summary>
     public IReadOnlyList<long>? Shape(string name) =>
         slices[name] is [var (file, _, _)] && OptimizerShard.Start(file.Metadata, name) is null
             ? file.Shape(name)
             : null;
 
-    /// <summary>Reads a whole tensor into one that exists.</summary>
+    /// <summary>Reads a complete tensor into one that exists.</summary>
     /// <param name="destination">Contiguous, of as many elements. Not disposed.</param>
     /// <exception cref="UserException">A file cannot be read.</exception>
     public void ReadInto(string name, Tensor destination)
@@ -123,7 +123,7 @@ internal sealed class OptimizerReader : IDisposable
                 CheckpointStore.RequireType(part, name, ScalarType.Float32);
             if (Shape(name) is not null)
                 CheckpointStore.RequireShape(slices[name][0].File, name, shape, ScalarType.Float32);
-            if (WholeLength(name) != Product(shape))
+            if (UnbrokenLength(name) != Product(shape))
             {
                 throw new UserException(
                     $"The optimizer state of {checkpoint} belongs to another model: its shards do not make up "
@@ -135,7 +135,7 @@ internal sealed class OptimizerReader : IDisposable
     }
 
     // Null where slices leave a hole or overlap. An empty one may lie where another begins or ends.
-    private long? WholeLength(string name)
+    private long? UnbrokenLength(string name)
     {
         long end = 0;
         foreach (var (_, start, length) in slices[name].OrderBy(slice => slice.Start).ThenBy(slice => slice.Length))

@@ -11,7 +11,7 @@ namespace LongNet.Trainer.Checkpoints;
 /// </summary>
 /// <param name="folder">The run's checkpoints folder.</param>
 /// <param name="name">The checkpoint's name within it.</param>
-/// <param name="files">How the disk is touched.</param>
+/// <param name="files">All access to the disk.</param>
 internal sealed class PartialCheckpoint(string folder, string name, FileOperations files)
 {
     private readonly string final = System.IO.Path.Combine(folder, name);

@@ -33,7 +33,7 @@ internal static class CheckpointInspectCommand
                 string checkpoint = CheckpointCommand.Find(parsed.GetRequiredValue(path));
                 if (parsed.GetValue(config))
                 {
-                    Console.Write(ConfigurationFile.YamlOf(CheckpointManifest.Read(checkpoint).Config));
+                    Console.Write(ConfigurationText.ToYaml(CheckpointManifest.Read(checkpoint).Config));
                     return 0;
                 }
 

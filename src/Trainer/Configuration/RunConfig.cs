@@ -54,21 +54,27 @@ internal sealed record RunConfig
 
 internal sealed record ModelConfig
 {
+    [Within(1, 10_000)]
     public required long Layers { get; init; }
 
+    [Within(1, 1 << 20)]
     public required long DModel { get; init; }
 
+    [Within(1, 1 << 20)]
     public required long Heads { get; init; }
 
     /// <summary>Channels inside the feed-forward network; 4 · d_model where it is not given.</summary>
+    [Within(1, 1 << 24)]
     public long? FeedForward { get; init; }
 
+    [AtMost(1 << 24)]
     public long Vocabulary { get; init; } = 256;
 
     public required AttentionConfig Attention { get; init; }
 
     public PositionEncoding Positions { get; init; } = PositionEncoding.XPos;
 
+    [Share]
     public double Dropout { get; init; }
 
     public bool TieEmbeddings { get; init; } = true;
@@ -177,24 +183,28 @@ internal sealed record DataConfig
     public string Tokenizer { get; init; } = TokenizerName.Byte;
 
     /// <summary>Share of the corpus, at its end, that is held out.</summary>
+    [Share]
     public double ValidationFraction { get; init; } = 0.05;
 }
 
 internal sealed record ParallelConfig
 {
     /// <summary>Ranks along the batch; auto: what the sequence axis leaves, or 1.</summary>
+    [Within(1, 1 << 20)]
     public int? Data { get; init; }
 
     /// <summary>Ranks along the sequence; auto: what the data axis leaves.</summary>
+    [Within(1, 1 << 20)]
     public int? Sequence { get; init; }
 
     /// <summary>
     /// Seconds that ranks wait for each other in any one collective before the job ends and says who is missing.
     /// </summary>
+    [Between(1, 1e6)]
     public double TimeoutSeconds { get; init; } = 300;
 
     /// <summary>
-    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding mistakes in
+    /// Whether ranks compare every collective before it runs, and name the one that differs: for finding errors in
     /// code, as nothing is hidden behind computation then.
     /// </summary>
     public bool CheckCollectives { get; init; }
@@ -275,92 +285,112 @@ internal sealed record MemoryConfig
     public string? OffloadDirectory { get; init; }
 
     /// <summary>Rows that a recomputed block works on at once, outside attention.</summary>
+    [Within(1, 1L << 40)]
     public long? TileRows { get; init; }
 
     /// <summary>Rows whose logits exist at once.</summary>
+    [Within(1, 1L << 40)]
     public long? LossRows { get; init; }
 }
 
 internal sealed record OptimizerConfig
 {
     /// <summary>Peak learning rate.</summary>
+    [Positive]
     public required double Lr { get; init; }
 
     /// <summary>Learning rate after the decay; lr / 10 where it is not given.</summary>
+    [AtLeast(0)]
     public double? MinLr { get; init; }
 
+    [AtLeast(0)]
     public long WarmupSteps { get; init; }
 
     /// <summary>Step at which the cosine reaches min_lr; training.steps where it is not given.</summary>
+    [AtLeast(1)]
     public long? DecaySteps { get; init; }
 
     public IReadOnlyList<double> Betas { get; init; } = [0.9, 0.95];
 
+    [Positive]
     public double Epsilon { get; init; } = 1e-8;
 
+    [AtLeast(0)]
     public double WeightDecay { get; init; } = 0.1;
 
     /// <summary>Largest global gradient norm; 0 turns clipping off.</summary>
+    [AtLeast(0, Note = " (0 turns it off)")]
     public double GradientClipping { get; init; } = 1.0;
 }
 
 internal sealed record TrainingConfig
 {
+    [AtLeast(1)]
     public required long Steps { get; init; }
 
+    [Within(1, 1L << 40)]
     public required long SequenceLength { get; init; }
 
     /// <summary>Sequences per optimizer step, over all ranks.</summary>
+    [Within(1, 1 << 20)]
     public long BatchSize { get; init; } = 1;
 
     /// <summary>
     /// Sequences per data-parallel rank at once; the rest of the batch is gradient accumulation. auto: all of its
     /// share.
     /// </summary>
+    [Within(1, 1 << 20)]
     public long? MicroBatchSize { get; init; }
 
     /// <summary>
     /// Minutes after the start of the program at which the run stops early, with a checkpoint, to be started again with
     /// --resume auto: leave a step and a checkpoint's time to what kills it. auto: no limit.
     /// </summary>
+    [Positive(AtMost = 1e8, Note = ", or auto for no limit")]
     public double? TimeLimitMinutes { get; init; }
 }
 
 internal sealed record EvaluationConfig
 {
     /// <summary>Steps between evaluations; 0 turns them off.</summary>
+    [AtLeast(0)]
     public long EverySteps { get; init; }
 
     /// <summary>Held-out sequences per evaluation.</summary>
+    [AtLeast(1)]
     public long Sequences { get; init; } = 16;
 }
 
 internal sealed record CheckpointConfig
 {
     /// <summary>Steps between checkpoints; 0: only at the end, and as often as the next key says.</summary>
+    [AtLeast(0)]
     public long EverySteps { get; init; }
 
     /// <summary>
     /// Minutes from one checkpoint to the next, at the end of a step; 0: as often as every_steps says.
     /// </summary>
+    [Between(0, 1e6, Note = " (0 turns it off)")]
     public double EveryMinutes { get; init; }
 
     /// <summary>
     /// How many of the newest checkpoints are kept; 0: all. That of the lowest validation loss is kept too.
     /// </summary>
+    [AtLeast(0)]
     public long KeepLast { get; init; }
 
     /// <summary>Checkpoints whose step is a multiple of this are kept for ever; 0: none for that.</summary>
+    [AtLeast(0)]
     public long KeepEvery { get; init; }
 
     /// <summary>
-    /// Whether training goes on while a checkpoint is written, which takes memory for a copy of parameters and
+    /// Whether training continues while a checkpoint is written, which takes memory for a copy of parameters and
     /// optimizer state.
     /// </summary>
     public bool Asynchronous { get; init; } = true;
 
     /// <summary>
-    /// Whether a checkpoint that cannot be written ends the run. Else it is told, and the next is tried; only the last
+    /// Whether a checkpoint that cannot be written ends the run. Else it is reported, and the next is tried; only the last
     /// must succeed.
     /// </summary>
     public bool Required { get; init; }
@@ -369,12 +399,14 @@ internal sealed record CheckpointConfig
 internal sealed record LoggingConfig
 {
     /// <summary>Steps between lines on the console. metrics.jsonl has every step.</summary>
+    [AtLeast(1)]
     public long EverySteps { get; init; } = 10;
 }
 
 internal sealed record RuntimeConfig
 {
     /// <summary>CPU threads per rank; auto: the host's cores shared out among its ranks.</summary>
+    [Within(1, 4096)]
     public int? Threads { get; init; }
 
     /// <summary>Whether oneMKL may take its fast kernels on AMD processors too.</summary>

@@ -67,13 +67,10 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
                 continue;
             }
 
-            object? bound = IsSection(property.PropertyType)
-                ? Section(property.PropertyType, value, key + ".")
-                : Value(property.PropertyType, value, key);
-            if (bound is Unbound or null)
-                complete &= bound is not Unbound && !IsSection(property.PropertyType);
-            if (bound is not Unbound && (bound is not null || !IsSection(property.PropertyType)))
+            if (TryBind(property.PropertyType, value, key, out object? bound))
                 property.SetValue(section, bound);
+            else
+                complete = false;
         }
 
         return complete ? section : null;
@@ -102,52 +99,36 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         );
     }
 
-    private object? Value(Type type, YamlNode node, string key)
+    /// <returns>False where a problem was added.</returns>
+    private bool TryBind(Type type, YamlNode node, string key, out object? value)
     {
+        value = null;
+        if (IsSection(type))
+        {
+            value = Section(type, node, key + ".");
+            return value is not null;
+        }
+
         Type? nullable = Nullable.GetUnderlyingType(type);
         if (nullable is not null && node is YamlScalarNode { Value: "auto" })
-            return null;
+            return true;
         Type target = nullable ?? type;
         if (target.IsGenericType)
-            return List(target.GetGenericArguments()[0], node, key);
-        if (node is YamlScalarNode { Value: { } text })
+            return TryList(target.GetGenericArguments()[0], node, key, out value);
+        if (node is YamlScalarNode { Value: { } text } && Scalar(target, text) is { } scalar)
         {
-            if (target == typeof(string) && text.Length > 0)
-                return text;
-            if (
-                target == typeof(long)
-                && long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long whole)
-            )
-                return whole;
-            if (
-                target == typeof(int)
-                && int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int small)
-            )
-                return small;
-            if (
-                target == typeof(double)
-                && double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double number)
-                && double.IsFinite(number)
-            )
-                return number;
-            if (target == typeof(bool) && text is "true" or "false")
-                return text == "true";
-            if (
-                target.IsEnum
-                && Enum.GetNames(target).FirstOrDefault(name => name.Equals(text, StringComparison.OrdinalIgnoreCase))
-                    is { } match
-            )
-                return Enum.Parse(target, match);
+            value = scalar;
+            return true;
         }
 
         problems.Add(
             $"{where(node)}: {key} is {Describe(node)}, but must be "
                 + $"{Expected(target)}{(nullable is null ? "" : " or auto")}."
         );
-        return Unbound.Instance;
+        return false;
     }
 
-    private object List(Type element, YamlNode node, string key)
+    private bool TryList(Type element, YamlNode node, string key, out object? value)
     {
         // One value stands for a list of one.
         IEnumerable<YamlNode> items = node is YamlSequenceNode sequence ? sequence.Children : [node];
@@ -155,14 +136,41 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         bool complete = true;
         foreach (YamlNode item in items)
         {
-            object? value = Value(element, item, key);
-            if (value is Unbound)
-                complete = false;
+            if (TryBind(element, item, key, out object? bound))
+                list.Add(bound);
             else
-                list.Add(value);
+                complete = false;
         }
 
-        return complete ? list : Unbound.Instance;
+        value = list;
+        return complete;
+    }
+
+    // Null where the text is none of the type.
+    private static object? Scalar(Type type, string text)
+    {
+        if (type == typeof(string))
+            return text.Length > 0 ? text : null;
+        if (type == typeof(long))
+            return long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value)
+                ? value
+                : null;
+        if (type == typeof(int))
+            return int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value)
+                ? value
+                : null;
+        if (type == typeof(double))
+        {
+            bool isNumber = double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value);
+            return isNumber && double.IsFinite(value) ? value : null;
+        }
+
+        if (type == typeof(bool))
+            return text is "true" or "false" ? text == "true" : null;
+        string? choice = type.IsEnum
+            ? Enum.GetNames(type).FirstOrDefault(name => name.Equals(text, StringComparison.OrdinalIgnoreCase))
+            : null;
+        return choice is null ? null : Enum.Parse(type, choice);
     }
 
     private static string Describe(YamlNode node) =>
@@ -180,9 +188,4 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         : type == typeof(bool) ? "true or false"
         : type.IsEnum ? string.Join(" or ", KeyName.OfValues(type))
         : "a list";
-
-    private sealed class Unbound
-    {
-        public static Unbound Instance { get; } = new();
-    }
 }

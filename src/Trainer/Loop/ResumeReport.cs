@@ -25,7 +25,7 @@ internal static class ResumeReport
                 + $"{manifest.Corpus}), so samples differ from here on.";
         }
 
-        string[] changed = ConfigurationFile.ChangedKeys(manifest.Config, plan.Config);
+        string[] changed = ConfigurationChanges.ChangedKeys(manifest.Config, plan.Config);
         if (changed.Length > 0)
             yield return $"warning: since the checkpoint these keys have changed: {string.Join("; ", changed)}";
     }

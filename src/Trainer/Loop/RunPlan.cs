@@ -95,7 +95,7 @@ internal sealed class RunPlan
 
     private static string FingerprintOf(RunConfig config, ITokenCorpus corpus) =>
         corpus.Fingerprint
-        + ConfigurationFile.ToYaml(
+        + ConfigurationText.ToYaml(
             config with
             {
                 Data = config.Data with { Path = [], Tokenizer = corpus.Tokenizer },

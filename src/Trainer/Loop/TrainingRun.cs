@@ -84,7 +84,7 @@ internal sealed class TrainingRun(RunContext context)
                 ValidationWindows = plan.Split.ValidationWindows,
                 SequenceLength = plan.Split.SequenceLength,
                 TokenUnit = plan.Corpus.TokenUnit,
-                PrecisionAndMemory = ConfigurationFile.PrecisionAndMemory(plan.Config),
+                PrecisionAndMemory = ConfigurationChanges.PrecisionAndMemory(plan.Config),
             }
         );
         return state;
@@ -122,7 +122,7 @@ internal sealed class TrainingRun(RunContext context)
     {
         try
         {
-            DurableFile.Write(directory.ConfigFile, ConfigurationFile.ToYaml(plan.Config));
+            DurableFile.Write(directory.ConfigFile, ConfigurationText.ToYaml(plan.Config));
         }
         catch (Exception error) when (DiskError.Is(error))
         {

@@ -145,7 +145,7 @@ internal sealed class TrainingState : IDisposable
             OptimizerSharded = shard is not null,
             OptimizerShards = shard is null ? 1 : mesh.World.Size,
             Corpus = plan.Corpus.Fingerprint,
-            Config = ConfigurationFile.ToJson(config),
+            Config = ConfigurationText.ToJson(config),
             Files = [],
         };
         Dictionary<string, Tensor> state = Optimizer.State.ToDictionary(entry => entry.Name, entry => entry.Value);

@@ -22,7 +22,7 @@ internal sealed record RunDirectory(string Path)
     /// <summary>A file by which a user asks the run to stop after its step; only whether it is there counts.</summary>
     public string StopFile => System.IO.Path.Combine(Path, "STOP");
 
-    /// <summary>Makes the folder and keeps other runs out of it, until what is returned is disposed.</summary>
+    /// <summary>Makes the folder and keeps other runs out of it, until the lock is disposed.</summary>
     /// <exception cref="UserException">Another run is at work there, or the folder cannot be written.</exception>
     public RunLock AcquireLock() => RunLock.Acquire(Path);
 

@@ -5,7 +5,7 @@ namespace LongNet.Trainer.Storage;
 /// <summary>Writes that survive a power cut: the bytes reach the disk, and then the name does.</summary>
 internal static class DurableFile
 {
-    /// <summary>Replaces a small file as a whole: readers see the old text or the new, never a part.</summary>
+    /// <summary>Replaces a small file atomically: readers see the old text or the new, never a part.</summary>
     public static void Write(string path, string text, FileOperations? operations = null)
     {
         FileOperations files = operations ?? FileOperations.Real;
@@ -61,7 +61,7 @@ internal static class DurableFile
         }
         catch (Exception error) when (DiskError.Is(error))
         {
-            // The failure that led here is the one to tell.
+            // The failure that led here is the one to report.
         }
     }
 }

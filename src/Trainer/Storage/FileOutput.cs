@@ -19,7 +19,7 @@ internal partial class FileOutput : IDisposable
     private bool isDirect;
 
     /// <param name="path">The file; one that is there is emptied.</param>
-    /// <param name="length">Its size when it is whole.</param>
+    /// <param name="length">Its size when it is complete.</param>
     public FileOutput(string path, long length)
     {
         this.path = path;

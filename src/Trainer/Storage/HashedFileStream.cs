@@ -59,7 +59,7 @@ internal sealed class HashedFileStream(FileOutput file) : Stream
         if (filled > 0)
             HandOver();
         Task.WhenAll(hashed, written).GetAwaiter().GetResult();
-        // The last write was filled up to a whole block.
+        // The last write was padded to a block.
         file.SetLength(length);
         file.Sync();
         return Convert.ToHexStringLower(digest.GetHashAndReset());
@@ -94,12 +94,12 @@ internal sealed class HashedFileStream(FileOutput file) : Stream
     private void HandOver()
     {
         int length = filled,
-            whole = (length + FileOutput.Alignment - 1) / FileOutput.Alignment * FileOutput.Alignment;
+            padded = (length + FileOutput.Alignment - 1) / FileOutput.Alignment * FileOutput.Alignment;
         int buffer = current;
-        Bytes(buffer)[length..whole].Clear();
+        Bytes(buffer)[length..padded].Clear();
         long position = handedOver;
         hashed = After(hashed, () => digest.AppendData(Bytes(buffer)[..length]));
-        written = After(written, () => file.Write(Bytes(buffer)[..whole], position));
+        written = After(written, () => file.Write(Bytes(buffer)[..padded], position));
         busy[current] = Task.WhenAll(hashed, written);
         handedOver += length;
         filled = 0;

@@ -7,7 +7,7 @@ namespace LongNet.Trainer.Storage;
 /// A small file that is open to be locked. The lock (flock) belongs to this opening and ends with it, however the
 /// process ends.
 /// </summary>
-/// <remarks>.NET's own streams lock what they open, so that a file that is held could not be read.</remarks>
+/// <remarks>.NET's own streams lock what they open, so that a locked file could not be read.</remarks>
 internal sealed partial class LockFile : IDisposable
 {
     /// <summary>Another opening of the file has the lock: EWOULDBLOCK of flock.</summary>
@@ -47,8 +47,8 @@ internal sealed partial class LockFile : IDisposable
     }
 
     /// <summary>
-    /// What the file at a path says now; null where there is none. Opened anew: a network's file system looks for
-    /// changes then.
+    /// The content of the file at a path now; null where there is none. It is opened again for that: a network's file
+    /// system looks for changes then.
     /// </summary>
     public static byte[]? Read(string path)
     {

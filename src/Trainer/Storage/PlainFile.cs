@@ -37,7 +37,7 @@ internal static partial class PlainFile
     /// </summary>
     public static bool IsPassing(Exception error) => DiskError.Is(error) && !IsDamage(error);
 
-    /// <summary>What to say then. A checkpoint that may be whole must not be set aside for it.</summary>
+    /// <summary>The error to report then. A checkpoint that may be complete must not be set aside for it.</summary>
     public static UserException Unreadable(string path, Exception error) =>
         new(
             $"{path} cannot be read: {error.Message.TrimEnd('.')}. Mend that, or name another checkpoint "

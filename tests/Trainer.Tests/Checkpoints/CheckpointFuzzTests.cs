@@ -388,8 +388,8 @@ public sealed class CheckpointFuzzTests : IDisposable
         AssertIsWhatItSays(manifest, File.ReadAllBytes(StateFile));
         // What is done with the configuration: a resumed run tells what has changed, inspect shows it, export asks it
         // for the model.
-        ConfigurationFile.ChangedKeys(manifest.Config, Config);
-        ConfigurationFile.YamlOf(manifest.Config);
+        ConfigurationChanges.ChangedKeys(manifest.Config, Config);
+        ConfigurationText.ToYaml(manifest.Config);
         ConfigurationFile.ModelOf(manifest.Config);
         var summary = CheckpointSummary.Read(saved);
         Assert.DoesNotContain(summary.ToText(), character => char.IsControl(character) && character != '\n');
@@ -524,7 +524,7 @@ public sealed class CheckpointFuzzTests : IDisposable
             OptimizerShards = 2,
             OptimizerSharded = true,
             LossScaler = new CheckpointLossScaler(65536, 1, 0),
-            Config = ConfigurationFile.ToJson(Config),
+            Config = ConfigurationText.ToJson(Config),
         };
         Tensor moment = arange(Elements, dtype: ScalarType.Float32);
         CheckpointPart[] parts =

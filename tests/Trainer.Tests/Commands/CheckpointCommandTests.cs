@@ -345,7 +345,7 @@ public sealed class CheckpointCommandTests : IClassFixture<CheckpointCommandTest
     public void Inspect_Config_IsWhatTrainTakes()
     {
         string yaml = folder.Write("again.yaml", Run("inspect", run.Path, "--config").AssertSuccess().Output);
-        Assert.Equal(File.ReadAllText(run["config.yaml"]), ConfigurationFile.ToYaml(ConfigurationFile.Load(yaml, [])));
+        Assert.Equal(File.ReadAllText(run["config.yaml"]), ConfigurationText.ToYaml(ConfigurationFile.Load(yaml, [])));
         // The same run, to the bit.
         RankTests
             .Launcher(MpiKind.None)

@@ -90,7 +90,7 @@ public sealed class ConfigurationFileTests : IDisposable
         );
         Assert.Equal(Path.GetFullPath(folder["../start.safetensors"]), config.Model.InitialWeights);
         Assert.True(config.Model.ToModel().SubLayerNorm);
-        Assert.Equal(config.Model.InitialWeights, Load(ConfigurationFile.ToYaml(config)).Model.InitialWeights);
+        Assert.Equal(config.Model.InitialWeights, Load(ConfigurationText.ToYaml(config)).Model.InitialWeights);
         Assert.Equal(
             Path.GetFullPath("start.safetensors"),
             Load(Valid, "model.initial_weights=start.safetensors").Model.InitialWeights
@@ -126,7 +126,7 @@ public sealed class ConfigurationFileTests : IDisposable
     {
         RunConfig config = Load(Valid);
         Assert.Equal(new ModelExecution(), config.ToExecution());
-        Assert.Empty(ConfigurationFile.PrecisionAndMemory(config));
+        Assert.Empty(ConfigurationChanges.PrecisionAndMemory(config));
 
         config = Load(
             Valid,
@@ -157,9 +157,9 @@ public sealed class ConfigurationFileTests : IDisposable
                 "memory.tile_rows 64",
                 "memory.loss_rows 1024",
             ],
-            ConfigurationFile.PrecisionAndMemory(config)
+            ConfigurationChanges.PrecisionAndMemory(config)
         );
-        Assert.Equal(config.ToExecution(), Load(ConfigurationFile.ToYaml(config)).ToExecution());
+        Assert.Equal(config.ToExecution(), Load(ConfigurationText.ToYaml(config)).ToExecution());
         Assert.Equal(ScalarType.Float16, Load(Valid, "precision.compute=float16").ToExecution().ComputeType);
     }
 
@@ -190,10 +190,10 @@ public sealed class ConfigurationFileTests : IDisposable
     [Fact]
     public void ToYaml_OfALoadedConfiguration_ReadsBackEqual()
     {
-        string text = ConfigurationFile.ToYaml(
+        string text = ConfigurationText.ToYaml(
             Load(Valid, "optimizer.lr=0.1234567890123456789", "training.micro_batch_size=auto")
         );
-        Assert.Equal(text, ConfigurationFile.ToYaml(Load(text)));
+        Assert.Equal(text, ConfigurationText.ToYaml(Load(text)));
         Assert.Null(Load(text).Model.InitialWeights);
         Assert.Equal(0.1234567890123456789, Load(text).Optimizer.Lr);
     }
@@ -338,13 +338,37 @@ public sealed class ConfigurationFileTests : IDisposable
             Load(Valid, "training.steps=0", "optimizer.lr=0", "model.heads=7")
         );
         Assert.Equal(
-            "training.steps is 0, but must be at least 1.\n"
+            "optimizer.lr is 0, but must be above 0.\n"
                 + "optimizer.decay_steps is 0, but must be at least 1.\n"
-                + "optimizer.lr is 0, but must be above 0.\n"
+                + "training.steps is 0, but must be at least 1.\n"
                 + "model.heads (7) must divide model.d_model (64): 8 heads would.",
             error.Message
         );
     }
+
+    [Theory]
+    [InlineData("model.layers=10001", "model.layers is 10001, but must be at most 10000.")]
+    [InlineData("model.vocabulary=16777217", "model.vocabulary is 16777217, but must be at most 16777216.")]
+    [InlineData("model.vocabulary=255", "model.vocabulary is 255, but the byte tokenizer needs at least 256.")]
+    [InlineData("training.sequence_length=0", "training.sequence_length is 0, but must be at least 1.")]
+    [InlineData(
+        "training.sequence_length=1099511627777",
+        "training.sequence_length is 1099511627777, but must be at most 1099511627776."
+    )]
+    [InlineData("parallel.timeout_seconds=0.5", "parallel.timeout_seconds is 0.5, but must be between 1 and 1000000.")]
+    [InlineData(
+        "checkpoint.every_minutes=-1",
+        "checkpoint.every_minutes is -1, but must be between 0 and 1000000 (0 turns it off)."
+    )]
+    [InlineData(
+        "optimizer.gradient_clipping=-1",
+        "optimizer.gradient_clipping is -1, but must be at least 0 (0 turns it off)."
+    )]
+    [InlineData("data.validation_fraction=1", "data.validation_fraction is 1, but must be at least 0 and below 1.")]
+    [InlineData("optimizer.epsilon=0", "optimizer.epsilon is 0, but must be above 0.")]
+    [InlineData("runtime.threads=4097", "runtime.threads is 4097, but must be at most 4096.")]
+    public void Load_NumberOutOfRange_IsNamedWithTheRange(string assignment, string message) =>
+        Assert.Equal(message, Assert.Throws<UserException>(() => Load(Valid, assignment)).Message);
 
     [Theory]
     [InlineData("optimizer.lr", "--set optimizer.lr: write --set key.path=value, such as --set optimizer.lr=3e-4.")]
@@ -429,19 +453,22 @@ public sealed class ConfigurationFileTests : IDisposable
             );
         Assert.Equal(
             ["model.dropout: 0 → 0.1", "optimizer.lr: 0.001 → 0.0005"],
-            ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), after)
+            ConfigurationChanges.ChangedKeys(ConfigurationText.ToJson(before), after)
         );
-        Assert.Empty(ConfigurationFile.ChangedKeys(ConfigurationFile.ToJson(before), before));
+        Assert.Empty(ConfigurationChanges.ChangedKeys(ConfigurationText.ToJson(before), before));
 
         // Of a checkpoint that was written before there were these keys.
-        JsonObject old = JsonNode.Parse(ConfigurationFile.ToJson(before).GetRawText())!.AsObject();
+        JsonObject old = JsonNode.Parse(ConfigurationText.ToJson(before).GetRawText())!.AsObject();
         Assert.True(old.Remove("precision") && old.Remove("memory"));
         Assert.Empty(
-            ConfigurationFile.ChangedKeys(JsonElement.Parse(old.ToJsonString()), Load(Valid, "memory.recompute=full"))
+            ConfigurationChanges.ChangedKeys(
+                JsonElement.Parse(old.ToJsonString()),
+                Load(Valid, "memory.recompute=full")
+            )
         );
         Assert.Equal(
             ["precision.compute: float32 → bfloat16"],
-            ConfigurationFile.ChangedKeys(
+            ConfigurationChanges.ChangedKeys(
                 JsonElement.Parse(old.ToJsonString()),
                 Load(Valid, "precision.compute=bfloat16")
             )

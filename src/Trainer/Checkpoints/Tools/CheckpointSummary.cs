@@ -82,39 +82,10 @@ internal sealed class CheckpointSummary
     public string ToText()
     {
         var text = new StringBuilder();
-        CheckpointManifest state = Manifest;
-        CheckpointSchedule rate = state.LearningRateSchedule;
-        Row("checkpoint", $"{Checkpoint}");
-        Row("step", $"{state.Step}");
-        Row("samples", $"{state.SequencesConsumed}");
-        Row("tokens", $"{state.TokensConsumed}");
-        Row("validation loss", state.ValidationLoss is double loss ? $"{loss:R}" : $"none after this step");
-        Row("seed", $"{state.Seed}");
-        Row(
-            "mesh",
-            $"{state.Mesh.Data} data x {state.Mesh.Sequence} sequence, CPU threads per rank: {state.ThreadsPerRank}"
-        );
-        Row("micro-batch", $"{state.MicroBatchSize}");
-        Row("optimizer", state.OptimizerSharded ? $"sharded, {state.OptimizerShards} files" : $"not sharded");
-        Row(
-            "learning rate",
-            $"{rate.Lr:R} after {rate.WarmupSteps} steps of warm-up, to {rate.MinLr:R} at step {rate.DecaySteps}"
-        );
-        if (state.LossScaler is { } scaler)
-            Row(
-                "loss scale",
-                $"{scaler.Scale:R}, good steps since it changed: {scaler.GoodSteps}, skipped steps in all: "
-                    + $"{scaler.SkippedSteps}"
-            );
-        Row("corpus", $"{CheckpointStore.Shown(state.Corpus)}");
-        Row(
-            "written by",
-            $"longnet {CheckpointStore.Shown(state.Versions.Longnet)}, torch "
-                + $"{CheckpointStore.Shown(state.Versions.Torch)}, .NET "
-                + $"{CheckpointStore.Shown(state.Versions.Dotnet)}"
-        );
-
-        Table(
+        foreach (var (name, value) in StateRows())
+            text.Append($"{name, -16} ").Append(value).Append('\n');
+        AppendTable(
+            text,
             ["parameter", "type", "shape", "MB"],
             Parameters.Select(tensor =>
                 new[]
@@ -126,7 +97,8 @@ internal sealed class CheckpointSummary
                 }
             )
         );
-        Table(
+        AppendTable(
+            text,
             ["optimizer state", "tensors", "elements", "MB"],
             Optimizer.Select(kind =>
                 new[] { CheckpointStore.Shown(kind.Kind), $"{kind.Tensors}", $"{kind.Elements}", Megabytes(kind.Bytes) }
@@ -138,27 +110,6 @@ internal sealed class CheckpointSummary
                 + $"{Megabytes(ModelBytes + OptimizerBytes)} MB\n"
         );
         return text.ToString();
-
-        void Row(string name, string value) => text.Append($"{name, -16} ").Append(value).Append('\n');
-
-        void Table(string[] heading, IEnumerable<string[]> rows)
-        {
-            string[][] lines = [heading, .. rows];
-            int[] widths =
-            [
-                .. Enumerable.Range(0, heading.Length).Select(column => lines.Max(line => line[column].Length)),
-            ];
-            text.Append('\n');
-            foreach (string[] line in lines)
-            {
-                // Numbers to the right, in the last column.
-                IEnumerable<string> cells = line.Select(
-                    (cell, column) =>
-                        column == heading.Length - 1 ? cell.PadLeft(widths[column]) : cell.PadRight(widths[column])
-                );
-                text.AppendJoin("  ", cells).Append('\n');
-            }
-        }
     }
 
     /// <summary>The same as JSON: the text of state.json under "state", and what the headers say.</summary>
@@ -191,6 +142,60 @@ internal sealed class CheckpointSummary
             < 1_000_000 => (bytes / 1e6).ToString("F3"),
             _ => (bytes / 1e6).ToString("F1"),
         };
+
+    private IEnumerable<(string Name, string Value)> StateRows()
+    {
+        CheckpointManifest state = Manifest;
+        CheckpointSchedule rate = state.LearningRateSchedule;
+        CheckpointVersions versions = state.Versions;
+        yield return ("checkpoint", Checkpoint);
+        yield return ("step", $"{state.Step}");
+        yield return ("samples", $"{state.SequencesConsumed}");
+        yield return ("tokens", $"{state.TokensConsumed}");
+        yield return ("validation loss", state.ValidationLoss is double loss ? $"{loss:R}" : "none after this step");
+        yield return ("seed", $"{state.Seed}");
+        yield return (
+            "mesh",
+            $"{state.Mesh.Data} data x {state.Mesh.Sequence} sequence, CPU threads per rank: {state.ThreadsPerRank}"
+        );
+        yield return ("micro-batch", $"{state.MicroBatchSize}");
+        yield return ("optimizer", state.OptimizerSharded ? $"sharded, {state.OptimizerShards} files" : "not sharded");
+        yield return (
+            "learning rate",
+            $"{rate.Lr:R} after {rate.WarmupSteps} steps of warm-up, to {rate.MinLr:R} at step {rate.DecaySteps}"
+        );
+        if (state.LossScaler is { } scaler)
+            yield return (
+                "loss scale",
+                $"{scaler.Scale:R}, good steps since it changed: {scaler.GoodSteps}, skipped steps in all: "
+                    + $"{scaler.SkippedSteps}"
+            );
+        yield return ("corpus", CheckpointStore.Shown(state.Corpus));
+        yield return (
+            "written by",
+            $"longnet {CheckpointStore.Shown(versions.Longnet)}, torch {CheckpointStore.Shown(versions.Torch)}, .NET "
+                + $"{CheckpointStore.Shown(versions.Dotnet)}"
+        );
+    }
+
+    private static void AppendTable(StringBuilder text, string[] heading, IEnumerable<string[]> rows)
+    {
+        string[][] lines = [heading, .. rows];
+        int[] widths =
+        [
+            .. Enumerable.Range(0, heading.Length).Select(column => lines.Max(line => line[column].Length)),
+        ];
+        text.Append('\n');
+        foreach (string[] line in lines)
+        {
+            // The last column has numbers, which end alike.
+            IEnumerable<string> cells = line.Select(
+                (cell, column) =>
+                    column == heading.Length - 1 ? cell.PadLeft(widths[column]) : cell.PadRight(widths[column])
+            );
+            text.AppendJoin("  ", cells).Append('\n');
+        }
+    }
 
     private long ParameterCount => Parameters.Sum(tensor => tensor.Elements);
 
