@@ -1,6 +1,8 @@
 namespace LongNet.Trainer.Checkpoints;
 
-/// <summary>Which checkpoints stay when a newer one is complete: checkpoint.keep_last and checkpoint.keep_every.</summary>
+/// <summary>
+/// Which checkpoints stay when a newer one is complete: checkpoint.keep_last and checkpoint.keep_every.
+/// </summary>
 /// <param name="KeepLast">So many of the newest; 0: all.</param>
 /// <param name="KeepEvery">Those whose step is a multiple stay for ever; 0: none for that.</param>
 internal sealed record CheckpointRetention(long KeepLast, long KeepEvery)

@@ -24,7 +24,9 @@ internal static class OptimizerShard
             .Where(slice => slice.Start is not null)
             .ToDictionary(slice => slice.Name, slice => slice.Start!.Value.ToString());
 
-    /// <summary>Where a slice begins; null where the file has the complete tensor, -1 where its metadata is no number.</summary>
+    /// <summary>
+    /// Where a slice begins; null where the file has the complete tensor, -1 where its metadata is no number.
+    /// </summary>
     public static long? Start(IReadOnlyDictionary<string, string> metadata, string name) =>
         !metadata.TryGetValue(name, out string? text) ? null
         : long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long start) ? start

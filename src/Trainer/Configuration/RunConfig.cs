@@ -390,8 +390,8 @@ internal sealed record CheckpointConfig
     public bool Asynchronous { get; init; } = true;
 
     /// <summary>
-    /// Whether a checkpoint that cannot be written ends the run. Else it is reported, and the next is tried; only the last
-    /// must succeed.
+    /// Whether a checkpoint that cannot be written ends the run. Else it is reported, and the next is tried; only the
+    /// last must succeed.
     /// </summary>
     public bool Required { get; init; }
 }

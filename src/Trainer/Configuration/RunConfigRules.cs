@@ -1,5 +1,5 @@
-using LongNet.Core.Attention;
 using System.Reflection;
+using LongNet.Core.Attention;
 using LongNet.Core.Model;
 
 namespace LongNet.Trainer.Configuration;

@@ -38,9 +38,9 @@ internal sealed class YamlBinder(ConfigurationProblems problems, string file, Fu
         }
         else if (node is not null && !IsNull(node))
         {
+            IEnumerable<string> keys = Properties(type).Take(3).Select(property => KeyName.OfProperty(property.Name));
             problems.Add(
-                $"{where(node)}: {path.TrimEnd('.')} must be a group of keys, such as "
-                    + $"{string.Join(", ", Properties(type).Take(3).Select(property => KeyName.OfProperty(property.Name)))}."
+                $"{where(node)}: {path.TrimEnd('.')} must be a group of keys, such as {string.Join(", ", keys)}."
             );
             return null;
         }

@@ -17,7 +17,8 @@ internal partial class FileOperations
 
     /// <summary>Opens a file to be written from its beginning, in place of one that is there.</summary>
     /// <param name="path">The file.</param>
-    /// <param name="length">Its size when it is complete: taken from the disk at once where the file system can.</param>
+    /// <param name="length">Its size when it is complete: taken from the disk at once where the file system
+    /// can.</param>
     /// <exception cref="IOException">The disk refuses, or has not as much space.</exception>
     public virtual FileOutput Create(string path, long length) => new(path, length);
 

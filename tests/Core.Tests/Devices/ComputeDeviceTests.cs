@@ -5,6 +5,7 @@ using TorchSharp;
 
 namespace LongNet.Core.Tests.Devices;
 
+[Trait("Category", "machine")]
 public class ComputeDeviceTests
 {
     private const int Block = 32 << 20;

@@ -8,6 +8,7 @@ using LongNet.TestKit.Ranks;
 namespace LongNet.Distributed.Tests.Lifetime;
 
 /// <summary>A rank that goes takes the others along in time, and standard error says which it was and why.</summary>
+[Trait("Category", "machine")]
 public partial class DepartureTests
 {
     // Of every collective, in seconds: far longer than the millions of elements take, short enough to wait for.

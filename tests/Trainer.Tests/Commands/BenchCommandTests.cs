@@ -9,6 +9,7 @@ using LongNet.Trainer.Configuration;
 
 namespace LongNet.Trainer.Tests.Commands;
 
+[Trait("Category", "machine")]
 public class BenchCommandTests
 {
     [Theory]

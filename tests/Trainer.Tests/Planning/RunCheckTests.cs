@@ -7,6 +7,7 @@ using LongNet.Trainer.Planning;
 namespace LongNet.Trainer.Tests.Planning;
 
 /// <summary>Predictions beside what real runs measure.</summary>
+[Trait("Category", "machine")]
 public class RunCheckTests
 {
     // Holes of the system's allocator are up to half of all, and differ from run to run by a tenth of all; the preset

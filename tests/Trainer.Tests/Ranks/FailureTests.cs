@@ -10,6 +10,7 @@ namespace LongNet.Trainer.Tests.Ranks;
 /// A rank that fails in the middle of training ends the whole job in time, standard error says which and why, and the
 /// last checkpoint is whole and goes on.
 /// </summary>
+[Trait("Category", "machine")]
 public partial class FailureTests
 {
     private const int Steps = 6,

@@ -5,6 +5,7 @@ using LongNet.TestKit.Ranks;
 namespace LongNet.Trainer.Tests.Ranks;
 
 /// <summary>Ranks on several hosts, started with the scripts in scripts/cluster and joined by TCP.</summary>
+[Trait("Category", "machine")]
 public sealed class SeveralHostsTests : IDisposable
 {
     // What a job may take to end beyond its timeout.

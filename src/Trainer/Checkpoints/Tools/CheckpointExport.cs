@@ -14,15 +14,16 @@ namespace LongNet.Trainer.Checkpoints.Tools;
 internal sealed record ExportedWeights(int Tensors, long Parameters, long Bytes, IReadOnlyList<string> Notes);
 
 /// <summary>
-/// Only the weights of a checkpoint, in one safetensors file, in any floating-point type. One tensor at a time is in memory.
+/// Only the weights of a checkpoint, in one safetensors file, in any floating-point type. One tensor at a time is in
+/// memory.
 /// </summary>
 internal static class CheckpointExport
 {
     private const long ChunkElements = 1 << 20;
 
     /// <summary>
-    /// Checks the weights' digest and writes them: the file appears complete or not at all. Loads no library: that is the
-    /// caller's.
+    /// Checks the weights' digest and writes them: the file appears complete or not at all. Loads no library: that is
+    /// the caller's.
     /// </summary>
     /// <param name="checkpoint">Its folder.</param>
     /// <param name="output">File to write; its folder must exist.</param>
