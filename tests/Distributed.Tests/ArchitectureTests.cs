@@ -19,7 +19,7 @@ public partial class ArchitectureTests
         {
             { "Core", [] },
             { "Distributed", [] },
-            { "Trainer", ["Checkpoints -> Runs", "Configuration -> Checkpoints"] },
+            { "Trainer", [] },
         };
 
     [Theory]

@@ -1,5 +1,6 @@
 using System.Runtime.ExceptionServices;
 using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.TestKit;
@@ -112,23 +113,23 @@ public sealed class InProcessSequence
 
         public IReadOnlyList<SequenceShard> Shards { get; } = [.. ranks.Select(sequence.layout.ShardOf)];
 
-        public int Own { get; } = ranks.ToList().IndexOf(rank);
+        public int OwnIndex { get; } = ranks.ToList().IndexOf(rank);
 
         public IPendingTensor StartAllGather(Tensor rows, IReadOnlyList<long> counts) =>
             Start(rows, parts => cat(parts));
 
         public IPendingTensor StartReduceScatter(Tensor gradients, IReadOnlyList<long> counts)
         {
-            long first = counts.Take(Own).Sum();
+            long first = counts.Take(OwnIndex).Sum();
             return Start(gradients, parts =>
-                parts.Select(part => part.narrow(0, first, counts[Own])).Aggregate((sum, part) => sum + part)
+                parts.Select(part => part.narrow(0, first, counts[OwnIndex])).Aggregate((sum, part) => sum + part)
             );
         }
 
         private Pending Start(Tensor own, Func<Tensor[], Tensor> combine)
         {
             Tensor?[] parts = sequence.ContributionsOf((group, sharding.NextCall(group)), ranks.Count);
-            parts[Own] = own.clone().DetachFromDisposeScope();
+            parts[OwnIndex] = own.clone().DetachFromDisposeScope();
             Monitor.PulseAll(sequence.turn);
             return new Pending(sequence, parts, combine);
         }

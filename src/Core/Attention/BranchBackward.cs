@@ -7,14 +7,14 @@ namespace LongNet.Core.Attention;
 /// Backward of one branch. The steps are called in the order in which they stand here, each for all branches before the
 /// next, so that what travels is in flight while the rest is computed.
 /// </summary>
-/// <param name="forward">The pass that is reversed.</param>
+/// <param name="merger">What attended in forward.</param>
 /// <param name="branch">The branch.</param>
 /// <param name="result">What forward left, of all branches. Not owned.</param>
 /// <param name="gathered">The branch's gathered keys and values. Not owned.</param>
 /// <param name="outputGradient">Shaped like the output. Not owned.</param>
 /// <param name="gradients">Added to. Not owned.</param>
 internal sealed class BranchBackward(
-    BranchForward forward,
+    BranchMerger merger,
     BranchPlan branch,
     AttentionResult result,
     IReadOnlyList<GatheredSegment> gathered,
@@ -25,36 +25,36 @@ internal sealed class BranchBackward(
     private readonly List<(ShardedSegment Segment, IPendingTensor ReducedGradients)> reductions = [];
     private Tensor? branchOutput;
 
-    private bool Causal => forward.Plan.Causal;
+    private bool Causal => merger.Plan.Causal;
 
     /// <summary>
     /// Adds the queries' gradients through gathered keys and values, and starts to send the gradients of those to the
     /// ranks that hold them. Collective among the ranks of every sharded segment.
     /// </summary>
-    public void StartRemoteGradients()
+    public void StartGatheredKeyGradients()
     {
         foreach (GatheredSegment segment in gathered)
-            reductions.Add((segment.Segment, segment.Segment.StartReduceScatter(RemoteGradients(segment))));
+            reductions.Add((segment.Segment, segment.Segment.StartReduceScatter(GatheredKeyGradients(segment))));
     }
 
     /// <summary>Adds all gradients through keys and values of the queries' own blocks.</summary>
     public void AddLocalGradients()
     {
         using var scope = NewDisposeScope();
-        foreach (RowBlock all in branch.OwnBlocks(Causal))
+        foreach (RowBlock block in branch.BlocksOfOwnKeys(Causal))
         {
-            foreach (RowBlock block in forward.Parts(all))
+            foreach (RowBlock cached in merger.CacheSizedBlocks(block))
             {
-                using var partScope = NewDisposeScope();
+                using var blockScope = NewDisposeScope();
                 var (keyGradient, valueGradient) = AddQueryGradient(
-                    block,
-                    block.View(forward.Inputs.K),
-                    block.View(forward.Inputs.V),
+                    cached,
+                    cached.View(merger.Inputs.K),
+                    cached.View(merger.Inputs.V),
                     Causal,
                     keyOffset: 0
                 );
-                block.View(gradients.K).add_(keyGradient, Scalars.One);
-                block.View(gradients.V).add_(valueGradient, Scalars.One);
+                cached.View(gradients.K).add_(keyGradient, Scalars.One);
+                cached.View(gradients.V).add_(valueGradient, Scalars.One);
             }
         }
 
@@ -78,20 +78,20 @@ internal sealed class BranchBackward(
 
     // The gradients of all gathered keys and values from this rank's queries, packed as the segment is. In the scope of
     // the caller, as they must live until they have been sent.
-    private Tensor RemoteGradients(GatheredSegment gatheredSegment)
+    private Tensor GatheredKeyGradients(GatheredSegment gatheredSegment)
     {
         using var scope = NewDisposeScope();
         var (segment, packed) = gatheredSegment;
-        Tensor remoteGradients = zeros(segment.TotalElements, dtype: gradients.K.dtype, device: gradients.K.device);
+        Tensor packedGradients = zeros(segment.TotalElements, dtype: gradients.K.dtype, device: gradients.K.device);
         foreach (var (group, block) in segment.OwnBlocks)
         {
             if (segment.Visible(packed, group, Causal) is not var (keys, values, keyOffset))
                 continue;
             var (keyGradient, valueGradient) = AddQueryGradient(block, keys, values, causal: false, keyOffset);
-            segment.Scatter(remoteGradients, group, Causal, keyGradient, valueGradient);
+            segment.Scatter(packedGradients, group, Causal, keyGradient, valueGradient);
         }
 
-        return remoteGradients.MoveToOuterDisposeScope();
+        return packedGradients.MoveToOuterDisposeScope();
     }
 
     private (Tensor K, Tensor V) AddQueryGradient(
@@ -102,10 +102,10 @@ internal sealed class BranchBackward(
         long keyOffset
     )
     {
-        var (queryGradient, keyGradient, valueGradient) = forward.Kernel.Backward(
+        var (queryGradient, keyGradient, valueGradient) = merger.Attention.Backward(
             block,
             block.View(outputGradient),
-            block.View(forward.Inputs.Q),
+            block.View(merger.Inputs.Q),
             keys,
             values,
             block.View(Output()),
@@ -117,20 +117,21 @@ internal sealed class BranchBackward(
         return (keyGradient, valueGradient);
     }
 
-    // The softmax's gradient needs Σ dO ⊙ O of the mixture, or Σ dO ⊙ O_b of the branch where the mixing weights count
-    // as constants. The latter is needed in two steps, between which other branches have theirs.
+    // The output O in the term Σ dO ⊙ O of the softmax's gradient. Where the mixing weights have a gradient, it is that
+    // of all branches. Where they count as constants, it is this branch's own, which is computed again. Two steps need
+    // it, so it is kept from the first to the second.
     private Tensor Output()
     {
-        if (forward.Plan.MixingGradient == MixingGradient.Exact)
+        if (merger.Plan.MixingGradient == MixingGradient.Exact)
             return result.Output;
         if (branchOutput is null)
         {
             using var scope = NewDisposeScope();
-            Tensor q = forward.Inputs.Q;
-            var mixture = new LogSumExpMerge(q);
-            forward.AddLocal(branch, mixture);
-            forward.AddGathered(gathered, mixture);
-            branchOutput = mixture.Output.to(q.dtype).DetachFromDisposeScope();
+            Tensor q = merger.Inputs.Q;
+            var merge = new LogSumExpMerge(q);
+            merger.MergeLocal(branch, merge);
+            merger.MergeGathered(gathered, merge);
+            branchOutput = merge.Output.to(q.dtype).DetachFromDisposeScope();
         }
 
         return branchOutput;

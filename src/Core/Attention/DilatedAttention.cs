@@ -1,4 +1,5 @@
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 using static TorchSharp.torch.nn;
@@ -217,7 +218,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     public KeyValueCache CreateCache(long batch, long maxLength)
     {
         if (sharding is not UnshardedSequence)
-            throw new UserException("Decoding works on one rank: make the attention without an exchange.");
+            throw new UserException("Decoding works on one rank: make the attention without a sharding.");
         return new KeyValueCache(pattern, batch, Heads, options.HeadDim, maxLength);
     }
 

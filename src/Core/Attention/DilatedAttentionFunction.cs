@@ -45,19 +45,19 @@ internal sealed class DilatedAttentionFunction : autograd.SingleTensorFunction<D
         using var scope = NewDisposeScope();
         var plan = (DilatedAttentionPlan)ctx.get_data(PlanKey);
         var (inputs, result) = SavedAttention.Unpack(plan, ctx.get_saved_variables());
-        AttentionGradients all = DilatedAttentionPass.Backward(plan, inputs, result, outputGradient.contiguous());
+        AttentionGradients gradients = DilatedAttentionPass.Backward(plan, inputs, result, outputGradient.contiguous());
 
         // Frees what was saved now, not when the node dies: the peak of a deep model is in its backward.
         ctx.Dispose();
-        List<Tensor> gradients =
+        List<Tensor> returned =
         [
-            all.Q.to(inputs.Q.dtype).MoveToOuterDisposeScope(),
-            all.K.to(inputs.K.dtype).MoveToOuterDisposeScope(),
-            all.V.to(inputs.V.dtype).MoveToOuterDisposeScope(),
+            gradients.Q.to(inputs.Q.dtype).MoveToOuterDisposeScope(),
+            gradients.K.to(inputs.K.dtype).MoveToOuterDisposeScope(),
+            gradients.V.to(inputs.V.dtype).MoveToOuterDisposeScope(),
             null!,
         ];
         if (inputs.Table is not null)
-            gradients.Add(all.Table?.to(inputs.Table.dtype).MoveToOuterDisposeScope()!);
-        return gradients;
+            returned.Add(gradients.Table?.to(inputs.Table.dtype).MoveToOuterDisposeScope()!);
+        return returned;
     }
 }

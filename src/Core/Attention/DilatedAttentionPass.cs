@@ -17,7 +17,9 @@ internal static class DilatedAttentionPass
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        // The gathers run while the queries attend to local keys.
+        // The gathers run while the queries attend to local keys. In bfloat16 and float16 only half of that work hides
+        // them: AttendInBranches computes one half of the heads after the other, and the first half waits for the
+        // gathers.
         PendingSegment[][] pending =
         [
             .. plan.Branches.Select(branch =>
@@ -29,8 +31,8 @@ internal static class DilatedAttentionPass
                     .ToArray()
             ),
         ];
-        var branches = new BranchForward(plan, inputs, new BranchAttention(inputs.Table, plan.Buckets));
-        var (output, logSumExp) = Mix(branches, plan, inputs.Q, pending);
+        var merger = new BranchMerger(plan, inputs, new BlockAttention(inputs.Table, plan.Buckets));
+        var (output, logSumExp) = AttendInBranches(merger, plan, inputs.Q, pending);
         var result = new AttentionResult(
             output,
             logSumExp,
@@ -57,18 +59,17 @@ internal static class DilatedAttentionPass
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var gradients = AttentionGradients.Zeros(plan, inputs);
-        var kernel = new BranchAttention(inputs.Table, plan.Buckets) { TableGradient = gradients.Table };
-        var forward = new BranchForward(plan, inputs, kernel);
+        var attention = new BlockAttention(inputs.Table, plan.Buckets) { TableGradient = gradients.Table };
+        var merger = new BranchMerger(plan, inputs, attention);
         BranchBackward[] branches =
         [
             .. plan.Branches.Select(
-                (branch, b) =>
-                    new BranchBackward(forward, branch, result, result.Gathered[b], outputGradient, gradients)
+                (branch, b) => new BranchBackward(merger, branch, result, result.Gathered[b], outputGradient, gradients)
             ),
         ];
         // Other ranks wait for the gradients of their keys and values: these go first and travel during the rest.
         foreach (BranchBackward branch in branches)
-            branch.StartRemoteGradients();
+            branch.StartGatheredKeyGradients();
         foreach (BranchBackward branch in branches)
             branch.AddLocalGradients();
         foreach (BranchBackward branch in branches)
@@ -81,8 +82,8 @@ internal static class DilatedAttentionPass
     }
 
     // The output in the queries' type, and its log-sum-exp.
-    private static (Tensor Output, Tensor LogSumExp) Mix(
-        BranchForward branches,
+    private static (Tensor Output, Tensor LogSumExp) AttendInBranches(
+        BranchMerger merger,
         DilatedAttentionPlan plan,
         Tensor q,
         PendingSegment[][] pending
@@ -92,31 +93,32 @@ internal static class DilatedAttentionPass
         long heads = q.shape[2];
         if (type == q.dtype)
         {
-            LogSumExpMerge all = MixHeads(0, heads);
-            return (all.Output, all.LogSumExp);
+            LogSumExpMerge merge = MergeHeads(0, heads);
+            return (merge.Output, merge.LogSumExp);
         }
 
-        // A mixture in float32 is twice as large as the output: half of the heads at a time keep it as large.
+        // Results are merged in float32, which takes twice the memory of the output. Half of the heads at a time takes
+        // no more than the output itself. The first half waits for the gathers, so the second hides none of them.
         Tensor output = empty(q.shape, dtype: q.dtype, device: q.device),
             logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
         foreach (var (first, count) in new[] { (0, heads / 2), (heads / 2, heads - heads / 2) })
         {
             using var scope = NewDisposeScope();
-            LogSumExpMerge mixture = MixHeads(first, count);
-            output.narrow(2, first, count).copy_(mixture.Output);
-            logSumExp.narrow(2, first, count).copy_(mixture.LogSumExp);
+            LogSumExpMerge merge = MergeHeads(first, count);
+            output.narrow(2, first, count).copy_(merge.Output);
+            logSumExp.narrow(2, first, count).copy_(merge.LogSumExp);
         }
 
         return (output, logSumExp);
 
-        LogSumExpMerge MixHeads(long first, long count)
+        LogSumExpMerge MergeHeads(long first, long count)
         {
-            var mixture = new LogSumExpMerge(q, first, count);
+            var merge = new LogSumExpMerge(q, first, count);
             for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
-                branches.AddLocal(plan.Branches[b], mixture);
+                merger.MergeLocal(plan.Branches[b], merge);
             for (int b = 0; count > 0 && b < plan.Branches.Count; b++)
-                branches.AddGathered([.. pending[b].Select(segment => segment.Wait())], mixture);
-            return mixture;
+                merger.MergeGathered([.. pending[b].Select(segment => segment.Wait())], merge);
+            return merge;
         }
     }
 

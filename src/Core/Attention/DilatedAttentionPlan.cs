@@ -1,3 +1,4 @@
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
@@ -55,30 +56,31 @@ internal sealed class DilatedAttentionPlan
             heads = shape[2],
             headDim = shape[3];
         SequenceShard shard = sharding.ShardOf(length);
-        (long First, long Count, long Tokens)[] runs = [.. EqualLengths(lengths, batch, shard.TotalLength)];
+        (long First, long Count, long Tokens)[] sequenceGroups = [.. EqualLengths(lengths, batch, shard.TotalLength)];
         var branches = new List<BranchPlan>();
         foreach (Branch requested in pattern.Schedule)
         {
             // A segment longer than the sequence is the sequence.
             Branch branch = requested with { SegmentLength = Math.Min(requested.SegmentLength, shard.TotalLength) };
             ISegmentPeers? peers = sharding.JoinSegment(branch, shard);
-            // Each run is gathered by itself: its sequences keep as many rows as each other on every rank.
+            // Each group has its own gather. All its sequences keep equally many rows on a rank, so the rows fit one
+            // tensor.
             branches.Add(
                 peers is null
-                    ? new BranchPlan([.. runs.SelectMany(LocalBlocks)], [])
-                    : new BranchPlan([], [.. runs.Select(Sharded)])
+                    ? new BranchPlan([.. sequenceGroups.SelectMany(LocalBlocks)], [])
+                    : new BranchPlan([], [.. sequenceGroups.Select(Sharded)])
             );
 
-            IEnumerable<RowBlock> LocalBlocks((long First, long Count, long Tokens) run)
+            IEnumerable<RowBlock> LocalBlocks((long First, long Count, long Tokens) group)
             {
-                long held = Math.Clamp(run.Tokens - shard.Range.First, 0, length);
-                var range = new RowRange(run.First, run.Count, length, 0, held);
+                long held = Math.Clamp(group.Tokens - shard.Range.First, 0, length);
+                var range = new RowRange(group.First, group.Count, length, 0, held);
                 return RowBlock.OfBranch(branch, pattern.HeadOffsets, heads, range);
             }
 
-            ShardedSegment Sharded((long First, long Count, long Tokens) run)
+            ShardedSegment Sharded((long First, long Count, long Tokens) group)
             {
-                var range = new RowRange(run.First, run.Count, length, 0, run.Tokens);
+                var range = new RowRange(group.First, group.Count, length, 0, group.Tokens);
                 return new ShardedSegment(branch, peers, pattern.HeadOffsets, heads, headDim, range);
             }
         }
@@ -88,7 +90,8 @@ internal sealed class DilatedAttentionPlan
         return new DilatedAttentionPlan(pattern, branches, bias);
     }
 
-    // Each rank would expect other rows of the others than they send. The widest segment's peers include all others'.
+    // If the lists differed, a rank would expect other rows than its peers send. The peers of the widest segment are
+    // enough to ask: they include those of every other segment.
     private static void Agree(
         IReadOnlyList<long> lengths,
         AttentionPattern pattern,
@@ -104,14 +107,15 @@ internal sealed class DilatedAttentionPlan
         Tensor gathered = peers
             .StartAllGather(tensor(lengths.ToArray()), [.. peers.Shards.Select(_ => (long)lengths.Count)])
             .Result();
-        long[][] all = [.. gathered.data<long>().ToArray().Chunk(lengths.Count)];
-        for (int peer = 0; peer < all.Length; peer++)
+        long[][] peerLengths = [.. gathered.data<long>().ToArray().Chunk(lengths.Count)];
+        for (int peer = 0; peer < peerLengths.Length; peer++)
         {
-            if (!all[peer].SequenceEqual(all[0]))
+            if (!peerLengths[peer].SequenceEqual(peerLengths[0]))
             {
                 throw new UserException(
-                    $"lengths is [{string.Join(", ", all[0])}] where row {peers.Shards[0].PositionOf(0)} lies and "
-                        + $"[{string.Join(", ", all[peer])}] where row "
+                    $"lengths is [{string.Join(", ", peerLengths[0])}] where row "
+                        + $"{peers.Shards[0].PositionOf(0)} lies and "
+                        + $"[{string.Join(", ", peerLengths[peer])}] where row "
                         + $"{peers.Shards[peer].PositionOf(0)} lies: give every rank of a sequence the same list, "
                         + "the lengths of the whole sequences."
                 );
@@ -139,16 +143,16 @@ internal sealed class DilatedAttentionPlan
     }
 }
 
-/// <summary>One branch, for each run of sequences of equal length.</summary>
+/// <summary>One branch, with blocks or a segment for each group of sequences of equal length.</summary>
 /// <param name="LocalBlocks">Rows of segments that are complete on this rank; none where segments are sharded.</param>
 /// <param name="ShardedSegments">The segment that is shared with other ranks; none where segments are local.</param>
 internal sealed record BranchPlan(IReadOnlyList<RowBlock> LocalBlocks, IReadOnlyList<ShardedSegment> ShardedSegments)
 {
     /// <summary>
-    /// The blocks whose queries attend to keys of the block itself. Where nothing is masked, the own rows of sharded
-    /// segments are among the gathered ones instead.
+    /// The blocks whose queries attend to keys of the same block. Without a causal mask sharded segments have no such
+    /// block: this rank's keys are then among the gathered ones.
     /// </summary>
-    public IEnumerable<RowBlock> OwnBlocks(bool causal) =>
+    public IEnumerable<RowBlock> BlocksOfOwnKeys(bool causal) =>
         causal
             ? LocalBlocks.Concat(ShardedSegments.SelectMany(segment => segment.OwnBlocks.Select(own => own.Block)))
             : LocalBlocks;

@@ -18,7 +18,7 @@ public enum HeadOffsets
 /// <param name="FirstHead">First head of the group.</param>
 /// <param name="HeadStride">Distance between heads of the group.</param>
 /// <param name="Heads">Number of heads in the group.</param>
-/// <param name="OffsetStride">What each head's offset has more than that of the head before: 0 or 1.</param>
+/// <param name="OffsetStride">Difference between the offsets of a head and the one before it: 0 or 1.</param>
 internal readonly record struct HeadGroup(
     long Offset,
     long FirstHead,
@@ -70,8 +70,9 @@ internal static class HeadOffsetRules
     }
 
     /// <summary>
-    /// The fewest groups, for rows that every offset keeps equally many of. Fewer groups are fewer kernel calls, each
-    /// of more heads for the threads to share.
+    /// The fewest groups of heads that one view each can select. Where every offset keeps equally many rows, a group
+    /// may have heads of several offsets. Fewer groups are fewer kernel calls, each of more heads for the threads to
+    /// share.
     /// </summary>
     /// <param name="rule">How offsets are dealt out.</param>
     /// <param name="heads">Number of heads, H.</param>

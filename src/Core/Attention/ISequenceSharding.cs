@@ -1,3 +1,4 @@
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
@@ -34,10 +35,10 @@ public interface ISegmentPeers
     IReadOnlyList<SequenceShard> Shards { get; }
 
     /// <summary>Index of this rank's shard in <see cref="Shards"/>.</summary>
-    int Own { get; }
+    int OwnIndex { get; }
 
     /// <summary>Starts to concatenate the elements of all peers. Collective among the peers.</summary>
-    /// <param name="rows">Own elements, [counts[Own]], contiguous; unchanged until the result is taken. Not
+    /// <param name="rows">Own elements, [counts[OwnIndex]], contiguous; unchanged until the result is taken. Not
     /// disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
     /// <returns>Becomes [Σ counts], in peer order. Owned by the caller.</returns>
@@ -49,7 +50,7 @@ public interface ISegmentPeers
     /// </summary>
     /// <param name="gradients">[Σ counts], contiguous; unchanged until the result is taken. Not disposed.</param>
     /// <param name="counts">Elements of every peer.</param>
-    /// <returns>Becomes [counts[Own]]. Owned by the caller.</returns>
+    /// <returns>Becomes [counts[OwnIndex]]. Owned by the caller.</returns>
     IPendingTensor StartReduceScatter(Tensor gradients, IReadOnlyList<long> counts);
 }
 

@@ -102,12 +102,12 @@ public sealed class KeyValueCache : IDisposable
             k.contiguous(),
             v.contiguous(),
             new LogSumExpMerge(q),
-            new BranchAttention(bias?.Table, bias?.Buckets)
+            new BlockAttention(bias?.Table, bias?.Buckets)
         );
         foreach (BranchCache branch in branches)
             branch.Attend(pass, Length, pattern.HeadOffsets);
         Length += q.shape[1];
-        return pass.Mixture.Output.to(q.dtype).MoveToOuterDisposeScope();
+        return pass.Merge.Output.to(q.dtype).MoveToOuterDisposeScope();
     }
 
     public void Dispose()
@@ -135,14 +135,14 @@ public sealed class KeyValueCache : IDisposable
             );
     }
 
-    // The rows of one call: contiguous [batch, rows, heads, headDim], and where their mixture goes.
-    private sealed record Pass(Tensor Q, Tensor K, Tensor V, LogSumExpMerge Mixture, BranchAttention Kernel)
+    // The rows of one call: contiguous [batch, rows, heads, headDim], and what their results are merged into.
+    private sealed record Pass(Tensor Q, Tensor K, Tensor V, LogSumExpMerge Merge, BlockAttention Attention)
     {
         public void AttendEarlier(RowBlock block, Tensor keys, Tensor values, long keyOffset) =>
-            Mixture.Attend(Kernel, block, Q, keys, values, causal: false, keyOffset);
+            Merge.AttendAndMerge(Attention, block, Q, keys, values, causal: false, keyOffset);
 
         public void AttendOwn(RowBlock block) =>
-            Mixture.Attend(Kernel, block, Q, block.View(K), block.View(V), causal: true, keyOffset: 0);
+            Merge.AttendAndMerge(Attention, block, Q, block.View(K), block.View(V), causal: true, keyOffset: 0);
     }
 
     // One branch: what it keeps of the segment that the next row lies in.

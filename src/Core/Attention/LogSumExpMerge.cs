@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Attention;
 
 /// <summary>
-/// The running mixture of attention results by their softmax denominators. Accumulates in float32 (float64 for float64
-/// inputs), whatever the compute type.
+/// Merges attention results, one after the other, by their softmax denominators. Accumulates in float32 (float64 for
+/// float64 inputs), whatever the compute type.
 /// </summary>
 internal sealed class LogSumExpMerge
 {
@@ -34,32 +34,32 @@ internal sealed class LogSumExpMerge
         );
     }
 
-    /// <summary>How many heads are mixed.</summary>
+    /// <summary>How many heads are merged.</summary>
     public long Heads { get; }
 
-    /// <summary>[batch, length, heads mixed, headDim]; 0 in rows that nothing was added to.</summary>
+    /// <summary>[batch, length, heads merged, headDim]; 0 in rows that nothing was merged into.</summary>
     public Tensor Output { get; }
 
-    /// <summary>[batch, length, heads mixed]; −∞ in rows that nothing was added to.</summary>
+    /// <summary>[batch, length, heads merged]; −∞ in rows that nothing was merged into.</summary>
     public Tensor LogSumExp { get; }
 
     public static ScalarType AccumulationType(ScalarType compute) =>
         compute == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
 
-    /// <summary>The part of a block whose heads are mixed here.</summary>
-    /// <returns>The block, and which of its heads they are.</returns>
-    public (RowBlock Block, long First, long Count) Restrict(RowBlock block) => block.OfHeads(firstHead, Heads);
+    /// <summary>The heads of a block that are merged here.</summary>
+    /// <returns>A block of these heads, possibly of none, and their place among the heads of the given one.</returns>
+    public (RowBlock Block, long First, long Count) MergedHeadsOf(RowBlock block) => block.OfHeads(firstHead, Heads);
 
-    /// <summary>Lets a block's queries attend to keys, and mixes the result into the block's rows.</summary>
-    /// <param name="kernel">Computes the attention.</param>
-    /// <param name="block">Which rows and heads; no others than those mixed.</param>
+    /// <summary>Lets a block's queries attend to keys, and merges the result into the block's rows.</summary>
+    /// <param name="attention">Computes the attention.</param>
+    /// <param name="block">Which rows and heads; no others than those merged.</param>
     /// <param name="q">[batch, length, heads, headDim], of all heads.</param>
     /// <param name="keys">[segments, heads, keys, headDim].</param>
     /// <param name="values">Likewise.</param>
     /// <param name="causal">Whether query i of the block sees keys 0 … i only.</param>
     /// <param name="keyOffset">How many keys lie before the one at the first query's position.</param>
-    public void Attend(
-        BranchAttention kernel,
+    public void AttendAndMerge(
+        BlockAttention attention,
         RowBlock block,
         Tensor q,
         Tensor keys,
@@ -69,22 +69,19 @@ internal sealed class LogSumExpMerge
     )
     {
         using var scope = NewDisposeScope();
-        var (output, logSumExp) = kernel.Forward(block, block.View(q), keys, values, causal, keyOffset);
-        Add(block, output, logSumExp);
+        var (output, logSumExp) = attention.Forward(block, block.View(q), keys, values, causal, keyOffset);
+        Merge(block, output, logSumExp);
     }
 
-    /// <summary>Mixes one attention result into the block's rows.</summary>
-    /// <param name="block">Which rows and heads; no others than those mixed.</param>
-    /// <param name="output">[segments, heads, rows, headDim].</param>
-    /// <param name="logSumExp">[segments, heads, rows], finite.</param>
-    public void Add(RowBlock block, Tensor output, Tensor logSumExp)
+    // `output` is [segments, heads, rows, headDim], `logSumExp` [segments, heads, rows] and finite.
+    private void Merge(RowBlock block, Tensor output, Tensor logSumExp)
     {
         using var scope = NewDisposeScope();
         block = block with { Group = block.Group with { FirstHead = block.Group.FirstHead - firstHead } };
         Tensor total = block.ViewStatistic(LogSumExp);
         // exp(new) / (exp(total) + exp(new)); exactly 1 in a row that is still empty, where total is −∞.
-        Tensor share = logSumExp.sub(total).sigmoid_().unsqueeze(-1);
-        block.View(Output).lerp_(output.to(Output.dtype), share);
+        Tensor weight = logSumExp.sub(total).sigmoid_().unsqueeze(-1);
+        block.View(Output).lerp_(output.to(Output.dtype), weight);
         total.copy_(total.logaddexp(logSumExp));
     }
 }

@@ -1,4 +1,5 @@
 using LongNet.Core.Native;
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;

@@ -16,8 +16,8 @@ internal readonly record struct RowRange(long FirstSequence, long Sequences, lon
 
 /// <summary>
 /// The rows and heads that one kernel call works on: a strided view of a [batch, length, heads, headDim] tensor in
-/// which segments (or sequences) are folded into the batch. Selecting and scattering are views, so neither costs a copy
-/// (semantics: "No copies").
+/// which segments (or sequences) are folded into the batch. Rows are read and written through the view, so selecting
+/// them costs no copy.
 /// </summary>
 /// <param name="FirstRow">First row of the first head, counted over batch × length.</param>
 /// <param name="Rows">Kept rows per segment.</param>
@@ -82,7 +82,8 @@ internal readonly record struct RowBlock(
                 if (kept == 0)
                     continue;
 
-                // Segments of all sequences are equally spaced only if nothing but segments lies between them.
+                // One view can hold the segments of all sequences if they are equally spaced: if every sequence is made
+                // up of whole segments, and nothing lies between two sequences.
                 if (range.Sequences == 1 || (range.Rows == range.Length && tail == 0))
                 {
                     yield return new RowBlock(first, kept, r, range.Sequences * segments, w, group);
@@ -118,22 +119,22 @@ internal readonly record struct RowBlock(
     }
 
     /// <summary>
-    /// The block in parts, by segments and where one segment is too much by heads, so that what a kernel returns for a
-    /// part stays in the processor's cache until it is used.
+    /// Cuts the block by segments, and one segment that is still too large by heads, so that what a kernel returns for
+    /// a part stays in the processor's cache until it is used.
     /// </summary>
     /// <param name="headDim">Elements per row and head.</param>
-    /// <param name="elements">Most elements of a part, unless that leaves it too few heads.</param>
-    /// <param name="leastHeads">Heads, counted over all segments, that a part has at least where there are as
-    /// many.</param>
+    /// <param name="elements">Most elements of a part, unless <paramref name="leastHeads"/> have more.</param>
+    /// <param name="leastHeads">Heads that a part should have at least. A head counts once in each of the part's
+    /// segments.</param>
     public IEnumerable<RowBlock> Split(long headDim, long elements, long leastHeads)
     {
-        long all = Math.Max(leastHeads, elements / (Rows * headDim));
-        long segments = Math.Max(1, all / Group.Heads);
-        long heads = segments > 1 ? Group.Heads : Math.Clamp(all, 1, Group.Heads);
+        long headsPerPart = Math.Max(leastHeads, elements / (Rows * headDim));
+        long segmentsPerPart = Math.Max(1, headsPerPart / Group.Heads);
+        long headsPerSegment = segmentsPerPart > 1 ? Group.Heads : Math.Clamp(headsPerPart, 1, Group.Heads);
 
         // Parts of equal size: a small last one would leave threads without work.
-        long segmentParts = (Segments + segments - 1) / segments,
-            headParts = (Group.Heads + heads - 1) / heads;
+        long segmentParts = (Segments + segmentsPerPart - 1) / segmentsPerPart,
+            headParts = (Group.Heads + headsPerSegment - 1) / headsPerSegment;
         for (long s = 0; s < segmentParts; s++)
         {
             long firstSegment = Segments * s / segmentParts,

@@ -1,4 +1,5 @@
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
@@ -15,24 +16,24 @@ namespace LongNet.Core.Attention;
 internal sealed class ShardedSegment
 {
     private readonly ISegmentPeers peers;
-    private readonly PositionRange[] ranges; // per peer
+    private readonly PositionRange[] peerRanges; // per peer
     private readonly int[] byPosition; // peers in the order of their positions
     private readonly IReadOnlyList<HeadGroup> groups;
     private readonly long sequences,
         headDim;
-    private readonly long[,] rows; // [peer, group]
+    private readonly long[,] keptRows; // [peer, group]
     private readonly long[,] starts; // first element of a group's keys within the peer's keys, [peer, group]
     private readonly long[] counts; // elements of keys and values, per peer
     private readonly long[] origins; // first element of a peer's part
-    private readonly RowBlock[] own; // per group
+    private readonly RowBlock[] ownBlocks; // per group
 
     /// <param name="branch">A branch whose segment is longer than the shard.</param>
     /// <param name="peers">The ranks that share the segment.</param>
     /// <param name="offsets">How the branch's offsets are dealt out among the heads.</param>
     /// <param name="heads">Number of heads.</param>
     /// <param name="headDim">Elements per head.</param>
-    /// <param name="range">The sequences, rows held here of each, and as Rows the tokens of each complete
-    /// sequence.</param>
+    /// <param name="range">The sequences. Its Length is the rows held here of each, its Rows the tokens of each
+    /// complete sequence.</param>
     public ShardedSegment(
         Branch branch,
         ISegmentPeers peers,
@@ -45,31 +46,32 @@ internal sealed class ShardedSegment
         this.peers = peers;
         this.headDim = headDim;
         int count = peers.Shards.Count;
-        ranges = [.. peers.Shards.Select(shard => shard.Range)];
-        byPosition = [.. Enumerable.Range(0, count).OrderBy(peer => ranges[peer].First)];
-        long segmentStart = ranges[byPosition[0]].First;
-        groups = offsets.Groups(heads, branch.Dilation, CommonRows(segmentStart, range.Rows));
+        long sequenceTokens = range.Rows;
+        peerRanges = [.. peers.Shards.Select(shard => shard.Range)];
+        byPosition = [.. Enumerable.Range(0, count).OrderBy(peer => peerRanges[peer].First)];
+        long segmentStart = peerRanges[byPosition[0]].First;
+        groups = offsets.Groups(heads, branch.Dilation, CommonDivisor(segmentStart, sequenceTokens));
         sequences = range.Sequences;
-        rows = new long[count, groups.Count];
+        keptRows = new long[count, groups.Count];
         starts = new long[count, groups.Count];
         counts = new long[count];
         origins = new long[count];
-        own = new RowBlock[groups.Count];
+        ownBlocks = new RowBlock[groups.Count];
         for (int peer = 0; peer < count; peer++)
         {
-            long rowsBefore = ranges[peer].First - segmentStart,
-                held = Math.Clamp(range.Rows - ranges[peer].First, 0, ranges[peer].Length),
+            long rowsBefore = peerRanges[peer].First - segmentStart,
+                held = Math.Clamp(sequenceTokens - peerRanges[peer].First, 0, peerRanges[peer].Length),
                 elements = 0;
             for (int g = 0; g < groups.Count; g++)
             {
                 long first = RowBlock.FirstKeptRow(rowsBefore, groups[g].Offset, branch.Dilation);
-                rows[peer, g] = RowBlock.KeptRows(held, first, branch.Dilation);
+                keptRows[peer, g] = RowBlock.KeptRows(held, first, branch.Dilation);
                 starts[peer, g] = elements;
-                elements += sequences * rows[peer, g] * groups[g].Heads * headDim;
-                if (peer == peers.Own)
-                    own[g] = new RowBlock(
+                elements += sequences * keptRows[peer, g] * groups[g].Heads * headDim;
+                if (peer == peers.OwnIndex)
+                    ownBlocks[g] = new RowBlock(
                         range.FirstSequence * range.Length + first,
-                        rows[peer, g],
+                        keptRows[peer, g],
                         branch.Dilation,
                         sequences,
                         range.Length,
@@ -85,7 +87,7 @@ internal sealed class ShardedSegment
 
     /// <summary>The own rows of every head group that keeps some, with the group's index.</summary>
     public IEnumerable<(int Group, RowBlock Block)> OwnBlocks =>
-        own.Select((block, group) => (group, block)).Where(pair => pair.block.Rows > 0);
+        ownBlocks.Select((block, group) => (group, block)).Where(pair => pair.block.Rows > 0);
 
     /// <summary>Elements of all gathered parts together.</summary>
     public long TotalElements { get; }
@@ -96,11 +98,11 @@ internal sealed class ShardedSegment
     /// <returns>Becomes all packed parts, [<see cref="TotalElements"/>].</returns>
     public IPendingTensor StartAllGather(Tensor keys, Tensor values)
     {
-        Tensor packed = empty(counts[peers.Own], dtype: keys.dtype, device: keys.device);
+        Tensor packed = empty(counts[peers.OwnIndex], dtype: keys.dtype, device: keys.device);
         foreach (var (group, block) in OwnBlocks)
         {
-            Part(packed, 0, peers.Own, group, Kind.Keys).copy_(block.View(keys));
-            Part(packed, 0, peers.Own, group, Kind.Values).copy_(block.View(values));
+            PackedView(packed, 0, peers.OwnIndex, group, Kind.Keys).copy_(block.View(keys));
+            PackedView(packed, 0, peers.OwnIndex, group, Kind.Values).copy_(block.View(values));
         }
 
         return peers.StartAllGather(packed, counts);
@@ -108,8 +110,8 @@ internal sealed class ShardedSegment
 
     /// <summary>
     /// The gathered keys and values that the own queries see without a mask, in the order of their positions, each
-    /// [sequences, heads, rows, headDim], or null where there are none. Causal: those at earlier positions than the own
-    /// ones, which need a mask. Otherwise all, the own ones among them.
+    /// [sequences, heads, rows, headDim], or null where there are none. If attention is causal, these are the keys at
+    /// earlier positions; the own keys are not among them, because they need a mask. Otherwise these are all keys.
     /// </summary>
     /// <returns>Keys, values, and how many of their rows lie before the own ones.</returns>
     public (Tensor Keys, Tensor Values, long KeyOffset)? Visible(Tensor gathered, int group, bool causal)
@@ -120,13 +122,13 @@ internal sealed class ShardedSegment
         return (
             Concatenate(Kind.Keys),
             Concatenate(Kind.Values),
-            visible.Where(LiesBeforeOwn).Sum(peer => rows[peer, group])
+            visible.Where(LiesBeforeOwn).Sum(peer => keptRows[peer, group])
         );
 
         Tensor Concatenate(Kind kind)
         {
-            Tensor[] parts = [.. visible.Select(peer => Part(gathered, origins[peer], peer, group, kind))];
-            return parts.Length == 1 ? parts[0] : cat(parts, dim: 2);
+            Tensor[] views = [.. visible.Select(peer => PackedView(gathered, origins[peer], peer, group, kind))];
+            return views.Length == 1 ? views[0] : cat(views, dim: 2);
         }
     }
 
@@ -143,9 +145,9 @@ internal sealed class ShardedSegment
         long row = 0;
         foreach (int peer in VisiblePeers(group, causal))
         {
-            long count = rows[peer, group];
-            Part(gradients, origins[peer], peer, group, Kind.Keys).copy_(keyGradient.narrow(2, row, count));
-            Part(gradients, origins[peer], peer, group, Kind.Values).copy_(valueGradient.narrow(2, row, count));
+            long count = keptRows[peer, group];
+            PackedView(gradients, origins[peer], peer, group, Kind.Keys).copy_(keyGradient.narrow(2, row, count));
+            PackedView(gradients, origins[peer], peer, group, Kind.Values).copy_(valueGradient.narrow(2, row, count));
             row += count;
         }
     }
@@ -165,8 +167,12 @@ internal sealed class ShardedSegment
     {
         foreach (var (group, block) in OwnBlocks)
         {
-            block.View(keyGradient).add_(Part(reducedGradients, 0, peers.Own, group, Kind.Keys), Scalars.One);
-            block.View(valueGradient).add_(Part(reducedGradients, 0, peers.Own, group, Kind.Values), Scalars.One);
+            block
+                .View(keyGradient)
+                .add_(PackedView(reducedGradients, 0, peers.OwnIndex, group, Kind.Keys), Scalars.One);
+            block
+                .View(valueGradient)
+                .add_(PackedView(reducedGradients, 0, peers.OwnIndex, group, Kind.Values), Scalars.One);
         }
     }
 
@@ -174,19 +180,19 @@ internal sealed class ShardedSegment
     {
         foreach (int peer in byPosition)
         {
-            if (rows[peer, group] > 0 && (!causal || LiesBeforeOwn(peer)))
+            if (keptRows[peer, group] > 0 && (!causal || LiesBeforeOwn(peer)))
                 yield return peer;
         }
     }
 
-    private bool LiesBeforeOwn(int peer) => ranges[peer].First < ranges[peers.Own].First;
+    private bool LiesBeforeOwn(int peer) => peerRanges[peer].First < peerRanges[peers.OwnIndex].First;
 
-    // Every offset of a dilation that divides this keeps equally many rows on every peer: ranges begin and end at
-    // multiples of it within the segment, and so do the sequences, which end inside of a range.
-    private long CommonRows(long segmentStart, long sequenceRows)
+    // The largest number that divides the place in the segment where each peer's range begins, where it ends, and where
+    // the sequences end. If a dilation divides it, all offsets keep equally many rows of a peer.
+    private long CommonDivisor(long segmentStart, long sequenceTokens)
     {
-        long common = Math.Abs(sequenceRows - segmentStart);
-        foreach (PositionRange range in ranges)
+        long common = Math.Abs(sequenceTokens - segmentStart);
+        foreach (PositionRange range in peerRanges)
         {
             common = Integers.GreatestCommonDivisor(common, range.Length);
             common = Integers.GreatestCommonDivisor(common, range.First - segmentStart);
@@ -202,9 +208,9 @@ internal sealed class ShardedSegment
     }
 
     // [sequences, heads, rows, headDim], a view of the packed part that begins at `origin`.
-    private Tensor Part(Tensor packed, long origin, int peer, int group, Kind kind)
+    private Tensor PackedView(Tensor packed, long origin, int peer, int group, Kind kind)
     {
-        long count = rows[peer, group],
+        long count = keptRows[peer, group],
             heads = groups[group].Heads;
         long start = origin + starts[peer, group] + (kind == Kind.Values ? counts[peer] / 2 : 0);
         return packed.as_strided(

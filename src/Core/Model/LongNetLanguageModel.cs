@@ -185,8 +185,8 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
                 {
                     Stream = dropoutContext.Stream.Derive(layer),
                 };
-            // A tensor that only backward needs belongs to the graph, or to a recomputed block, which may have moved it
-            // elsewhere.
+            // Forward is done with a block's input after the block. What backward needs of it is held by the graph, or
+            // by a recomputed block, which may have moved it to disk.
             using Tensor input = WithHook(hidden, layer, gradientsReady);
             hidden = blocks[layer].forward(input, ofLayer);
         }

@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model.Memory;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 using static TorchSharp.torch.nn;

@@ -10,7 +10,7 @@ namespace LongNet.Core.Numerics;
 /// </summary>
 public static class BackwardPass
 {
-    private static Exception? pending;
+    private static Exception? keptError;
 
     // The gradients that the last function on this thread returned. Backward on a GPU runs on libtorch's own threads,
     // where no dispose scope is open: no scope owns a gradient there, and the collector could free it before libtorch
@@ -35,7 +35,7 @@ public static class BackwardPass
     /// </summary>
     public static void ThrowIfFailed()
     {
-        if (Interlocked.Exchange(ref pending, null) is { } error)
+        if (Interlocked.Exchange(ref keptError, null) is { } error)
             ExceptionDispatchInfo.Throw(error);
     }
 
@@ -63,7 +63,7 @@ public static class BackwardPass
     /// <summary>
     /// Keeps an error for the pass to throw when it is over. The first is the cause; later ones follow from it.
     /// </summary>
-    internal static void Keep(Exception error) => Interlocked.CompareExchange(ref pending, error, null);
+    internal static void Keep(Exception error) => Interlocked.CompareExchange(ref keptError, error, null);
 
     // libtorch takes a function's gradients before it calls the next function on the same thread, so the previous ones
     // can be disposed.

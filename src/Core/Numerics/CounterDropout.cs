@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
-using LongNet.Core.Attention;
 using LongNet.Core.Native;
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Numerics;

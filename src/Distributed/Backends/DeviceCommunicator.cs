@@ -21,7 +21,7 @@ internal sealed class DeviceCommunicator : ICommunicator
     private readonly CollectiveMonitor monitor;
     private readonly NcclCommunicator gpus;
 
-    /// <param name="host">Serves CPU tensors. Owned by this object.</param>
+    /// <param name="host">Transfers CPU tensors. Owned by this object.</param>
     /// <param name="name">The group, for messages.</param>
     public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor)
         : this(host, name, monitor, null) { }
@@ -39,9 +39,9 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     public IReadOnlyList<int> Members => host.Members;
 
-    public string Served => "CPU or CUDA";
+    public string SupportedDevices => "CPU or CUDA";
 
-    public bool Serves(Tensor tensor) => IsOnGpu(tensor) || host.Serves(tensor);
+    public bool Supports(Tensor tensor) => IsOnGpu(tensor) || host.Supports(tensor);
 
     public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
         IsOnGpu(all) ? gpus.AllGather(call, own, all, counts) : host.AllGather(call, own, all, counts);
@@ -84,12 +84,12 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     public ICommunicator Split(CollectiveCall call, int color, int key, string name)
     {
-        ICommunicator part = host.Split(call, color, key, name);
-        // A rank that is by itself in its part needs no NCCL communicator, but it takes part in making the others'. The
-        // only rank of a job gets one, so that NCCL can be tested with one GPU.
-        bool isSingle = part.Size == 1 && Size > 1;
-        NcclQueue? queue = gpus.Split(call, color, key, name, isSingle ? null : part);
-        return isSingle ? part : new DeviceCommunicator(part, name, monitor, queue);
+        ICommunicator subgroup = host.Split(call, color, key, name);
+        // A rank that is by itself in its subgroup needs no NCCL communicator, but it takes part in making the others'.
+        // The only rank of a job gets one, so that NCCL can be tested with one GPU.
+        bool isSingle = subgroup.Size == 1 && Size > 1;
+        NcclQueue? queue = gpus.Split(call, color, key, name, isSingle ? null : subgroup);
+        return isSingle ? subgroup : new DeviceCommunicator(subgroup, name, monitor, queue);
     }
 
     public void Dispose()

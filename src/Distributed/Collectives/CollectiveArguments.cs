@@ -14,10 +14,10 @@ internal static class CollectiveArguments
     public static void CheckTensor(ProcessGroup group, ICommunicator communicator, string collective, Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
-        if (!tensor.is_contiguous() || !communicator.Serves(tensor))
+        if (!tensor.is_contiguous() || !communicator.Supports(tensor))
         {
             throw new ArgumentException(
-                $"{collective} in the group '{group.Name}' needs a contiguous {communicator.Served} tensor, "
+                $"{collective} in the group '{group.Name}' needs a contiguous {communicator.SupportedDevices} tensor, "
                     + $"not one of shape [{string.Join(", ", tensor.shape)}] "
                     + $"on {tensor.device} with strides [{string.Join(", ", tensor.stride())}].",
                 nameof(tensor)

@@ -16,7 +16,7 @@ public sealed partial class ProcessGroup
         Tensor input,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllGather(input, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchAllGather(input, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="AllGatherUneven"/>
     /// <returns>The work whose result <see cref="AllGatherUneven"/> returns.</returns>
@@ -25,7 +25,7 @@ public sealed partial class ProcessGroup
         IReadOnlyList<long> counts,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllGatherUneven(input, counts, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchAllGatherUneven(input, counts, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <summary>Completes a tensor of which every rank holds its own part, in place. Collective.</summary>
     /// <param name="all">[Σ counts], contiguous; this rank's part, which begins after those of lower ranks, is not
@@ -37,7 +37,7 @@ public sealed partial class ProcessGroup
         IReadOnlyList<long> counts,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllGatherInPlace(all, counts, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchAllGatherInPlace(all, counts, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="ReduceScatter"/>
     /// <returns>The work whose result <see cref="ReduceScatter"/> returns.</returns>
@@ -46,7 +46,7 @@ public sealed partial class ProcessGroup
         ReduceOperation operation = ReduceOperation.Sum,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchReduceScatter(input, operation, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchReduceScatter(input, operation, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="ReduceScatterUneven"/>
     /// <returns>The work whose result <see cref="ReduceScatterUneven"/> returns.</returns>
@@ -56,7 +56,14 @@ public sealed partial class ProcessGroup
         ReduceOperation operation = ReduceOperation.Sum,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchReduceScatterUneven(input, counts, operation, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) =>
+        LaunchReduceScatterUneven(
+            input,
+            counts,
+            operation,
+            TensorLifetime.KeptByTransfer,
+            new CallerLocation(file, line)
+        );
 
     /// <summary>
     /// <see cref="StartReduceScatterUneven"/> in place: this rank's part of the sum takes its place in the tensor,
@@ -71,7 +78,14 @@ public sealed partial class ProcessGroup
         ReduceOperation operation = ReduceOperation.Sum,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchReduceScatterInPlace(all, counts, operation, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) =>
+        LaunchReduceScatterInPlace(
+            all,
+            counts,
+            operation,
+            TensorLifetime.KeptByTransfer,
+            new CallerLocation(file, line)
+        );
 
     /// <inheritdoc cref="AllReduce"/>
     /// <returns>The work, whose result is the tensor.</returns>
@@ -80,7 +94,7 @@ public sealed partial class ProcessGroup
         ReduceOperation operation = ReduceOperation.Sum,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllReduce(tensor, operation, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchAllReduce(tensor, operation, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="Broadcast"/>
     /// <returns>The work, whose result is the tensor.</returns>
@@ -89,7 +103,7 @@ public sealed partial class ProcessGroup
         int root,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchBroadcast(tensor, root, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchBroadcast(tensor, root, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="AllToAll"/>
     /// <returns>The work whose result <see cref="AllToAll"/> returns.</returns>
@@ -97,7 +111,7 @@ public sealed partial class ProcessGroup
         Tensor input,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllToAll(input, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchAllToAll(input, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="AllToAllUneven"/>
     /// <returns>The work whose result <see cref="AllToAllUneven"/> returns.</returns>
@@ -108,7 +122,13 @@ public sealed partial class ProcessGroup
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
     ) =>
-        LaunchAllToAllUneven(input, sendCounts, receiveCounts, TensorLifetime.Transfer, new CallerLocation(file, line));
+        LaunchAllToAllUneven(
+            input,
+            sendCounts,
+            receiveCounts,
+            TensorLifetime.KeptByTransfer,
+            new CallerLocation(file, line)
+        );
 
     /// <inheritdoc cref="Send"/>
     /// <returns>The work; it has no result.</returns>
@@ -117,7 +137,7 @@ public sealed partial class ProcessGroup
         int peer,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchSend(tensor, peer, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchSend(tensor, peer, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="Receive"/>
     /// <returns>The work, whose result is the tensor.</returns>
@@ -126,10 +146,10 @@ public sealed partial class ProcessGroup
         int peer,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchReceive(tensor, peer, TensorLifetime.Transfer, new CallerLocation(file, line));
+    ) => LaunchReceive(tensor, peer, TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 
     /// <inheritdoc cref="Barrier"/>
     /// <returns>The work; it has no result.</returns>
     public CollectiveWork StartBarrier([CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        LaunchBarrier(TensorLifetime.Transfer, new CallerLocation(file, line));
+        LaunchBarrier(TensorLifetime.KeptByTransfer, new CallerLocation(file, line));
 }

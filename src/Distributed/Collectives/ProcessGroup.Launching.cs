@@ -11,7 +11,8 @@ namespace LongNet.Distributed.Collectives;
 /// </content>
 public sealed partial class ProcessGroup
 {
-    private readonly Dictionary<(CollectiveKind Kind, int Peer), long> messages = [];
+    // Number of the last message per direction and peer.
+    private readonly Dictionary<(CollectiveKind Kind, int Peer), long> messageNumbers = [];
     private CommunicationVolume volume;
     private long collectives;
 
@@ -60,10 +61,10 @@ public sealed partial class ProcessGroup
     )
     {
         long ownBytes = counts[Rank] * all.ElementSize;
-        Count(ownBytes, TensorMemory.ByteLength(all) - ownBytes);
+        AddVolume(ownBytes, TensorMemory.ByteLength(all) - ownBytes);
         long payload = TensorMemory.ByteLength(own ?? all);
         CollectiveCall call = Begin(new(CollectiveKind.AllGather, signature, payload, lifetime, caller));
-        return Work(call, communicator.AllGather(call, own, all, counts), all);
+        return WorkOf(call, communicator.AllGather(call, own, all, counts), all);
     }
 
     private CollectiveWork LaunchReduceScatter(
@@ -78,10 +79,10 @@ public sealed partial class ProcessGroup
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatter), input.dtype, operation);
         Tensor output = empty(CollectiveSignature.Shape(input)[1..], dtype: input.dtype, device: input.device);
         IReadOnlyList<long> counts = Repeated(input.NumberOfElements / Size);
-        CountReduceScatter(input, TensorMemory.ByteLength(output));
+        AddReduceScatterVolume(input, TensorMemory.ByteLength(output));
         Func<string> signature = CollectiveSignature.Of(input, operation);
         CollectiveCall call = BeginReduceScatter(input, signature, lifetime, caller);
-        return Work(call, communicator.ReduceScatter(call, input, output, counts, operation), output);
+        return WorkOf(call, communicator.ReduceScatter(call, input, output, counts, operation), output);
     }
 
     private CollectiveWork LaunchReduceScatterUneven(
@@ -96,10 +97,10 @@ public sealed partial class ProcessGroup
         CheckCounts(nameof(ReduceScatterUneven), input.NumberOfElements, counts, holdsAllParts: true);
         CollectiveArguments.CheckReduction(this, nameof(ReduceScatterUneven), input.dtype, operation);
         Tensor output = empty([counts[Rank]], dtype: input.dtype, device: input.device);
-        CountReduceScatter(input, TensorMemory.ByteLength(output));
+        AddReduceScatterVolume(input, TensorMemory.ByteLength(output));
         Func<string> signature = CollectiveSignature.Of(counts, input.dtype, operation);
         CollectiveCall call = BeginReduceScatter(input, signature, lifetime, caller);
-        return Work(call, communicator.ReduceScatter(call, input, output, counts, operation), output);
+        return WorkOf(call, communicator.ReduceScatter(call, input, output, counts, operation), output);
     }
 
     private CollectiveWork LaunchReduceScatterInPlace(
@@ -113,16 +114,16 @@ public sealed partial class ProcessGroup
         Check(nameof(StartReduceScatterInPlace), all);
         CheckCounts(nameof(StartReduceScatterInPlace), all.NumberOfElements, counts, holdsAllParts: true);
         CollectiveArguments.CheckReduction(this, nameof(StartReduceScatterInPlace), all.dtype, operation);
-        CountReduceScatter(all, counts[Rank] * all.ElementSize);
+        AddReduceScatterVolume(all, counts[Rank] * all.ElementSize);
         Func<string> signature = CollectiveSignature.Of(counts, all.dtype, operation);
         CollectiveCall call = BeginReduceScatter(all, signature, lifetime, caller);
         using var scope = NewDisposeScope();
         Tensor own = all.view(-1).narrow(0, counts.Take(Rank).Sum(), counts[Rank]);
-        return Work(call, communicator.ReduceScatter(call, all, own, counts, operation), all);
+        return WorkOf(call, communicator.ReduceScatter(call, all, own, counts, operation), all);
     }
 
-    private void CountReduceScatter(Tensor input, long ownBytes) =>
-        Count(TensorMemory.ByteLength(input) - ownBytes, (Size - 1) * ownBytes);
+    private void AddReduceScatterVolume(Tensor input, long ownBytes) =>
+        AddVolume(TensorMemory.ByteLength(input) - ownBytes, (Size - 1) * ownBytes);
 
     private CollectiveCall BeginReduceScatter(
         Tensor input,
@@ -143,10 +144,10 @@ public sealed partial class ProcessGroup
         long bytes = TensorMemory.ByteLength(tensor),
             ownBytes = EvenSplit(tensor.NumberOfElements, Size)[Rank] * tensor.ElementSize;
         // Counted as a reduce-scatter and an all-gather, whichever way the backend takes.
-        Count(bytes, (Size - 1) * ownBytes + bytes - ownBytes);
+        AddVolume(bytes, (Size - 1) * ownBytes + bytes - ownBytes);
         Func<string> signature = CollectiveSignature.Of(tensor, operation);
         CollectiveCall call = Begin(new(CollectiveKind.AllReduce, signature, bytes, lifetime, caller));
-        return Work(call, communicator.AllReduce(call, tensor, operation), tensor);
+        return WorkOf(call, communicator.AllReduce(call, tensor, operation), tensor);
     }
 
     private CollectiveWork LaunchBroadcast(Tensor tensor, int root, TensorLifetime lifetime, CallerLocation caller)
@@ -154,10 +155,10 @@ public sealed partial class ProcessGroup
         Check(nameof(Broadcast), tensor);
         CollectiveArguments.CheckRank(this, nameof(root), root);
         long bytes = TensorMemory.ByteLength(tensor);
-        Count(Rank == root ? bytes : 0, Rank == root ? 0 : bytes);
+        AddVolume(Rank == root ? bytes : 0, Rank == root ? 0 : bytes);
         Func<string> signature = CollectiveSignature.Of(tensor, $", from rank {root}");
         CollectiveCall call = Begin(new(CollectiveKind.Broadcast, signature, bytes, lifetime, caller));
-        return Work(call, communicator.Broadcast(call, tensor, root), tensor);
+        return WorkOf(call, communicator.Broadcast(call, tensor, root), tensor);
     }
 
     private CollectiveWork LaunchAllToAll(Tensor input, TensorLifetime lifetime, CallerLocation caller)
@@ -174,7 +175,7 @@ public sealed partial class ProcessGroup
             lifetime,
             caller
         );
-        return Work(call, communicator.AllToAll(call, input, counts, output, counts), output);
+        return WorkOf(call, communicator.AllToAll(call, input, counts, output, counts), output);
     }
 
     private CollectiveWork LaunchAllToAllUneven(
@@ -198,7 +199,7 @@ public sealed partial class ProcessGroup
             lifetime,
             caller
         );
-        return Work(call, communicator.AllToAll(call, input, sendCounts, output, receiveCounts), output);
+        return WorkOf(call, communicator.AllToAll(call, input, sendCounts, output, receiveCounts), output);
     }
 
     private CollectiveCall BeginAllToAll(
@@ -212,7 +213,7 @@ public sealed partial class ProcessGroup
     {
         long bytes = TensorMemory.ByteLength(input),
             ownBytes = ownElements * input.ElementSize;
-        Count(bytes - ownBytes, TensorMemory.ByteLength(output) - ownBytes);
+        AddVolume(bytes - ownBytes, TensorMemory.ByteLength(output) - ownBytes);
         return Begin(new(CollectiveKind.AllToAll, signature, bytes, lifetime, caller));
     }
 
@@ -221,10 +222,10 @@ public sealed partial class ProcessGroup
         Check(nameof(Send), tensor);
         CollectiveArguments.CheckPeer(this, peer);
         long bytes = TensorMemory.ByteLength(tensor);
-        Count(bytes, 0);
+        AddVolume(bytes, 0);
         Func<string> signature = CollectiveSignature.Of(tensor, $", to rank {peer}");
         CollectiveCall call = Begin(new(CollectiveKind.Send, signature, bytes, lifetime, caller, peer));
-        return Work(call, communicator.Send(call, tensor, peer), null);
+        return WorkOf(call, communicator.Send(call, tensor, peer), null);
     }
 
     private CollectiveWork LaunchReceive(Tensor tensor, int peer, TensorLifetime lifetime, CallerLocation caller)
@@ -232,17 +233,17 @@ public sealed partial class ProcessGroup
         Check(nameof(Receive), tensor);
         CollectiveArguments.CheckPeer(this, peer);
         long bytes = TensorMemory.ByteLength(tensor);
-        Count(0, bytes);
+        AddVolume(0, bytes);
         Func<string> signature = CollectiveSignature.Of(tensor, $", from rank {peer}");
         CollectiveCall call = Begin(new(CollectiveKind.Receive, signature, bytes, lifetime, caller, peer));
-        return Work(call, communicator.Receive(call, tensor, peer), tensor);
+        return WorkOf(call, communicator.Receive(call, tensor, peer), tensor);
     }
 
     private CollectiveWork LaunchBarrier(TensorLifetime lifetime, CallerLocation caller)
     {
         ObjectDisposedException.ThrowIf(disposed, this);
         CollectiveCall call = Begin(new(CollectiveKind.Barrier, CollectiveSignature.Nothing, 0, lifetime, caller));
-        return Work(call, communicator.Barrier(call), null);
+        return WorkOf(call, communicator.Barrier(call), null);
     }
 
     /// <summary>
@@ -258,7 +259,7 @@ public sealed partial class ProcessGroup
             GroupId = Id,
             GroupName = Name,
             Members = Members,
-            Sequence = launch.Peer is int peer ? NextMessage(launch.Kind, peer) : ++collectives,
+            Number = launch.Peer is int peer ? NextMessage(launch.Kind, peer) : ++collectives,
             Kind = launch.Kind,
             Bytes = launch.Bytes,
             Activity = Monitor.Activity,
@@ -270,13 +271,13 @@ public sealed partial class ProcessGroup
         return call;
     }
 
-    private CollectiveWork Work(CollectiveCall call, ITransfer transfer, Tensor? result) =>
+    private CollectiveWork WorkOf(CollectiveCall call, ITransfer transfer, Tensor? result) =>
         new(Size == 1 ? null : call, transfer, Monitor, result);
 
     private long NextMessage(CollectiveKind kind, int peer)
     {
-        messages.TryGetValue((kind, peer), out long count);
-        return messages[(kind, peer)] = count + 1;
+        messageNumbers.TryGetValue((kind, peer), out long last);
+        return messageNumbers[(kind, peer)] = last + 1;
     }
 
     private void Check(string collective, Tensor tensor)
@@ -288,7 +289,7 @@ public sealed partial class ProcessGroup
     private void CheckCounts(string collective, long elements, IReadOnlyList<long> counts, bool holdsAllParts) =>
         CollectiveArguments.CheckCounts(this, collective, elements, counts, holdsAllParts);
 
-    private void Count(long sent, long received)
+    private void AddVolume(long sent, long received)
     {
         if (Size > 1)
             volume += new CommunicationVolume(sent, received);

@@ -81,7 +81,7 @@ public sealed partial class ProcessGroup : IDisposable
     /// disposed.</param>
     /// <returns>[<see cref="Size"/>, …input shape], parts in rank order. Owned by the caller.</returns>
     public Tensor AllGather(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        LaunchAllGather(input, TensorLifetime.Caller, new CallerLocation(file, line)).Result();
+        LaunchAllGather(input, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Result();
 
     /// <summary>Concatenates parts of different lengths. Collective.</summary>
     /// <param name="input">This rank's part, [counts[Rank]], contiguous. Not disposed.</param>
@@ -92,7 +92,7 @@ public sealed partial class ProcessGroup : IDisposable
         IReadOnlyList<long> counts,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllGatherUneven(input, counts, TensorLifetime.Caller, new CallerLocation(file, line)).Result();
+    ) => LaunchAllGatherUneven(input, counts, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Result();
 
     /// <summary>
     /// Sums equally shaped inputs over the ranks and leaves each rank its slice of the first dimension. Rounds once,
@@ -105,7 +105,7 @@ public sealed partial class ProcessGroup : IDisposable
         ReduceOperation operation = ReduceOperation.Sum,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchReduceScatter(input, operation, TensorLifetime.Caller, new CallerLocation(file, line)).Result();
+    ) => LaunchReduceScatter(input, operation, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Result();
 
     /// <summary>
     /// Sums equally shaped inputs over the ranks and leaves each rank its part. Rounds once, with 16-bit types
@@ -121,7 +121,7 @@ public sealed partial class ProcessGroup : IDisposable
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
     ) =>
-        LaunchReduceScatterUneven(input, counts, operation, TensorLifetime.Caller, new CallerLocation(file, line))
+        LaunchReduceScatterUneven(input, counts, operation, TensorLifetime.KeptByCaller, new CallerLocation(file, line))
             .Result();
 
     /// <summary>
@@ -133,7 +133,7 @@ public sealed partial class ProcessGroup : IDisposable
         ReduceOperation operation = ReduceOperation.Sum,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchAllReduce(tensor, operation, TensorLifetime.Caller, new CallerLocation(file, line)).Wait();
+    ) => LaunchAllReduce(tensor, operation, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Wait();
 
     /// <summary>Overwrites the tensor with the root's, in place. Collective.</summary>
     /// <param name="tensor">Contiguous, the same shape and dtype on all ranks.</param>
@@ -143,13 +143,13 @@ public sealed partial class ProcessGroup : IDisposable
         int root,
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
-    ) => LaunchBroadcast(tensor, root, TensorLifetime.Caller, new CallerLocation(file, line)).Wait();
+    ) => LaunchBroadcast(tensor, root, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Wait();
 
     /// <summary>Sends slice j of the first dimension to rank j and takes one from everyone. Collective.</summary>
     /// <param name="input">[<see cref="Size"/>, …], contiguous, the same shape on all ranks. Not disposed.</param>
     /// <returns>[<see cref="Size"/>, …]: slice i came from rank i. Owned by the caller.</returns>
     public Tensor AllToAll(Tensor input, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        LaunchAllToAll(input, TensorLifetime.Caller, new CallerLocation(file, line)).Result();
+        LaunchAllToAll(input, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Result();
 
     /// <summary>Sends every rank a part of its own length. Collective.</summary>
     /// <param name="input">[Σ sendCounts], contiguous: the parts for the ranks, in order. Not disposed.</param>
@@ -163,7 +163,13 @@ public sealed partial class ProcessGroup : IDisposable
         [CallerFilePath] string file = "",
         [CallerLineNumber] int line = 0
     ) =>
-        LaunchAllToAllUneven(input, sendCounts, receiveCounts, TensorLifetime.Caller, new CallerLocation(file, line))
+        LaunchAllToAllUneven(
+                input,
+                sendCounts,
+                receiveCounts,
+                TensorLifetime.KeptByCaller,
+                new CallerLocation(file, line)
+            )
             .Result();
 
     /// <summary>
@@ -172,17 +178,17 @@ public sealed partial class ProcessGroup : IDisposable
     /// <param name="tensor">Contiguous. Not disposed.</param>
     /// <param name="peer">Group rank that receives; not this one.</param>
     public void Send(Tensor tensor, int peer, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        LaunchSend(tensor, peer, TensorLifetime.Caller, new CallerLocation(file, line)).Wait();
+        LaunchSend(tensor, peer, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Wait();
 
     /// <summary>Overwrites a tensor with the one that a rank sends.</summary>
     /// <param name="tensor">Contiguous, of the sender's size and dtype.</param>
     /// <param name="peer">Group rank that sends; not this one.</param>
     public void Receive(Tensor tensor, int peer, [CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        LaunchReceive(tensor, peer, TensorLifetime.Caller, new CallerLocation(file, line)).Wait();
+        LaunchReceive(tensor, peer, TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Wait();
 
     /// <summary>Returns once every rank has called it. Collective.</summary>
     public void Barrier([CallerFilePath] string file = "", [CallerLineNumber] int line = 0) =>
-        LaunchBarrier(TensorLifetime.Caller, new CallerLocation(file, line)).Wait();
+        LaunchBarrier(TensorLifetime.KeptByCaller, new CallerLocation(file, line)).Wait();
 
     /// <summary>
     /// Makes the groups of ranks that pass the same color, ordered by key, then by rank in this group. Collective.
@@ -206,7 +212,7 @@ public sealed partial class ProcessGroup : IDisposable
                 CollectiveKind.Split,
                 CollectiveSignature.Nothing,
                 Bytes: 0,
-                TensorLifetime.Caller,
+                TensorLifetime.KeptByCaller,
                 new CallerLocation(file, line)
             )
         );

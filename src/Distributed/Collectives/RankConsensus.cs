@@ -71,7 +71,7 @@ public static class RankConsensus
     /// complete checkpoint: meanwhile the ranks meet in collectives. The function runs on its own thread. Collective.
     /// </summary>
     /// <inheritdoc cref="RunOnRoot{T}"/>
-    public static T? RunLongOnRoot<T>(
+    public static T? RunSlowOnRoot<T>(
         ProcessGroup group,
         Func<T> function,
         [CallerFilePath] string file = "",
@@ -86,15 +86,18 @@ public static class RankConsensus
         byte[] done;
         do
         {
-            work?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(Patience(group));
+            work?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(LongestSilence(group));
             done = [work?.IsCompleted == true ? (byte)1 : (byte)0];
             done = ObjectCollectives.Broadcast(group, done, 0, file, line);
         } while (done is not [1]);
         return RunOnRoot(group, () => work!.GetAwaiter().GetResult(), file, line);
     }
 
-    /// <summary>How long a rank may be silent while others wait for it in a collective.</summary>
-    public static TimeSpan Patience(ProcessGroup group)
+    /// <summary>
+    /// The longest that a rank with slow work should let others wait for it in a collective: a fraction of the timeout
+    /// that would end the job.
+    /// </summary>
+    public static TimeSpan LongestSilence(ProcessGroup group)
     {
         ArgumentNullException.ThrowIfNull(group);
         return group.Monitor.Timeout / 4;

@@ -10,7 +10,7 @@ namespace LongNet.Distributed.DataParallel;
 /// <param name="Parameters">Places in the list that the layout was made of, in the order in which they lie.</param>
 public sealed record Bucket(int? Layer, long Start, long Length, IReadOnlyList<int> Parameters);
 
-/// <summary>The part of a parameter that one rank updates.</summary>
+/// <summary>The slice of a parameter that one rank updates.</summary>
 /// <param name="Parameter">Place in the list that the layout was made of.</param>
 /// <param name="Start">First element, within the parameter.</param>
 /// <param name="Length">Elements; at least one.</param>
@@ -81,7 +81,7 @@ public sealed class BucketLayout
         ];
 
     /// <summary>
-    /// The ranks that update a parameter, in their order, and which part of it each; together they are all of it.
+    /// The ranks that update a parameter, in their order, and which slice of it each; together they are all of it.
     /// </summary>
     internal IEnumerable<(int Rank, ParameterSlice Slice)> Owners(int parameter, int ranks)
     {

@@ -19,7 +19,7 @@ public sealed class GradientBuffer : IDisposable
     private readonly Tensor flat;
     private readonly Tensor[] views,
         buckets,
-        parts;
+        ownParts;
     private readonly long[][] counts;
     private readonly CollectiveWork?[] started;
     private readonly Dictionary<int, int> bucketOfBlock;
@@ -55,7 +55,7 @@ public sealed class GradientBuffer : IDisposable
 
         buckets = [.. Layout.Buckets.Select(bucket => Range(bucket.Start, bucket.Length))];
         counts = [.. Layout.Buckets.Select(bucket => ProcessGroup.EvenSplit(bucket.Length, group.Size))];
-        parts = sharded ? [.. Layout.Buckets.Select(OwnPart)] : [];
+        ownParts = sharded ? [.. Layout.Buckets.Select(OwnPart)] : [];
         started = new CollectiveWork?[buckets.Length];
         bucketOfBlock = Enumerable
             .Range(0, buckets.Length)
@@ -139,7 +139,7 @@ public sealed class GradientBuffer : IDisposable
     /// The 2-norm over all gradients of the loss itself, before clipping, the same on every rank; NaN or infinite if a
     /// gradient is, and then they are of no use.
     /// </returns>
-    public double Clip(double largestNorm, double lossScale = 1)
+    public double UnscaleAndClip(double largestNorm, double lossScale = 1)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
@@ -148,7 +148,7 @@ public sealed class GradientBuffer : IDisposable
         if (clips || lossScale != 1)
         {
             Tensor factor = tensor((clips ? largestNorm / norm : 1) / lossScale, dtype: flat.dtype);
-            foreach (Tensor own in IsSharded ? parts : [flat])
+            foreach (Tensor own in IsSharded ? ownParts : [flat])
                 own.mul_(factor);
         }
 
@@ -160,22 +160,23 @@ public sealed class GradientBuffer : IDisposable
     /// the gradients are no longer needed. Collective.
     /// </summary>
     /// <returns>One work per bucket, in their order.</returns>
-    internal CollectiveWork[] StartAllGather() =>
+    internal CollectiveWork[] StartGatherOwnParts() =>
         [.. buckets.Select((bucket, b) => group.StartAllGatherInPlace(bucket, counts[b]))];
 
     public void Dispose()
     {
-        foreach (Tensor view in views.Concat(buckets).Concat(parts))
+        foreach (Tensor view in views.Concat(buckets).Concat(ownParts))
             view.Dispose();
         flat.Dispose();
     }
 
-    // Accumulated in float64: a million float32 squares lose digits that the comparison of rank counts would show.
+    // Squares are summed in float64. In float32 the sum of a million squares loses digits, and the norm would differ
+    // from one number of ranks to another.
     private double Norm()
     {
         if (!IsSharded)
             return VectorNorm.Of(flat);
-        double own = parts.Where(part => part.NumberOfElements > 0).Select(VectorNorm.Of).Sum(norm => norm * norm);
+        double own = ownParts.Where(part => part.NumberOfElements > 0).Select(VectorNorm.Of).Sum(norm => norm * norm);
         return Math.Sqrt(group.Sum(own));
     }
 }

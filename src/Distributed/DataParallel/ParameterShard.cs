@@ -58,7 +58,7 @@ internal sealed class ParameterShard : IDisposable
         using var scope = NewDisposeScope();
         foreach (OptimizedTensor own in optimized)
             own.Gradient.copy_(own.Values);
-        CollectiveWork[] works = gradients.StartAllGather();
+        CollectiveWork[] works = gradients.StartGatherOwnParts();
         for (int b = 0; b < works.Length; b++)
         {
             works[b].Wait();
@@ -83,11 +83,11 @@ internal sealed class ParameterShard : IDisposable
         {
             if (group.Rank == 0)
             {
-                Tensor part = whole!.view(-1).narrow(0, slice.Start, slice.Length);
+                Tensor view = whole!.view(-1).narrow(0, slice.Start, slice.Length);
                 if (rank == 0)
-                    own!.copy_(part);
+                    own!.copy_(view);
                 else
-                    group.Send(part, rank);
+                    group.Send(view, rank);
             }
             else if (rank == group.Rank)
             {

@@ -34,7 +34,7 @@ internal sealed class CollectiveCall
     /// 1 for the group's first collective; the same on all ranks for the same collective. Sends and receives are
     /// counted per peer and direction.
     /// </summary>
-    public required long Sequence { get; init; }
+    public required long Number { get; init; }
 
     public required CollectiveKind Kind { get; init; }
 
@@ -78,7 +78,7 @@ internal sealed class CollectiveCall
             GroupId = "",
             GroupName = "",
             Members = [],
-            Sequence = 0,
+            Number = 0,
             Kind = CollectiveKind.Barrier,
             Bytes = 0,
             Activity = "",
@@ -97,7 +97,7 @@ internal sealed class CollectiveCall
             GroupId = GroupId,
             GroupName = GroupName,
             Members = Members,
-            Sequence = Sequence,
+            Number = Number,
             Kind = Kind,
             Bytes = 0,
             Activity = Activity,
@@ -105,5 +105,5 @@ internal sealed class CollectiveCall
 
     /// <summary>E.g. "all-reduce #118 of the group 'world' ([4, 8] Float32, sum)".</summary>
     public override string ToString() =>
-        $"{Kind.Term()} #{Sequence} of the group '{GroupName}'" + (Signature.Length == 0 ? "" : $" ({Signature})");
+        $"{Kind.Term()} #{Number} of the group '{GroupName}'" + (Signature.Length == 0 ? "" : $" ({Signature})");
 }

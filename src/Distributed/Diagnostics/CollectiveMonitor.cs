@@ -57,7 +57,7 @@ public sealed class CollectiveMonitor
 
     /// <summary>Seconds during which at least one collective was in flight, overlapped with computation or
     /// not.</summary>
-    public double CommunicationSeconds
+    public double InFlightCommunicationSeconds
     {
         get
         {

@@ -12,12 +12,12 @@ internal sealed record RecordedGroup(string Name, IReadOnlyList<int> Members);
 
 /// <summary>A collective in a flight record. Times are UTC; null: not yet.</summary>
 /// <param name="Group">Key of <see cref="FlightRecord.Groups"/>.</param>
-/// <param name="Sequence">As <see cref="CollectiveCall.Sequence"/>.</param>
+/// <param name="Number">As <see cref="CollectiveCall.Number"/>.</param>
 /// <param name="Kind">E.g. "all-reduce".</param>
 /// <param name="Signature">As <see cref="CollectiveCall.Signature"/>.</param>
 internal sealed record RecordedCollective(
     string Group,
-    long Sequence,
+    [property: JsonPropertyName("sequence")] long Number,
     string Kind,
     [property: JsonPropertyName("agreed")] string Signature,
     long Bytes,
@@ -119,7 +119,7 @@ internal sealed record FlightRecord
             [
                 .. kept.Select(call => new RecordedCollective(
                     call.GroupId,
-                    call.Sequence,
+                    call.Number,
                     call.Kind.Term(),
                     call.Signature,
                     call.Bytes,

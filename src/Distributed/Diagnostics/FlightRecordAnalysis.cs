@@ -66,7 +66,7 @@ internal static class FlightRecordAnalysis
             return null;
         // Machines' clocks differ a little, sequence numbers do not.
         var (of, first) = open.GroupBy(entry => entry.call.Group)
-            .Select(group => group.MinBy(entry => entry.call.Sequence))
+            .Select(group => group.MinBy(entry => entry.call.Number))
             .MinBy(entry => entry.call.Called);
         return (first, of.Groups[first.Group]);
     }
@@ -92,11 +92,11 @@ internal static class FlightRecordAnalysis
             }
 
             RecordedCollective? own = record.Collectives.LastOrDefault(each =>
-                each.Group == call.Group && each.Sequence == call.Sequence && each.IsMessage == call.IsMessage
+                each.Group == call.Group && each.Number == call.Number && each.IsMessage == call.IsMessage
             );
             // A rank that has called later collectives may not list this one any more.
             bool isPast = record.Collectives.Any(each =>
-                each.Group == call.Group && each.Sequence > call.Sequence && !each.IsMessage
+                each.Group == call.Group && each.Number > call.Number && !each.IsMessage
             );
             if (own is null && (call.IsMessage || !isPast))
                 absent.Add(record);
@@ -161,7 +161,7 @@ internal static class FlightRecordAnalysis
         );
 
     private static string Name(RecordedCollective call, RecordedGroup group) =>
-        $"{call.Kind} #{call.Sequence} of the group '{group.Name}'"
+        $"{call.Kind} #{call.Number} of the group '{group.Name}'"
         + (call.Signature.Length == 0 ? "" : $" ({call.Signature})");
 
     private static string At(string activity) => activity.Length == 0 ? "" : $", {activity}";

@@ -7,8 +7,8 @@ internal enum TensorLifetime
     /// The transfer, by handles of its own: the call returns before the collective is completed, and the caller may
     /// dispose its tensors meanwhile.
     /// </summary>
-    Transfer,
+    KeptByTransfer,
 
     /// <summary>The caller, who waits for the collective and so cannot dispose its tensors meanwhile.</summary>
-    Caller,
+    KeptByCaller,
 }

@@ -139,14 +139,14 @@ internal sealed partial class JobTermination : IDisposable
             GroupId = "end",
             GroupName = "end of the program",
             Members = [.. Enumerable.Range(0, environment.Size)],
-            Sequence = 1,
+            Number = 1,
             Kind = CollectiveKind.Barrier,
             Bytes = 0,
             Activity = session.Monitor.Activity,
         };
         session.Monitor.Enqueue(call);
         session
-            .Progress.Enqueue(new MpiStream(), new MpiTransfer(session.Progress, call, session.Monitor, Requests()))
+            .Progress.Enqueue(new TransferQueue(), new MpiTransfer(session.Progress, call, session.Monitor, Requests()))
             .Wait();
 
         IEnumerable<nint> Requests()

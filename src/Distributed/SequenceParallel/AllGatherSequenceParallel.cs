@@ -1,5 +1,6 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using static TorchSharp.torch;
 
@@ -88,7 +89,7 @@ public sealed class AllGatherSequenceParallel : ISequenceSharding, IDisposable
     {
         public IReadOnlyList<SequenceShard> Shards => shards;
 
-        public int Own => group.Rank;
+        public int OwnIndex => group.Rank;
 
         public IPendingTensor StartAllGather(Tensor rows, IReadOnlyList<long> counts) =>
             group.StartAllGatherUneven(rows, counts);

@@ -20,10 +20,10 @@ internal sealed record StepTimes
     public required double Seconds { get; init; }
 
     /// <summary>The part of it for which rank 0 waited for collectives.</summary>
-    public required double CommunicationSeconds { get; init; }
+    public required double ExposedCommunicationSeconds { get; init; }
 
     /// <summary>How long collectives were in flight in it.</summary>
-    public required double CommunicationTotalSeconds { get; init; }
+    public required double InFlightCommunicationSeconds { get; init; }
 
     /// <summary>Floating-point operations of a step's matrix products, over all ranks.</summary>
     public required double Flops { get; init; }
@@ -69,8 +69,8 @@ internal static class StepBenchmark
         {
             Tokens = tokens,
             Seconds = shortest.StepSeconds,
-            CommunicationSeconds = shortest.ExposedCommunicationSeconds,
-            CommunicationTotalSeconds = shortest.CommunicationSeconds,
+            ExposedCommunicationSeconds = shortest.ExposedCommunicationSeconds,
+            InFlightCommunicationSeconds = shortest.InFlightCommunicationSeconds,
             Flops = Flops(plan.Config, tokens),
             ProductRate = rate,
         };

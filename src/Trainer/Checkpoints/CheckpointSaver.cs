@@ -13,8 +13,8 @@ namespace LongNet.Trainer.Checkpoints;
 /// being copied; digests, writing and the last rename run on other threads.
 /// </summary>
 /// <remarks>
-/// After each step the ranks exchange how far their parts are (<see cref="Progress"/>, <see cref="Advance"/>), so that
-/// no rank waits for a disk and all decide alike what comes next. Where one rank writes everything, it commits the
+/// After each step the ranks exchange how far their parts are (<see cref="CheckProgress"/>, <see cref="Advance"/>), so
+/// that no rank waits for a disk and all decide alike what comes next. Where one rank writes everything, it commits the
 /// checkpoint without waiting for that exchange.
 /// </remarks>
 internal sealed class CheckpointSaver : IDisposable
@@ -28,8 +28,10 @@ internal sealed class CheckpointSaver : IDisposable
     private readonly Stopwatch stall = new(),
         clock = new();
 
-    private CheckpointPart? pending,
-        live;
+    // Of the save that is running; null where none is. The first has the live tensors, which training changes.
+    // The second is what is written: a copy of the first where the save is asynchronous, otherwise the first itself.
+    private CheckpointPart? livePart,
+        partToWrite;
     private Task snapshotDone = Task.CompletedTask;
     private Task<CheckpointFile[]>? writing;
     private Task<CommittedCheckpoint>? committing;
@@ -58,27 +60,8 @@ internal sealed class CheckpointSaver : IDisposable
     /// <summary>Why the last save failed; null where it did not, or is still running.</summary>
     public string? Failure { get; private set; }
 
-    /// <summary>How far this rank's part is: what all ranks exchange before <see cref="Advance"/>.</summary>
-    public SaveProgress Progress
-    {
-        get
-        {
-            if (OwnTask is not { } own)
-                return SaveProgress.Idle;
-            if (!own.IsCompleted)
-                return SaveProgress.Busy;
-            if (ErrorOf(own) is { } error)
-            {
-                if (!IsOfTheDisk(error))
-                    ExceptionDispatchInfo.Throw(error);
-                return SaveProgress.Failed;
-            }
-
-            return committing is null ? SaveProgress.Written : SaveProgress.Committed;
-        }
-    }
-
-    // What this rank does for the save, on another thread; null where it writes nothing.
+    // What another thread of this rank does for the save: it commits the checkpoint or writes this rank's part. Null
+    // where this rank has nothing to do for it, or nothing more.
     private Task? OwnTask => committing ?? (Task?)writing;
 
     /// <summary>Begins to save, after the end of a save that is still running. Collective.</summary>
@@ -92,19 +75,19 @@ internal sealed class CheckpointSaver : IDisposable
         stall.Start();
         clock.Restart();
         Failure = null;
-        pending = live = part;
+        livePart = partToWrite = part;
         if (!part.IsEmpty || part.IsShared)
         {
             if (options.Asynchronous)
-                (live, snapshotDone) = snapshot.Take(part);
-            CheckpointPart copy = live;
+                (partToWrite, snapshotDone) = snapshot.Take(part);
+            CheckpointPart source = partToWrite;
             writing = RunInBackground(() =>
             {
                 snapshotDone.Wait();
-                return writer.WritePart(copy);
+                return writer.WritePart(source);
             });
             if (!part.IsShared)
-                committing = CommitInBackground(copy, writing);
+                committing = CommitInBackground(source, writing);
         }
 
         stall.Stop();
@@ -124,23 +107,44 @@ internal sealed class CheckpointSaver : IDisposable
     }
 
     /// <summary>
-    /// Takes the save further, as far as no rank has to be waited for. Collective, with the same value on all ranks.
+    /// How far this rank is with the save, which all ranks exchange before <see cref="Advance"/>. An error of another
+    /// thread that is not the disk's is thrown here.
     /// </summary>
-    /// <param name="ofAllRanks">The ranks' <see cref="Progress"/> together.</param>
+    public SaveProgress CheckProgress()
+    {
+        if (OwnTask is not { } own)
+            return SaveProgress.Idle;
+        if (!own.IsCompleted)
+            return SaveProgress.Busy;
+        if (ErrorOf(own) is { } error)
+        {
+            if (!IsOfTheDisk(error))
+                ExceptionDispatchInfo.Throw(error);
+            return SaveProgress.Failed;
+        }
+
+        return committing is null ? SaveProgress.Written : SaveProgress.Committed;
+    }
+
+    /// <summary>
+    /// Begins the save's next stage if no rank is busy with the one before. Otherwise it does nothing, so that no rank
+    /// waits for another's disk. Collective, with the same value on all ranks.
+    /// </summary>
+    /// <param name="ofAllRanks">The ranks' <see cref="CheckProgress"/> together.</param>
     /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
     public void Advance(SaveProgress ofAllRanks)
     {
-        if (pending is null || ofAllRanks == SaveProgress.Busy)
+        if (livePart is null || ofAllRanks == SaveProgress.Busy)
             return;
         stall.Start();
         try
         {
             if (ofAllRanks == SaveProgress.Failed)
-                Fail(pending);
+                Fail(livePart);
             else if (ofAllRanks == SaveProgress.Written)
                 CommitParts();
             else
-                Complete(pending);
+                Complete(livePart);
         }
         finally
         {
@@ -152,15 +156,17 @@ internal sealed class CheckpointSaver : IDisposable
     /// <exception cref="AgreedUserException">The checkpoint could not be written, and is required.</exception>
     public void Finish()
     {
-        while (pending is not null)
+        while (livePart is not null)
         {
             stall.Start();
             // The exchange has a deadline, and the disk has none: ranks that write nothing must hear from the others
             // before the deadline is over.
-            OwnTask?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankConsensus.Patience(world));
+            OwnTask?.ContinueWith(_ => { }, TaskScheduler.Default).Wait(RankConsensus.LongestSilence(world));
             SaveProgress[] ranks =
             [
-                .. ObjectCollectives.AllGather(world, [(byte)Progress]).Select(progress => (SaveProgress)progress),
+                .. ObjectCollectives
+                    .AllGather(world, [(byte)CheckProgress()])
+                    .Select(progress => (SaveProgress)progress),
             ];
             stall.Stop();
             Advance(ranks.OfAllRanks());
@@ -218,7 +224,7 @@ internal sealed class CheckpointSaver : IDisposable
         CheckpointFile[] shards = Exchange(writing!.Result[^1]);
         if (world.Rank == 0)
             committing = CommitInBackground(
-                live!,
+                partToWrite!,
                 Task.FromResult<CheckpointFile[]>([.. writing.Result.SkipLast(1), .. shards])
             );
         writing = null;
@@ -234,7 +240,7 @@ internal sealed class CheckpointSaver : IDisposable
 
     private void Fail(CheckpointPart part)
     {
-        UserException? own = Progress == SaveProgress.Failed ? FailureOf(part, ErrorOf(OwnTask!)!) : null;
+        UserException? own = CheckProgress() == SaveProgress.Failed ? FailureOf(part, ErrorOf(OwnTask!)!) : null;
         Clear();
         Failure = AgreeOnFailure(part.IsShared, own);
         // All ranks have stopped writing.
@@ -281,7 +287,7 @@ internal sealed class CheckpointSaver : IDisposable
 
     private void Clear()
     {
-        pending = live = null;
+        livePart = partToWrite = null;
         writing = null;
         committing = null;
     }

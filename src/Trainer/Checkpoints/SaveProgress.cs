@@ -3,10 +3,13 @@ namespace LongNet.Trainer.Checkpoints;
 /// <summary>How far a rank's part of a checkpoint is. The numbers travel between ranks.</summary>
 internal enum SaveProgress
 {
-    /// <summary>This rank has nothing to write.</summary>
+    /// <summary>
+    /// This rank is not working on a checkpoint: none is being saved, this rank has no part in it, or its part is
+    /// written and rank 0 commits.
+    /// </summary>
     Idle = 0,
 
-    /// <summary>The part is being written, or the checkpoint committed.</summary>
+    /// <summary>This rank is writing its part, or is committing the checkpoint.</summary>
     Busy = 1,
 
     /// <summary>This rank's part is on the disk; the checkpoint is complete only when all parts are.</summary>
@@ -29,7 +32,7 @@ internal static class SaveProgresses
         SaveProgress.Idle,
     ];
 
-    /// <summary>How far a save is whose parts are as far as the ranks say.</summary>
+    /// <summary>How far the whole save is, from how far each rank says that it is.</summary>
     public static SaveProgress OfAllRanks(this IReadOnlyCollection<SaveProgress> ranks) =>
         Precedence.First(ranks.Contains);
 }

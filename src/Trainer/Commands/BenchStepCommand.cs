@@ -58,8 +58,8 @@ internal static class BenchStepCommand
         if (ranks > 1)
         {
             Console.WriteLine(
-                $"communication: {times.CommunicationTotalSeconds * 1e3:F1} ms under way, "
-                    + $"{times.CommunicationSeconds * 1e3:F1} ms of it waited for"
+                $"communication: {times.InFlightCommunicationSeconds * 1e3:F1} ms under way, "
+                    + $"{times.ExposedCommunicationSeconds * 1e3:F1} ms of it waited for"
             );
         }
     }

@@ -54,7 +54,7 @@ internal static class FlightRecordCommand
             call.Completed is { } completed ? $"{(completed - call.Called).TotalMilliseconds:F2} ms"
             : call.Started is null ? "not started"
             : "not finished";
-        return $"{call.Called:HH:mm:ss.fff} {call.Kind} #{call.Sequence} '{record.Groups[call.Group].Name}' "
+        return $"{call.Called:HH:mm:ss.fff} {call.Kind} #{call.Number} '{record.Groups[call.Group].Name}' "
             + $"{call.Signature} {call.CallSite} {time}";
     }
 }

@@ -3,8 +3,9 @@ using LongNet.Core;
 namespace LongNet.Trainer.Data;
 
 /// <summary>
-/// How the sequences of one optimizer step are distributed: data rank d takes the d-th run of batch / ranks consecutive
-/// sequences, micro-batch by micro-batch. Every mesh sees the same sequences in a step.
+/// How the sequences of one optimizer step are distributed. The batch is cut into one part of consecutive sequences per
+/// data rank, all of the same size and in rank order. A rank computes its part micro-batch by micro-batch. Every mesh
+/// sees the same sequences in a step.
 /// </summary>
 /// <param name="BatchSize">Sequences per step over all ranks.</param>
 /// <param name="DataRanks">Ranks along the batch.</param>
@@ -26,12 +27,12 @@ internal sealed record BatchPartition(long BatchSize, int DataRanks, long MicroB
             );
         }
 
-        long share = batchSize / dataRanks;
-        long micro = microBatchSize ?? share;
-        return share % micro == 0
+        long sequencesPerRank = batchSize / dataRanks;
+        long micro = microBatchSize ?? sequencesPerRank;
+        return sequencesPerRank % micro == 0
             ? new BatchPartition(batchSize, dataRanks, micro)
             : throw new UserException(
-                $"training.micro_batch_size ({micro}) does not divide the {share} sequences that each of "
+                $"training.micro_batch_size ({micro}) does not divide the {sequencesPerRank} sequences that each of "
                     + $"{dataRanks} data-parallel ranks has of training.batch_size {batchSize}."
             );
     }

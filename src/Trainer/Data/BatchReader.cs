@@ -1,4 +1,4 @@
-using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Data;

@@ -1,4 +1,4 @@
-using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Data;
 using LongNet.Trainer.Reporting;

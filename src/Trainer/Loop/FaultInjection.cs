@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using LongNet.Core;
+using LongNet.Distributed.Lifetime;
 
 namespace LongNet.Trainer.Loop;
 
@@ -94,7 +95,7 @@ internal sealed record FaultInjection
         }
 
         // Until the signal arrives, or for ever.
-        Task.Delay(Timeout.Infinite).Wait();
+        EndOfProcess.Await();
     }
 
     private static void Signal(string signal) =>

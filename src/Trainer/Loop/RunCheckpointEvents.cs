@@ -29,7 +29,7 @@ internal sealed class RunCheckpointEvents : ICheckpointEvents
     public void Committing()
     {
         // A commit would add this checkpoint to the other run's, and remove expired ones of it.
-        if (Lock?.IsTakenOver() == true)
+        if (Lock?.CheckTakenOver() == true)
             throw TakenOver(Directory, Lock);
         // A checkpoint is never ahead of the metrics on the disk.
         Metrics?.Sync();

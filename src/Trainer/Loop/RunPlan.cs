@@ -1,5 +1,5 @@
 using LongNet.Core;
-using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;

@@ -11,7 +11,7 @@ internal sealed class StepMeasurement(CollectiveMonitor monitor, Func<long> byte
     private readonly long since = clock.GetTimestamp();
     private readonly long bytesBefore = bytesSent();
     private readonly double exposedBefore = monitor.ExposedCommunicationSeconds,
-        communicationBefore = monitor.CommunicationSeconds;
+        inFlightBefore = monitor.InFlightCommunicationSeconds;
 
     public double Seconds => clock.GetElapsedTime(since).TotalSeconds;
 
@@ -19,5 +19,5 @@ internal sealed class StepMeasurement(CollectiveMonitor monitor, Func<long> byte
 
     public double ExposedCommunicationSeconds => monitor.ExposedCommunicationSeconds - exposedBefore;
 
-    public double CommunicationSeconds => monitor.CommunicationSeconds - communicationBefore;
+    public double InFlightCommunicationSeconds => monitor.InFlightCommunicationSeconds - inFlightBefore;
 }

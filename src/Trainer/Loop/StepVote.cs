@@ -5,7 +5,10 @@ namespace LongNet.Trainer.Loop;
 /// <summary>What one rank contributes to the <see cref="StepDecision"/> after a step. Travels as one byte.</summary>
 /// <param name="Stop">Why this rank wants the run to stop; none: it wants to continue.</param>
 /// <param name="Saving">How far this rank's part of the current checkpoint is.</param>
-/// <param name="SaveIsDue">Whether it is time for the next checkpoint by this rank's clock.</param>
+/// <param name="SaveIsDue">
+/// Whether the next checkpoint is due by this rank's clock. Every rank sends it, but only rank 0's counts, because
+/// clocks differ.
+/// </param>
 internal readonly record struct StepVote(
     StopReason Stop,
     SaveProgress Saving = SaveProgress.Idle,

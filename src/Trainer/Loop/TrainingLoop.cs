@@ -6,7 +6,8 @@ using LongNet.Trainer.Runs;
 
 namespace LongNet.Trainer.Loop;
 
-/// <summary>The steps of a run with what happens between them: evaluations, checkpoints and the decision to stop.
+/// <summary>
+/// The steps of a run with what happens between them: evaluations, checkpoints and the decision to stop.
 /// </summary>
 /// <param name="context">The run. Not owned.</param>
 /// <param name="runLock">The run directory's; null on ranks other than 0. Not owned.</param>
@@ -38,29 +39,29 @@ internal sealed class TrainingLoop(
         if (config.Evaluation.EverySteps > 0 && state.Step == 0)
             Evaluate();
         var timeLimit = new TimeLimit(config.Training.TimeLimitMinutes, context.ProcessStart, context.Clock);
-        var stop = new StopConsensus(context.Runtime, context.Directory, timeLimit, runLock);
+        var consensus = new StepConsensus(context.Runtime, context.Directory, timeLimit, runLock);
         var saves = new SaveSchedule(config.Checkpoint, context.Clock);
         bool stopped = false;
         while (!stopped && !IsLastStep)
         {
             reporter.Step(step.Run(saver) with { CheckpointStallSeconds = saver.TakeStallSeconds() });
             double? validationLoss = IsEvaluationDue() ? Evaluate() : null;
-            StepDecision decision = stop.Decide(
+            StepDecision decision = consensus.Decide(
                 state.Step,
-                new StepVote(stop.OwnReason(), saver.Progress, saves.IsDueByTime)
+                new StepVote(consensus.OwnReason(), saver.CheckProgress(), saves.IsDueByTime)
             );
             if (decision.Reason == StopReason.TakenOver)
                 throw RunCheckpointEvents.TakenOver(context.Directory, runLock);
             stopped = decision.Stops && !IsLastStep;
             if (stopped)
-                reporter.Stopping(state.Step, stop.Explain(decision));
+                reporter.Stopping(state.Step, consensus.Explain(decision));
             saver.Advance(decision.Saving);
             if (IsLastStep || stopped || decision.SaveNow || saves.IsDueAfter(state.Step))
                 Save(saves, validationLoss);
         }
 
         FinishLastCheckpoint();
-        stop.Finish();
+        consensus.CleanUp();
         return !stopped;
     }
 

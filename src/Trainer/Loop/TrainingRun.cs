@@ -35,7 +35,7 @@ internal sealed class TrainingRun(RunContext context)
     public bool Run()
     {
         using RunLock? runLock = AcquireLock();
-        StartingPoint? start = RankConsensus.RunLongOnRoot(world, () => directory.FindStart(context.Resume));
+        StartingPoint? start = RankConsensus.RunSlowOnRoot(world, () => directory.FindStart(context.Resume));
         bool resumes = ObjectCollectives.Broadcast(world, [start is null ? (byte)0 : (byte)1], 0) is [1];
         using TrainingState state = BuildState();
         if (resumes)
@@ -59,7 +59,7 @@ internal sealed class TrainingRun(RunContext context)
     // Null on ranks other than 0.
     private RunLock? AcquireLock()
     {
-        RunLock? runLock = RankConsensus.RunLongOnRoot(world, directory.AcquireLock);
+        RunLock? runLock = RankConsensus.RunSlowOnRoot(world, directory.AcquireLock);
         if (runLock?.StaleHolder is { } holder)
             console.Note($"the lock of {directory.Path} was left by {holder}.");
         return runLock;
@@ -111,7 +111,7 @@ internal sealed class TrainingRun(RunContext context)
     // Removes what earlier runs left, and sees that all ranks have the same folder where all write.
     private void PrepareDirectory()
     {
-        RankConsensus.RunLongOnRoot(world, directory.RemoveLeftovers);
+        RankConsensus.RunSlowOnRoot(world, directory.RemoveLeftovers);
         if (RankConsensus.RunOnRoot(world, directory.DeleteStopFile))
             console.Note($"removed {directory.StopFile}, which was there before the run and would have stopped it.");
         if (plan.Config.Parallel.ShardOptimizer)
@@ -139,7 +139,7 @@ internal sealed class TrainingRun(RunContext context)
         FaultInjection? fault = RankConsensus.Run(world, FaultInjection.FromProcess);
         StepServices services = StepServices.From(plan, reader) with { Fault = fault, Clock = context.Clock };
         var step = new TrainingStep(plan, context.Mesh, state, services);
-        var evaluation = new Evaluation(plan, context.Mesh, state.Trained, reader);
+        var evaluation = new Evaluation(plan, context.Mesh, state.TrainedModel, reader);
         // Metrics last, so that the console reports a step before a warning about its line.
         IRunReporter reporter =
             metrics is null || runLock is null

@@ -26,7 +26,7 @@ internal sealed class TrainingState : IDisposable
     {
         this.plan = plan;
         this.mesh = mesh;
-        Trained = trained;
+        TrainedModel = trained;
         parameters = trained.Parameters;
         RunConfig config = plan.Config;
         LossScaler = config.Precision.Compute == ComputePrecision.Float16 ? new LossScaler() : null;
@@ -64,12 +64,12 @@ internal sealed class TrainingState : IDisposable
     }
 
     /// <summary>The model, apart from what only training needs. Owned.</summary>
-    public TrainedModel Trained { get; }
+    public TrainedModel TrainedModel { get; }
 
-    public LongNetLanguageModel Model => Trained.Module;
+    public LongNetLanguageModel Model => TrainedModel.Module;
 
     /// <summary>Where the rank computes.</summary>
-    public ComputeDevice Device => Trained.Device;
+    public ComputeDevice Device => TrainedModel.Device;
 
     public GradientBuffer Gradients { get; }
 
@@ -82,7 +82,7 @@ internal sealed class TrainingState : IDisposable
     public LossScaler? LossScaler { get; }
 
     /// <summary>Optimizer steps done, skipped ones included.</summary>
-    public long Step => Trained.Step;
+    public long Step => TrainedModel.Step;
 
     /// <summary>The global sample cursor: sequences that the whole job has trained on.</summary>
     public long SequencesConsumed { get; private set; }
@@ -91,7 +91,8 @@ internal sealed class TrainingState : IDisposable
     public long TokensConsumed { get; private set; }
 
     /// <summary>Payload bytes that this rank has sent.</summary>
-    public long BytesSent => (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + Trained.Volume).BytesSent;
+    public long BytesSent =>
+        (mesh.World.Volume + mesh.Data.Volume + mesh.Sequence.Volume + TrainedModel.Volume).BytesSent;
 
     public long ParameterCount => parameters.Sum(entry => entry.Value.NumberOfElements);
 
@@ -109,7 +110,7 @@ internal sealed class TrainingState : IDisposable
     /// <summary>Counts a step that has been done.</summary>
     public void Advance(long sequences, long tokens)
     {
-        Trained.Step++;
+        TrainedModel.Step++;
         SequencesConsumed += sequences;
         TokensConsumed += tokens;
     }
@@ -171,7 +172,7 @@ internal sealed class TrainingState : IDisposable
     /// <exception cref="AgreedUserException">It cannot be read or is another model's.</exception>
     public void Load(StartingPoint? start)
     {
-        using OptimizerReader? reader = RankConsensus.RunLongOnRoot(mesh.World, () =>
+        using OptimizerReader? reader = RankConsensus.RunSlowOnRoot(mesh.World, () =>
         {
             CheckpointStore.ReadInto(Path.Combine(start!.Checkpoint, CheckpointStore.ModelFile), parameters);
             return OptimizerReader.Open(
@@ -190,21 +191,21 @@ internal sealed class TrainingState : IDisposable
         );
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
-        (Trained.Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
+        (TrainedModel.Step, SequencesConsumed, TokensConsumed) = (values[0], values[1], values[2]);
         LoadLossScaler(manifest?.LossScaler);
-        Trained.BroadcastParameters();
+        TrainedModel.BroadcastParameters();
         LoadOptimizerState(reader);
     }
 
     /// <inheritdoc cref="TrainedModel.LoadInitialWeights"/>
-    public IReadOnlyList<string> LoadInitialWeights(string path) => Trained.LoadInitialWeights(path);
+    public IReadOnlyList<string> LoadInitialWeights(string path) => TrainedModel.LoadInitialWeights(path);
 
     public void Dispose()
     {
         Optimizer.Dispose();
         shard?.Dispose();
         Gradients.Dispose();
-        Trained.Dispose();
+        TrainedModel.Dispose();
     }
 
     // The names of a parameter's optimizer state.

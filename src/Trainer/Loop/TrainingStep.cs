@@ -1,6 +1,6 @@
-using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Checkpoints;
 using LongNet.Trainer.Reporting;
@@ -68,7 +68,7 @@ internal sealed class TrainingStep
 
     private MicroBatch[] Read()
     {
-        Enter(FaultPoint.Data, "reading the batch");
+        BeginPhase(FaultPoint.Data, "reading the batch");
         state.Model.train();
         state.Gradients.Zero();
         var batches = new MicroBatch[plan.Batch.MicroSteps];
@@ -76,7 +76,7 @@ internal sealed class TrainingStep
         {
             long[] sequences =
             [
-                .. plan.Batch.Sequences(mesh.DataRank, micro).Select(place => state.SequencesConsumed + place),
+                .. plan.Batch.Sequences(mesh.DataRank, micro).Select(index => state.SequencesConsumed + index),
             ];
             var (inputs, targets) = services.Reader.Read([.. sequences.Select(services.Order.WindowAt)], shard);
             batches[micro] = new MicroBatch(inputs, targets, sequences);
@@ -88,7 +88,7 @@ internal sealed class TrainingStep
     // Returns this rank's sum of the losses.
     private double ForwardAndBackward(MicroBatch[] batches, double lossFactor)
     {
-        Tensor share = tensor(lossFactor, dtype: ScalarType.Float32);
+        Tensor lossFactorTensor = tensor(lossFactor, dtype: ScalarType.Float32);
         RandomStream stream = services.Dropout.Derive(state.Step);
         double lossSum = 0;
         for (int micro = 0; micro < batches.Length; micro++)
@@ -97,12 +97,12 @@ internal sealed class TrainingStep
             using var microScope = NewDisposeScope();
             DropoutContext? context =
                 plan.Config.Model.Dropout > 0 ? new DropoutContext(stream, sequences, shard) : null;
-            Enter(FaultPoint.Forward, "forward");
+            BeginPhase(FaultPoint.Forward, "forward");
             // Gradients are complete only after the last micro-batch.
             bool isLast = micro == batches.Length - 1;
             Tensor loss = state.Model.LossSum(inputs, targets, context, isLast ? OnGradientsReady : null);
-            Enter("backward");
-            BackwardPass.Run(loss.mul(share));
+            BeginPhase("backward");
+            BackwardPass.Run(loss.mul(lossFactorTensor));
             lossSum += loss.to(float64).item<double>();
         }
 
@@ -111,10 +111,10 @@ internal sealed class TrainingStep
 
     private StepResult Reduce(double lossSum, long tokens, double scale)
     {
-        Enter("reducing gradients");
+        BeginPhase("reducing gradients");
         state.Gradients.FinishReduce();
         (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, state.Device.PeakBytes() ?? 0);
-        double norm = state.Gradients.Clip(plan.Config.Optimizer.GradientClipping, scale);
+        double norm = state.Gradients.UnscaleAndClip(plan.Config.Optimizer.GradientClipping, scale);
         return new StepResult
         {
             Loss = lossSum / Math.Max(1, tokens),
@@ -130,7 +130,7 @@ internal sealed class TrainingStep
     {
         if (double.IsFinite(result.GradientNorm) && double.IsFinite(result.Loss))
         {
-            Enter(FaultPoint.Optimizer, "optimizer");
+            BeginPhase(FaultPoint.Optimizer, "optimizer");
             saver?.AwaitSnapshot();
             state.Update(rate);
             state.LossScaler?.Succeed();
@@ -163,7 +163,7 @@ internal sealed class TrainingStep
             StepSeconds = seconds,
             BytesSent = measurement.BytesSent,
             ExposedCommunicationSeconds = measurement.ExposedCommunicationSeconds,
-            CommunicationSeconds = measurement.CommunicationSeconds,
+            InFlightCommunicationSeconds = measurement.InFlightCommunicationSeconds,
             PeakMemoryBytes = result.PeakMemoryBytes,
             LossScale = result.LossScale,
             SkippedSteps = state.LossScaler?.SkippedSteps,
@@ -171,11 +171,12 @@ internal sealed class TrainingStep
     }
 
     // The activity is named where other ranks miss this one.
-    private void Enter(string activity) => mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
+    private void BeginPhase(string activity) => mesh.World.Monitor.Activity = $"step {state.Step + 1}: {activity}";
 
-    private void Enter(FaultPoint point, string activity)
+    // LONGNET_FAULT may throw here, or end the process.
+    private void BeginPhase(FaultPoint point, string activity)
     {
-        Enter(activity);
+        BeginPhase(activity);
         services.Fault?.At(point, mesh.World.Rank, state.Step + 1);
     }
 

@@ -1,5 +1,6 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using LongNet.Trainer.Shape;
 
 namespace LongNet.Trainer.Planning;

@@ -15,7 +15,7 @@ internal sealed class MetricsReporter(MetricsWriter writer, RunLock runLock, IRu
 
     public void Step(StepMetrics metrics)
     {
-        if (!runLock.IsTakenOver())
+        if (!runLock.CheckTakenOver())
             writer.Write(metrics);
         // Once for as long as it lasts.
         if (writer.Problem is { } problem && wasWritable)

@@ -63,7 +63,7 @@ internal sealed class MetricsWriter : IDisposable
             json.WriteNumber("step_seconds", metrics.StepSeconds);
             json.WriteNumber("bytes_sent", metrics.BytesSent);
             json.WriteNumber("communication_seconds", metrics.ExposedCommunicationSeconds);
-            json.WriteNumber("communication_total_seconds", metrics.CommunicationSeconds);
+            json.WriteNumber("communication_total_seconds", metrics.InFlightCommunicationSeconds);
             json.WriteNumber("checkpoint_stall_seconds", metrics.CheckpointStallSeconds);
             if (metrics.PeakMemoryBytes is { } peak)
                 json.WriteNumber("peak_memory_bytes", peak);

@@ -39,7 +39,7 @@ internal sealed record StepMetrics
     /// How long any of rank 0's collectives was in flight in this step, hidden or not. Key
     /// communication_total_seconds.
     /// </summary>
-    public required double CommunicationSeconds { get; init; }
+    public required double InFlightCommunicationSeconds { get; init; }
 
     /// <summary>How long saving has delayed rank 0 since the line before.</summary>
     public double CheckpointStallSeconds { get; init; }

@@ -87,8 +87,11 @@ internal sealed class RunLock : IDisposable
         }
     }
 
-    /// <summary>Looks whether the lock was taken over, rather than wait for the next beat.</summary>
-    public bool IsTakenOver()
+    /// <summary>
+    /// Reads the file to see whether the lock has been taken over by now, rather than wait for the next beat. Then
+    /// <see cref="TakenOverBy"/> says by whom.
+    /// </summary>
+    public bool CheckTakenOver()
     {
         // An attempt to take over ends when it sees the holder beat; a holder that was taken over must not beat over
         // the other.
@@ -146,7 +149,7 @@ internal sealed class RunLock : IDisposable
         RunLockHolder self = acquired.Self;
         while (!options.Wait(options.Beat, ended))
         {
-            if (IsTakenOver())
+            if (CheckTakenOver())
                 return;
             self = self with { Heartbeat = self.Heartbeat + 1 };
             IgnoreDiskErrors(() => acquired.File.Write(self.ToText()));

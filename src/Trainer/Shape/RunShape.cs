@@ -1,6 +1,7 @@
 using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
+using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Configuration;

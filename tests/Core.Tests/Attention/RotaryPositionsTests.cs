@@ -1,4 +1,5 @@
 using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using LongNet.TestKit;
 using static TorchSharp.torch;
 

@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using LongNet.Core.Tests.Model;
 using LongNet.TestKit;
 using TorchSharp;

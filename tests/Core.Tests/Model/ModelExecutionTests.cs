@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using LongNet.TestKit;
 using TorchSharp;
 using static TorchSharp.torch;

@@ -1,5 +1,5 @@
-using LongNet.Core.Attention;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using LongNet.TestKit;
 using static TorchSharp.torch;
 

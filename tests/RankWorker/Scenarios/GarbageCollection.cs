@@ -43,7 +43,7 @@ internal static class GarbageCollection
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, config.Training.SequenceLength);
         var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
-        var evaluation = new Evaluation(plan, mesh, state.Trained, reader);
+        var evaluation = new Evaluation(plan, mesh, state.TrainedModel, reader);
 
         using var stop = new CancellationTokenSource();
         long collections = 0;

@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.DataParallel;
 using LongNet.Distributed.Lifetime;
@@ -170,7 +171,7 @@ internal static class ModelGradients
             world?.AllReduce(sum);
             buffer.FinishReduce();
 
-            double norm = buffer.Clip(0);
+            double norm = buffer.UnscaleAndClip(0);
             return (
                 sum.item<double>(),
                 norm,

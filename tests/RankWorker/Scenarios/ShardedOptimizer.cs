@@ -83,8 +83,8 @@ internal static class ShardedOptimizer
                     own.Name
                 );
 
-            double expectedNorm = wholeGradients.Clip(LargestNorm),
-                norm = gradients.Clip(LargestNorm);
+            double expectedNorm = wholeGradients.UnscaleAndClip(LargestNorm),
+                norm = gradients.UnscaleAndClip(LargestNorm);
             Assert.True(expectedNorm > 2 * LargestNorm, "the test must clip");
             // Float64 sums of squares, in another order.
             TestKit.Compare.AssertClose([norm], [expectedNorm], 1e-14, $"gradient norm of step {step}");
@@ -193,7 +193,7 @@ internal static class ShardedOptimizer
             }
 
             gradients.FinishReduce();
-            double norm = gradients.Clip(largestNorm, scale);
+            double norm = gradients.UnscaleAndClip(largestNorm, scale);
             return (
                 norm,
                 [

@@ -1,6 +1,6 @@
 using System.Text;
 using LongNet.Core;
-using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 using LongNet.TestKit;
 using LongNet.Trainer.Configuration;
 using LongNet.Trainer.Data;

@@ -214,7 +214,7 @@ public partial class FailureTests
             """^All-gather #\d+ of the group 'world' \(\[1\] Byte\) did not finish: rank 1 \(\S+, process """
                 + """\d+\) never called it: it is at "step 5: optimizer", since \d+ s, and its last was all-gather """
                 + """#\d+ of the group 'world' \(.*\); rank 0 waits in it at """
-                + """Stop(Agreement|Consensus)\.cs:\d+, step 5: agreeing on whether to go on\.$""",
+                + """StepConsensus\.cs:\d+, step 5: agreeing on whether to go on\.$""",
             lines[0]
         );
         Assert.Equal(2, lines.Count(line => line.StartsWith("rank ", StringComparison.Ordinal)));

@@ -85,8 +85,8 @@ public sealed partial class PreemptionTests : IDisposable
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 3)]
     [InlineData(MpiKind.Mpich, 3)]
-    public void StopConsensus_OnWhatOneRankKnows_IsTheSameOnAll(MpiKind kind, int ranks) =>
-        RankTests.RunScenario(kind, ranks, "stop-consensus", folder.Path);
+    public void StepConsensus_OnWhatOneRankKnows_IsTheSameOnAll(MpiKind kind, int ranks) =>
+        RankTests.RunScenario(kind, ranks, "step-consensus", folder.Path);
 
     // The first one is noted while a rank waits for one that hangs, so there is no step's end to stop at.
     [Theory]

@@ -18,7 +18,7 @@ public sealed class ConsoleReporterTests : IDisposable
         StepSeconds = 0.5,
         BytesSent = 0,
         ExposedCommunicationSeconds = 0,
-        CommunicationSeconds = 0,
+        InFlightCommunicationSeconds = 0,
     };
 
     public void Dispose() => output.Dispose();

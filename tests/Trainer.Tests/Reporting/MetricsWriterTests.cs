@@ -26,7 +26,7 @@ public sealed class MetricsWriterTests : IDisposable
             StepSeconds = 1e-7,
             BytesSent = 0,
             ExposedCommunicationSeconds = 0.1,
-            CommunicationSeconds = 0.7,
+            InFlightCommunicationSeconds = 0.7,
             CheckpointStallSeconds = 0.3,
         };
         Write(0, writer =>
@@ -68,7 +68,7 @@ public sealed class MetricsWriterTests : IDisposable
                 StepSeconds = first.GetProperty("step_seconds").GetDouble(),
                 BytesSent = first.GetProperty("bytes_sent").GetInt64(),
                 ExposedCommunicationSeconds = first.GetProperty("communication_seconds").GetDouble(),
-                CommunicationSeconds = first.GetProperty("communication_total_seconds").GetDouble(),
+                InFlightCommunicationSeconds = first.GetProperty("communication_total_seconds").GetDouble(),
                 CheckpointStallSeconds = first.GetProperty("checkpoint_stall_seconds").GetDouble(),
             }
         );
@@ -94,7 +94,7 @@ public sealed class MetricsWriterTests : IDisposable
             StepSeconds = 1,
             BytesSent = 0,
             ExposedCommunicationSeconds = 0,
-            CommunicationSeconds = 0,
+            InFlightCommunicationSeconds = 0,
             CheckpointStallSeconds = 0,
             PeakMemoryBytes = 3L << 32,
             LossScale = 65536,

@@ -90,7 +90,7 @@ internal static class AttentionKernels
     /// <summary>The kernel for the queries' device, type and head size.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel For(Tensor q) => Avx512FlashKernel.Takes(q) ? Avx512 : OfLibtorch(q);
+    internal static IAttentionKernel For(Tensor q) => Avx512FlashKernel.IsWorthwhile(q) ? Avx512 : OfLibtorch(q);
 
     /// <summary>Likewise among libtorch's own operators.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
@@ -99,7 +99,7 @@ internal static class AttentionKernels
         (q.device_type, q.dtype) switch
         {
             (TorchSharp.DeviceType.CPU, _) => Cpu,
-            (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Takes(q) => CudaFlash,
+            (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Supports(q) => CudaFlash,
             (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) =>
                 CudaEfficient,
             (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => TensorOperations,

@@ -33,18 +33,18 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
     public long LargestBatch => long.MaxValue;
 
     /// <summary>
-    /// Whether this kernel suits the processor and the tensor. It does not suit the few queries of decoding: packing
-    /// the keys into panels would take longer than attention itself.
+    /// Whether this kernel can compute the tensor and is the fastest that can. For the few queries of decoding it is
+    /// not: packing the keys into panels would take longer than attention itself.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool Takes(Tensor q) =>
-        q.shape[2] >= Strip && TakesAnyLength(q) && CpuAttention.UsesOwnKernelFor(q.dtype);
+    public static bool IsWorthwhile(Tensor q) =>
+        q.shape[2] >= Strip && Supports(q) && CpuAttention.UsesOwnKernelFor(q.dtype);
 
     /// <summary>
-    /// Whether this kernel can compute the tensor, however few the queries. The caller converts float16 to float32.
+    /// Whether this kernel can compute the tensor, fast or not. The caller converts float16 to float32.
     /// </summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
-    public static bool TakesAnyLength(Tensor q) =>
+    public static bool Supports(Tensor q) =>
         CpuAttention.UsesOwnKernel
         && q.dtype != ScalarType.Float64
         && q.device_type == DeviceType.CPU

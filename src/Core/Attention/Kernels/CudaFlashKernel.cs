@@ -46,8 +46,8 @@ internal sealed class CudaFlashKernel() : OperatorKernel(Operators)
 
     public override long LargestBatch => CudaScript.LargestBatch;
 
-    /// <summary>Whether the kernel takes tensors like this one.</summary>
-    public static bool Takes(Tensor q) =>
+    /// <summary>Whether the kernel can compute tensors like this one.</summary>
+    public static bool Supports(Tensor q) =>
         q.dtype is ScalarType.BFloat16 or ScalarType.Float16
         && q.shape[3] <= LargestHeadDim
         && CudaDevice.IsAmpereOrNewer(q.device_index);

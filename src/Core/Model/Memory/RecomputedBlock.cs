@@ -1,5 +1,6 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Numerics;
+using LongNet.Core.Sequences;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Model.Memory;
@@ -12,8 +13,9 @@ namespace LongNet.Core.Model.Memory;
 /// sequence.
 /// </summary>
 /// <remarks>
-/// Whole-block recomputation, the usual way, keeps as little between forward and backward, but at its peak has one
-/// block's intermediate results all at once, which for a few layers is most of what no recomputation keeps.
+/// The usual way computes a whole block again at once. It keeps as little between forward and backward, but in backward
+/// it holds all intermediate results of one block. If the model has few layers, that is most of what it would hold
+/// without recomputation.
 /// </remarks>
 /// <param name="block">Whose functions these are. Not owned.</param>
 /// <param name="recompute">Whether attention is computed again too.</param>

@@ -35,7 +35,7 @@ internal sealed class MpiCommunicator : ICommunicator
 
     private readonly MpiSession session;
     private readonly MpiNative native;
-    private readonly MpiStream stream = new();
+    private readonly TransferQueue queue = new();
     private readonly string name;
     private readonly nint communicator;
     private readonly int largestMessage;
@@ -76,9 +76,9 @@ internal sealed class MpiCommunicator : ICommunicator
 
     public IReadOnlyList<int> Members { get; }
 
-    public string Served => "CPU";
+    public string SupportedDevices => "CPU";
 
-    public bool Serves(Tensor tensor) => TensorMemory.IsDirect(tensor);
+    public bool Supports(Tensor tensor) => TensorMemory.IsDirect(tensor);
 
     public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
         Enqueue(
@@ -145,12 +145,12 @@ internal sealed class MpiCommunicator : ICommunicator
             output
         );
 
-    // Every message has a stream of its own: a rank may wait for one message before it sends another.
+    // Every message has a queue of its own: a rank may wait for one message before it sends another.
     public ITransfer Send(CollectiveCall call, Tensor tensor, int peer)
     {
         nint address = TensorMemory.Address(tensor);
         return Enqueue(
-            new MpiStream(),
+            new TransferQueue(),
             call,
             Chunks(TensorMemory.ByteLength(tensor), (start, bytes) =>
                 native.StartSend(communicator, name, address + start, bytes, peer, MessageTag)
@@ -163,7 +163,7 @@ internal sealed class MpiCommunicator : ICommunicator
     {
         nint address = TensorMemory.Address(tensor);
         return Enqueue(
-            new MpiStream(),
+            new TransferQueue(),
             call,
             Chunks(TensorMemory.ByteLength(tensor), (start, bytes) =>
                 native.StartReceive(communicator, name, address + start, bytes, peer, MessageTag)
@@ -184,7 +184,7 @@ internal sealed class MpiCommunicator : ICommunicator
 
     public ICommunicator Split(CollectiveCall call, int color, int key, string name)
     {
-        session.Progress.Drain(stream);
+        session.Progress.Drain(queue);
         session.Monitor.Start(call);
         nint made = native.Split(communicator, color, key, this.name);
         ICommunicator result =
@@ -205,7 +205,7 @@ internal sealed class MpiCommunicator : ICommunicator
         disposed = true;
         if (session.IsActive)
         {
-            session.Progress.Drain(stream);
+            session.Progress.Drain(queue);
             if (ownsCommunicator)
                 native.Free(communicator, name);
         }
@@ -218,10 +218,10 @@ internal sealed class MpiCommunicator : ICommunicator
         CollectiveCall call,
         IEnumerable<nint> requests,
         params ReadOnlySpan<Tensor?> tensors
-    ) => Enqueue(stream, call, requests, tensors);
+    ) => Enqueue(queue, call, requests, tensors);
 
     private MpiTransfer Enqueue(
-        MpiStream stream,
+        TransferQueue queue,
         CollectiveCall call,
         IEnumerable<nint> requests,
         params ReadOnlySpan<Tensor?> tensors
@@ -229,7 +229,7 @@ internal sealed class MpiCommunicator : ICommunicator
     {
         ObjectDisposedException.ThrowIf(!session.IsActive, session);
         return session.Progress.Enqueue(
-            stream,
+            queue,
             new MpiTransfer(session.Progress, call, session.Monitor, requests, tensors)
         );
     }
@@ -323,8 +323,9 @@ internal sealed class MpiCommunicator : ICommunicator
 
     private IEnumerable<nint> Exchange(nint[] sources, long[] sent, nint[] targets, long[] received)
     {
-        // A long message begins only when both ranks have called MPI again, so copying the own part first would delay
-        // it. The copy is made when the first message is done, while later ones are still in flight.
+        // Starting a long message moves none of its bytes: MPI moves them in later calls, once both ranks have made
+        // one. Copying the own part before such a call would delay both. So the copy waits until the first message is
+        // done; later ones are still in flight then.
         bool copied = sources[Rank] == targets[Rank];
         foreach (nint request in StartExchange(sources, sent, targets, received))
         {

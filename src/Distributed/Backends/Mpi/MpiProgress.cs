@@ -19,40 +19,42 @@ internal sealed partial class MpiProgress : IDisposable
     private static readonly long IdleTicks = Stopwatch.Frequency / 50;
 
     private readonly MpiNative native;
-    private readonly bool crowded;
+    private readonly bool oversubscribed;
     private readonly Lock gate = new();
-    private readonly List<MpiStream> busy = [];
-    private readonly AutoResetEvent called = new(false);
+    private readonly List<TransferQueue> busyQueues = [];
+    private readonly AutoResetEvent wake = new(false);
     private readonly Thread thread;
     private volatile bool sleeping,
         stopped;
     private int waiters;
 
-    /// <param name="crowded">Whether this machine has more ranks than processors, so that a rank that spins keeps a
-    /// processor from another rank.</param>
-    public MpiProgress(MpiNative native, bool crowded)
+    /// <param name="oversubscribed">
+    /// Whether this machine has more ranks than processors, so that a rank that spins keeps a processor from another
+    /// rank.
+    /// </param>
+    public MpiProgress(MpiNative native, bool oversubscribed)
     {
         this.native = native;
-        this.crowded = crowded;
+        this.oversubscribed = oversubscribed;
         thread = new Thread(Run) { IsBackground = true, Name = "longnet-progress" };
         thread.Start();
     }
 
-    /// <summary>Adds a transfer to a stream, and starts it if the stream has no earlier one.</summary>
-    public MpiTransfer Enqueue(MpiStream stream, MpiTransfer transfer)
+    /// <summary>Adds a transfer to a queue, and starts it if the queue has no earlier one.</summary>
+    public MpiTransfer Enqueue(TransferQueue queue, MpiTransfer transfer)
     {
         lock (gate)
         {
-            stream.Transfers.Enqueue(transfer);
-            if (stream.Transfers.Count == 1)
+            queue.Transfers.Enqueue(transfer);
+            if (queue.Transfers.Count == 1)
             {
-                busy.Add(stream);
-                Advance(stream);
+                busyQueues.Add(queue);
+                Advance(queue);
             }
         }
 
         if (sleeping && !transfer.IsCompleted)
-            called.Set();
+            wake.Set();
         return transfer;
     }
 
@@ -80,14 +82,14 @@ internal sealed partial class MpiProgress : IDisposable
         }
     }
 
-    /// <summary>Waits until all transfers of a stream are completed.</summary>
-    public void Drain(MpiStream stream)
+    /// <summary>Waits until all transfers of a queue are completed.</summary>
+    public void Drain(TransferQueue queue)
     {
         while (true)
         {
             MpiTransfer? last;
             lock (gate)
-                last = stream.Transfers.LastOrDefault();
+                last = queue.Transfers.LastOrDefault();
             if (last is null)
                 return;
             Wait(last);
@@ -97,18 +99,18 @@ internal sealed partial class MpiProgress : IDisposable
     public void Dispose()
     {
         stopped = true;
-        called.Set();
+        wake.Set();
         thread.Join();
-        called.Dispose();
+        wake.Dispose();
     }
 
     // Spinning is quickest for transfers of microseconds. After that, another rank of this machine or one of MPI's
     // threads may need the processor.
     private void Pause(long polls, long start)
     {
-        if (polls < (crowded ? 20 : 4000))
+        if (polls < (oversubscribed ? 20 : 4000))
             return;
-        if (polls % 16 == 0 && Stopwatch.GetTimestamp() - start > Stopwatch.Frequency / (crowded ? 1000 : 50))
+        if (polls % 16 == 0 && Stopwatch.GetTimestamp() - start > Stopwatch.Frequency / (oversubscribed ? 1000 : 50))
             _ = Sleep(PauseMicroseconds);
         else
             _ = Yield();
@@ -127,7 +129,7 @@ internal sealed partial class MpiProgress : IDisposable
                 lock (gate)
                 {
                     AdvanceAll();
-                    any = busy.Count > 0;
+                    any = busyQueues.Count > 0;
                 }
             }
 
@@ -138,7 +140,8 @@ internal sealed partial class MpiProgress : IDisposable
                 lastBusy = now;
             if (now - lastBusy < IdleTicks)
             {
-                // A program that waits for each of its collectives does not need this thread, so its pauses get longer.
+                // In a program that waits for each of its collectives, the threads that wait advance them. This thread
+                // then finds nothing to do, and pauses longer to use less of the processor.
                 _ = Sleep(
                     any ? PauseMicroseconds
                     : now - lastUseful < Stopwatch.Frequency ? LongPauseMicroseconds
@@ -150,9 +153,9 @@ internal sealed partial class MpiProgress : IDisposable
             sleeping = true;
             // A transfer that was enqueued before the flag was visible has not set the event.
             lock (gate)
-                any = busy.Count > 0;
+                any = busyQueues.Count > 0;
             if (!any)
-                called.WaitOne();
+                wake.WaitOne();
             sleeping = false;
             lastBusy = Stopwatch.GetTimestamp();
         }
@@ -160,20 +163,20 @@ internal sealed partial class MpiProgress : IDisposable
 
     private void AdvanceAll()
     {
-        for (int i = busy.Count - 1; i >= 0; i--)
-            Advance(busy[i]);
+        for (int i = busyQueues.Count - 1; i >= 0; i--)
+            Advance(busyQueues[i]);
     }
 
-    private void Advance(MpiStream stream)
+    private void Advance(TransferQueue queue)
     {
-        while (stream.Transfers.TryPeek(out MpiTransfer? first))
+        while (queue.Transfers.TryPeek(out MpiTransfer? first))
         {
             if (!first.Advance(native))
                 return;
-            stream.Transfers.Dequeue();
+            queue.Transfers.Dequeue();
         }
 
-        busy.Remove(stream);
+        busyQueues.Remove(queue);
     }
 
     [LibraryImport("libc", EntryPoint = "usleep")]
@@ -184,7 +187,7 @@ internal sealed partial class MpiProgress : IDisposable
 }
 
 /// <summary>Transfers that run one after another. Touched only under the lock of <see cref="MpiProgress"/>.</summary>
-internal sealed class MpiStream
+internal sealed class TransferQueue
 {
     public Queue<MpiTransfer> Transfers { get; } = new();
 }

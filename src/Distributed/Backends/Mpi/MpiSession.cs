@@ -19,7 +19,7 @@ internal sealed class MpiSession : IDisposable
     {
         this.giveUp = giveUp;
         Native = native;
-        Progress = new MpiProgress(native, crowded: environment.LocalSize > CpuThreads.Processors().Machine);
+        Progress = new MpiProgress(native, oversubscribed: environment.LocalSize > CpuThreads.Processors().Machine);
         this.environment = environment;
         this.finishLimit = finishLimit;
     }

@@ -12,7 +12,7 @@ namespace LongNet.Distributed.Backends.Mpi;
 /// </summary>
 /// <remarks>
 /// From its creation to its completion it refers to the tensors, so that none is finalized. With
-/// <see cref="TensorLifetime.Transfer"/> these are handles of its own, which the caller cannot dispose.
+/// <see cref="TensorLifetime.KeptByTransfer"/> these are handles of its own, which the caller cannot dispose.
 /// </remarks>
 internal sealed class MpiTransfer : ITransfer
 {
@@ -40,7 +40,7 @@ internal sealed class MpiTransfer : ITransfer
         this.call = call;
         this.monitor = monitor;
         this.requests = requests.GetEnumerator();
-        ownsTensors = call.Lifetime == TensorLifetime.Transfer;
+        ownsTensors = call.Lifetime == TensorLifetime.KeptByTransfer;
         this.tensors = tensors.ToArray();
         for (int i = 0; i < tensors.Length && ownsTensors; i++)
             this.tensors[i] = tensors[i]?.detach().DetachFromDisposeScope();

@@ -22,10 +22,10 @@ internal interface ICommunicator : IDisposable
     IReadOnlyList<int> Members { get; }
 
     /// <summary>Whether it transfers tensors on this one's device.</summary>
-    bool Serves(Tensor tensor);
+    bool Supports(Tensor tensor);
 
-    /// <summary>Devices it serves, for messages: "CPU" or "CPU or CUDA".</summary>
-    string Served { get; }
+    /// <summary>The devices whose tensors it transfers, for messages: "CPU" or "CPU or CUDA".</summary>
+    string SupportedDevices { get; }
 
     /// <param name="own">This rank's part; null where it already lies in its place in <paramref name="all"/>.</param>
     /// <param name="all">[Σ counts], flat.</param>

@@ -15,9 +15,9 @@ internal sealed class SingleRankCommunicator(int worldRank) : ICommunicator
 
     public IReadOnlyList<int> Members { get; } = [worldRank];
 
-    public string Served => "CPU or CUDA";
+    public string SupportedDevices => "CPU or CUDA";
 
-    public bool Serves(Tensor tensor) => true;
+    public bool Supports(Tensor tensor) => true;
 
     public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
         own is null ? CompletedTransfer.Instance : Copy(own, all);

@@ -7,8 +7,8 @@ using Microsoft.Extensions.Time.Testing;
 
 namespace LongNet.Trainer.Tests.Loop;
 
-/// <summary>On one rank, without a launcher; several ranks are the scenario stop-consensus.</summary>
-public sealed class StopConsensusTests : IDisposable
+/// <summary>On one rank, without a launcher; several ranks are the scenario step-consensus.</summary>
+public sealed class StepConsensusTests : IDisposable
 {
     private static readonly DateTimeOffset ProcessStart = new(2024, 2, 29, 23, 0, 0, TimeSpan.Zero);
 
@@ -29,72 +29,74 @@ public sealed class StopConsensusTests : IDisposable
     {
         // Before the first step.
         clock.Advance(TimeSpan.FromMinutes(20));
-        StopConsensus stop = Stop(minutes: 30);
+        StepConsensus consensus = Consensus(minutes: 30);
         clock.Advance(TimeSpan.FromMinutes(9.99));
-        Assert.False(Decide(stop).Stops);
+        Assert.False(Decide(consensus).Stops);
         clock.Advance(TimeSpan.FromMinutes(0.01));
-        StepDecision decision = Decide(stop);
+        StepDecision decision = Decide(consensus);
         Assert.Equal((StopReason.TimeLimit, 0), (decision.Reason, decision.Rank));
-        Assert.Equal("30 minutes (training.time_limit_minutes) are over", stop.Explain(decision));
+        Assert.Equal("30 minutes (training.time_limit_minutes) are over", consensus.Explain(decision));
     }
 
     [Fact]
     public void TimeLimit_OverBeforeTheFirstStep_StopsAfterIt()
     {
         clock.Advance(TimeSpan.FromHours(1));
-        Assert.Equal(StopReason.TimeLimit, Decide(Stop(minutes: 0.001)).Reason);
+        Assert.Equal(StopReason.TimeLimit, Decide(Consensus(minutes: 0.001)).Reason);
     }
 
     [Fact]
     public void TimeLimit_WhereTheTimeOfDayIsSetBack_CountsAllTheSame()
     {
         var changed = new ChangedTimeOfDay(clock);
-        var stop = new StopConsensus(runtime, Directory, new TimeLimit(10, ProcessStart, changed));
+        var consensus = new StepConsensus(runtime, Directory, new TimeLimit(10, ProcessStart, changed));
         changed.Offset = -TimeSpan.FromDays(1);
         clock.Advance(TimeSpan.FromMinutes(10));
-        Assert.Equal(StopReason.TimeLimit, Decide(stop).Reason);
+        Assert.Equal(StopReason.TimeLimit, Decide(consensus).Reason);
     }
 
     [Fact]
     public void TimeLimit_None_NeverStops()
     {
-        StopConsensus stop = Stop(minutes: null);
+        StepConsensus consensus = Consensus(minutes: null);
         clock.Advance(TimeSpan.FromDays(1000));
-        Assert.False(Decide(stop).Stops);
+        Assert.False(Decide(consensus).Stops);
     }
 
     [Fact]
     public void StopFile_AfterAStep_StopsAndIsRemovedInTheEnd()
     {
-        StopConsensus stop = Stop(minutes: 1);
-        Assert.False(Decide(stop).Stops);
+        StepConsensus consensus = Consensus(minutes: 1);
+        Assert.False(Decide(consensus).Stops);
         // Whoever asks comes before the clock.
         clock.Advance(TimeSpan.FromMinutes(1));
         string file = folder.Write("run/STOP", "");
-        StepDecision decision = Decide(stop);
+        StepDecision decision = Decide(consensus);
         Assert.Equal(StopReason.StopFile, decision.Reason);
-        Assert.Equal($"there is a file {file}", stop.Explain(decision));
+        Assert.Equal($"there is a file {file}", consensus.Explain(decision));
         Assert.True(File.Exists(file));
-        stop.Finish();
+        consensus.CleanUp();
         Assert.False(File.Exists(file));
     }
 
     [Fact]
-    public void Finish_AfterAnotherReason_LeavesAStopFileToTheNextRun()
+    public void CleanUp_AfterAnotherReason_LeavesAStopFileToTheNextRun()
     {
-        StopConsensus stop = Stop(minutes: 1);
+        StepConsensus consensus = Consensus(minutes: 1);
         clock.Advance(TimeSpan.FromMinutes(1));
-        Assert.Equal(StopReason.TimeLimit, Decide(stop).Reason);
+        Assert.Equal(StopReason.TimeLimit, Decide(consensus).Reason);
         string file = folder.Write("run/STOP", "");
-        stop.Finish();
+        consensus.CleanUp();
         Assert.True(File.Exists(file));
     }
 
     private RunDirectory Directory => new(folder["run"]);
 
-    private StopConsensus Stop(double? minutes) => new(runtime, Directory, new TimeLimit(minutes, ProcessStart, clock));
+    private StepConsensus Consensus(double? minutes) =>
+        new(runtime, Directory, new TimeLimit(minutes, ProcessStart, clock));
 
-    private static StepDecision Decide(StopConsensus stop) => stop.Decide(1, new StepVote(stop.OwnReason()));
+    private static StepDecision Decide(StepConsensus consensus) =>
+        consensus.Decide(1, new StepVote(consensus.OwnReason()));
 
     private sealed class ChangedTimeOfDay(TimeProvider clock) : TimeProvider
     {

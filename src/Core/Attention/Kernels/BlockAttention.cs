@@ -7,8 +7,8 @@ namespace LongNet.Core.Attention.Kernels;
 /// kernel that supports one.
 /// </summary>
 /// <param name="table">Biases, [buckets, heads]; null without. Not owned.</param>
-/// <param name="rule">Maps distances to buckets.</param>
-internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? rule)
+/// <param name="buckets">Maps distances to buckets.</param>
+internal sealed class BlockAttention(Tensor? table, RelativePositionBuckets? buckets)
 {
     /// <summary>
     /// [buckets, heads]; backward adds the table's gradient to it; null where that is not needed. Not owned.
@@ -61,13 +61,13 @@ internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? ru
         if (table is null)
             return AttentionKernels.Backward(gradient, q, keys, values, output, logSumExp, causal);
         PairBias bias = Bias(block, q, keys, causal, keyOffset, collectsGradient: TableGradient is not null);
-        var gradients = Avx512FlashKernel.TakesAnyLength(q)
+        var gradients = Avx512FlashKernel.Supports(q)
             ? Avx512FlashKernel.Backward(
-                ToSingle(gradient),
-                ToSingle(q),
-                ToSingle(keys),
-                ToSingle(values),
-                ToSingle(output),
+                WidenHalf(gradient),
+                WidenHalf(q),
+                WidenHalf(keys),
+                WidenHalf(values),
+                WidenHalf(output),
                 logSumExp,
                 causal,
                 bias
@@ -86,27 +86,27 @@ internal sealed class BranchAttention(Tensor? table, RelativePositionBuckets? ru
         PairBias bias
     )
     {
-        if (!Avx512FlashKernel.TakesAnyLength(q))
+        if (!Avx512FlashKernel.Supports(q))
             return BlockwiseKernel.Forward(q, keys, values, causal, bias);
         using var scope = NewDisposeScope();
         var (output, logSumExp) = Avx512FlashKernel.Forward(
-            ToSingle(q),
-            ToSingle(keys),
-            ToSingle(values),
+            WidenHalf(q),
+            WidenHalf(keys),
+            WidenHalf(values),
             causal,
             bias
         );
         return (output.to(q.dtype).MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
     }
 
-    // The kernel reads float32 and bfloat16.
-    private static Tensor ToSingle(Tensor tensor) =>
+    // The kernel reads float32 and bfloat16 themselves; only float16 has to be widened.
+    private static Tensor WidenHalf(Tensor tensor) =>
         tensor.dtype == ScalarType.Float16 ? tensor.to(ScalarType.Float32) : tensor;
 
     private PairBias Bias(RowBlock block, Tensor q, Tensor keys, bool causal, long keyOffset, bool collectsGradient) =>
         PairBias.Create(
             table,
-            rule,
+            buckets,
             block.Group,
             block.RowStride,
             q.shape[2],

@@ -5,8 +5,9 @@ using LongNet.Trainer.Runs;
 namespace LongNet.Trainer.Loop;
 
 /// <summary>
-/// How all ranks come to stop after the same step: because a rank received a signal, rank 0 finds the file STOP in the
-/// run directory, or the program's time is over.
+/// How all ranks decide alike after each step: whether the run stops, whether a checkpoint is due, and how far the
+/// current one is. The run stops because a rank received a signal, rank 0 finds the file STOP in the run directory, or
+/// the program's time is over.
 /// </summary>
 /// <remarks>
 /// The file is for people who reach the run directory but not the processes: "touch runs/NAME/STOP". The run removes it
@@ -14,7 +15,7 @@ namespace LongNet.Trainer.Loop;
 /// earlier run, which ended by itself or was killed before it saw the file; it is removed with a note, because nobody
 /// who starts a run wants it to stop after one step.
 /// </remarks>
-internal sealed class StopConsensus
+internal sealed class StepConsensus
 {
     private readonly ProcessGroup world;
     private readonly RunDirectory directory;
@@ -31,7 +32,7 @@ internal sealed class StopConsensus
     /// <param name="directory">The run directory.</param>
     /// <param name="timeLimit">Rank 0's decides.</param>
     /// <param name="runLock">On rank 0, what keeps other runs out of the run directory. Not owned.</param>
-    public StopConsensus(
+    public StepConsensus(
         DistributedRuntime runtime,
         RunDirectory directory,
         TimeLimit timeLimit,
@@ -92,7 +93,7 @@ internal sealed class StopConsensus
     /// world.
     /// </summary>
     /// <exception cref="AgreedUserException">They cannot be removed.</exception>
-    public void Finish()
+    public void CleanUp()
     {
         bool signalled = ObjectCollectives
             .AllGather(world, [request.Received is null ? (byte)0 : (byte)1])

@@ -1,6 +1,6 @@
-using LongNet.Core.Attention;
+using LongNet.Core.Sequences;
 
-namespace LongNet.Core.Tests.Attention;
+namespace LongNet.Core.Tests.Sequences;
 
 public class SequenceLayoutTests
 {

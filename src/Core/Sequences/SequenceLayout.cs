@@ -1,4 +1,4 @@
-namespace LongNet.Core.Attention;
+namespace LongNet.Core.Sequences;
 
 /// <summary>Consecutive positions of a sequence.</summary>
 /// <param name="First">First position.</param>

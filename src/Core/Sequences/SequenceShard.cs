@@ -1,4 +1,4 @@
-namespace LongNet.Core.Attention;
+namespace LongNet.Core.Sequences;
 
 /// <summary>
 /// One rank's part of a <see cref="SequenceLayout"/>: which token positions the length axis of its tensors holds.

@@ -1,0 +1,73 @@
+using LongNet.Core.Attention.Kernels;
+using static TorchSharp.torch;
+
+namespace LongNet.Core.Attention;
+
+/// <summary>
+/// Attends in single branches and merges the results. One merger serves all branches of a pass, forward or backward.
+/// </summary>
+/// <param name="Plan">What is computed.</param>
+/// <param name="Inputs">Not owned.</param>
+/// <param name="Attention">Computes blocks.</param>
+internal sealed record BranchMerger(DilatedAttentionPlan Plan, AttentionInputs Inputs, BlockAttention Attention)
+{
+    // Most elements that one kernel call returns. So few are merged while they are still in the processor's last cache,
+    // and a branch's complete output never takes memory beside the merged one.
+    private const long CachedElements = 1 << 20;
+
+    // The kernels' backward gives each thread whole heads. Several heads for each thread keep all threads busy.
+    private const long HeadsPerThread = 4;
+
+    /// <summary>Attends to keys of the queries' own blocks.</summary>
+    /// <param name="branch">The branch.</param>
+    /// <param name="merge">The results are merged into it.</param>
+    public void MergeLocal(BranchPlan branch, LogSumExpMerge merge)
+    {
+        foreach (RowBlock block in branch.BlocksOfOwnKeys(Plan.Causal))
+        {
+            var (merged, _, count) = merge.MergedHeadsOf(block);
+            if (count == 0)
+                continue;
+            foreach (RowBlock cached in CacheSizedBlocks(merged))
+                merge.AttendAndMerge(
+                    Attention,
+                    cached,
+                    Inputs.Q,
+                    cached.View(Inputs.K),
+                    cached.View(Inputs.V),
+                    Plan.Causal,
+                    keyOffset: 0
+                );
+        }
+    }
+
+    /// <summary>Attends to gathered keys.</summary>
+    /// <param name="gathered">The branch's gathered keys and values.</param>
+    /// <param name="merge">The results are merged into it.</param>
+    public void MergeGathered(IReadOnlyList<GatheredSegment> gathered, LogSumExpMerge merge)
+    {
+        foreach (var (segment, packed) in gathered)
+        {
+            foreach (var (group, block) in segment.OwnBlocks)
+            {
+                if (segment.Visible(packed, group, Plan.Causal) is not var (keys, values, keyOffset))
+                    continue;
+                var (merged, first, count) = merge.MergedHeadsOf(block);
+                if (count > 0)
+                    merge.AttendAndMerge(
+                        Attention,
+                        merged,
+                        Inputs.Q,
+                        keys.narrow(1, first, count),
+                        values.narrow(1, first, count),
+                        causal: false,
+                        keyOffset
+                    );
+            }
+        }
+    }
+
+    /// <summary>Cuts a block into those that one kernel call each works on.</summary>
+    public IEnumerable<RowBlock> CacheSizedBlocks(RowBlock block) =>
+        block.Split(Inputs.Q.shape[3], CachedElements, HeadsPerThread * get_num_threads());
+}
