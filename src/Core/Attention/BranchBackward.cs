@@ -109,7 +109,7 @@ internal sealed class BranchBackward(
             keys,
             values,
             block.View(Output()),
-            block.ViewStatistic(result.LogSumExp),
+            block.ViewLogSumExp(result.LogSumExp),
             causal,
             keyOffset
         );

@@ -25,7 +25,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private readonly ISequenceSharding sharding;
     private readonly RotaryPositions? positions;
     private readonly Unregistered<RelativePositionBias>? bias;
-    private readonly LayerNorm? mixedHeadsNorm;
+    private readonly LayerNorm? mergedHeadsNorm;
     private readonly bool ownsPositions;
 
     /// <summary>One branch on one rank, as in the original documentation.</summary>
@@ -113,8 +113,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
         register_module("out_proj", outputProjection);
         if (options.SubLayerNorm)
         {
-            mixedHeadsNorm = LayerNorm(DModel);
-            register_module("inner_attn_ln", mixedHeadsNorm);
+            mergedHeadsNorm = LayerNorm(DModel);
+            register_module("inner_attn_ln", mergedHeadsNorm);
         }
     }
 
@@ -352,7 +352,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     private Tensor ProjectBack(Tensor attended) =>
         MixedPrecision.Apply(
             outputProjection,
-            mixedHeadsNorm is null ? attended : MixedPrecision.Apply(mixedHeadsNorm, attended)
+            mergedHeadsNorm is null ? attended : MixedPrecision.Apply(mergedHeadsNorm, attended)
         );
 
     private Tensor SplitHeads(Tensor projected)

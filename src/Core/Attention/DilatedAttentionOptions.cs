@@ -29,7 +29,7 @@ public sealed record DilatedAttentionOptions
     public RelativePositionBuckets? RelativePositionBias { get; init; }
 
     /// <summary>
-    /// Whether the mixed heads are normalized before the output projection (sub-LN, arXiv:2210.06423). The default
+    /// Whether the merged heads are normalized before the output projection (sub-LN, arXiv:2210.06423). The default
     /// value is <see langword="false"/>.
     /// </summary>
     public bool SubLayerNorm { get; init; }

@@ -78,7 +78,7 @@ internal sealed class LogSumExpMerge
     {
         using var scope = NewDisposeScope();
         block = block with { Group = block.Group with { FirstHead = block.Group.FirstHead - firstHead } };
-        Tensor total = block.ViewStatistic(LogSumExp);
+        Tensor total = block.ViewLogSumExp(LogSumExp);
         // exp(new) / (exp(total) + exp(new)); exactly 1 in a row that is still empty, where total is −∞.
         Tensor weight = logSumExp.sub(total).sigmoid_().unsqueeze(-1);
         block.View(Output).lerp_(output.to(Output.dtype), weight);

@@ -48,8 +48,8 @@ internal readonly record struct RowBlock(
         );
     }
 
-    /// <summary>The block of a dense [batch, length, heads] tensor, as [segments, heads, rows].</summary>
-    public Tensor ViewStatistic(Tensor tensor)
+    /// <summary>The block of a dense [batch, length, heads] log-sum-exp, as [segments, heads, rows].</summary>
+    public Tensor ViewLogSumExp(Tensor tensor)
     {
         long row = tensor.shape[2];
         return tensor.as_strided(

@@ -41,7 +41,7 @@ public sealed record LongNetConfig
     public bool TieEmbeddings { get; init; } = true;
 
     /// <summary>
-    /// Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last
+    /// Whether the merged heads and the feed-forward network's hidden channels are normalized before their last
     /// projection (sub-LN, arXiv:2210.06423).
     /// </summary>
     public bool SubLayerNorm { get; init; }

@@ -33,7 +33,7 @@ public sealed class FusedAdamW : IDisposable
         IReadOnlyList<Tensor> gradients,
         AdamWOptions options
     )
-        : this(Complete(parameters, gradients), options) { }
+        : this(OfCompleteParameters(parameters, gradients), options) { }
 
     /// <param name="tensors">Parameters to update, or parts of them, under different names. State is made for these
     /// only.</param>
@@ -107,7 +107,8 @@ public sealed class FusedAdamW : IDisposable
             value.Dispose();
     }
 
-    private static OptimizedTensor[] Complete(
+    // Each parameter is updated by one tensor that covers all of it.
+    private static OptimizedTensor[] OfCompleteParameters(
         IReadOnlyList<(string Name, Parameter Parameter)> parameters,
         IReadOnlyList<Tensor> gradients
     )

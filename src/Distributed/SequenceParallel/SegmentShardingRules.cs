@@ -10,10 +10,10 @@ public static class SegmentShardingRules
 {
     /// <summary>Whether segments of this length lie whole on ranks, or are made up of whole ranks.</summary>
     /// <param name="segmentLength">w; at most the whole sequence.</param>
-    /// <param name="rowsPerRank">ℓ.</param>
+    /// <param name="tokensPerRank">ℓ.</param>
     /// <param name="ranks">Ranks that share the sequence.</param>
-    public static bool Fits(long segmentLength, long rowsPerRank, int ranks) =>
-        ranks == 1 || segmentLength % rowsPerRank == 0 || rowsPerRank % segmentLength == 0;
+    public static bool Fits(long segmentLength, long tokensPerRank, int ranks) =>
+        ranks == 1 || segmentLength % tokensPerRank == 0 || tokensPerRank % segmentLength == 0;
 
     /// <summary>
     /// Refuses a schedule that does not fit, with what would. Pure: no collective, the same on every rank.
@@ -32,21 +32,21 @@ public static class SegmentShardingRules
             );
         }
 
-        long rowsPerRank = sequenceLength / ranks;
+        long tokensPerRank = sequenceLength / ranks;
         foreach (Branch branch in schedule)
         {
-            if (!Fits(Math.Min(branch.SegmentLength, sequenceLength), rowsPerRank, ranks))
-                throw new UserException(Explain(branch, schedule, rowsPerRank, ranks));
+            if (!Fits(Math.Min(branch.SegmentLength, sequenceLength), tokensPerRank, ranks))
+                throw new UserException(Explain(branch, schedule, tokensPerRank, ranks));
         }
     }
 
-    internal static string Explain(Branch branch, IEnumerable<Branch> schedule, long rowsPerRank, int ranks)
+    internal static string Explain(Branch branch, IEnumerable<Branch> schedule, long tokensPerRank, int ranks)
     {
         long w = branch.SegmentLength,
-            sequenceLength = rowsPerRank * ranks;
+            sequenceLength = tokensPerRank * ranks;
         long[] lengths =
         [
-            .. Candidates(rowsPerRank, ranks).OrderBy(length => Math.Abs(length - w)).ThenBy(length => length),
+            .. Candidates(tokensPerRank, ranks).OrderBy(length => Math.Abs(length - w)).ThenBy(length => length),
         ];
         int rankCount = Enumerable
             .Range(1, ranks)
@@ -57,24 +57,24 @@ public static class SegmentShardingRules
                 )
             )
             .Max();
-        return $"Branch {branch} does not fit {ranks} ranks with {rowsPerRank} rows each: a segment must divide a "
+        return $"Branch {branch} does not fit {ranks} ranks with {tokensPerRank} rows each: a segment must divide a "
             + "rank's rows or be a multiple of them. "
             + $"The nearest segment length that works is {lengths[0]}; with the schedule as it is, {rankCount} "
             + $"rank{(rankCount == 1 ? "" : "s")} can share the sequence.";
     }
 
-    private static IEnumerable<long> Candidates(long rowsPerRank, int ranks)
+    private static IEnumerable<long> Candidates(long tokensPerRank, int ranks)
     {
-        for (long divisor = 1; divisor * divisor <= rowsPerRank; divisor++)
+        for (long divisor = 1; divisor * divisor <= tokensPerRank; divisor++)
         {
-            if (rowsPerRank % divisor == 0)
+            if (tokensPerRank % divisor == 0)
             {
                 yield return divisor;
-                yield return rowsPerRank / divisor;
+                yield return tokensPerRank / divisor;
             }
         }
 
         for (long multiple = 2; multiple <= ranks; multiple++)
-            yield return multiple * rowsPerRank;
+            yield return multiple * tokensPerRank;
     }
 }

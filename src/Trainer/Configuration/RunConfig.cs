@@ -80,7 +80,7 @@ internal sealed record ModelConfig
     public bool TieEmbeddings { get; init; } = true;
 
     /// <summary>
-    /// Whether the mixed heads and the feed-forward network's hidden channels are normalized before their last
+    /// Whether the merged heads and the feed-forward network's hidden channels are normalized before their last
     /// projection.
     /// </summary>
     public bool SubLayerNorm { get; init; }

@@ -33,7 +33,7 @@ internal sealed class RunPlan
     /// </summary>
     public string Fingerprint { get; }
 
-    /// <summary>The resolved configuration.</summary>
+    /// <summary>The configuration, with defaults and command-line overrides applied.</summary>
     public RunConfig Config => Shape.Config;
 
     /// <inheritdoc cref="RunShape.DataRanks"/>
@@ -48,8 +48,8 @@ internal sealed class RunPlan
     /// <inheritdoc cref="RunShape.Layout"/>
     public SequenceLayout Layout => Shape.Layout;
 
-    /// <inheritdoc cref="RunShape.RowsPerRank"/>
-    public long RowsPerRank => Shape.RowsPerRank;
+    /// <inheritdoc cref="RunShape.TokensPerRank"/>
+    public long TokensPerRank => Shape.TokensPerRank;
 
     /// <summary>Opens every rank's plan and checks that all are the same. Collective.</summary>
     /// <param name="world">All ranks.</param>

@@ -58,7 +58,7 @@ internal sealed class TrainingState : IDisposable
     public static TrainingState Create(RunPlan plan, DeviceMesh mesh, ComputeDevice device)
     {
         var trained = TrainedModel.Create(plan.Shape, plan.Corpus.Tokenizer, mesh, device);
-        long offloaded = trained.Module.OffloadedBytes(plan.Batch.MicroBatchSize, plan.RowsPerRank);
+        long offloaded = trained.Module.OffloadedBytes(plan.Batch.MicroBatchSize, plan.TokensPerRank);
         RankConsensus.Run(mesh.World, () => trained.Module.ReserveOffload(offloaded));
         return new TrainingState(plan, mesh, trained);
     }

@@ -80,7 +80,7 @@ internal sealed class AttentionCost
                 * (
                     span > 1
                         ? KeptOfRank(branch, group.Offset, slowest)
-                        : Segments(branch, run.RowsPerRank)
+                        : Segments(branch, run.TokensPerRank)
                             .Sum(segment =>
                                 segment.Count * RowBlock.KeptRows(segment.Rows, group.Offset, branch.Dilation)
                             )
@@ -104,7 +104,7 @@ internal sealed class AttentionCost
             * (long)Heads(branch).Sum(group => (double)group.Heads * KeptOfRank(branch, group.Offset, rank));
     }
 
-    private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.RowsPerRank);
+    private int Span(Branch branch) => (int)Math.Max(1, branch.SegmentLength / run.TokensPerRank);
 
     private IReadOnlyList<HeadGroup> Heads(Branch branch) =>
         run.Model.HeadOffsets.Groups(run.Model.Heads, branch.Dilation);
@@ -126,7 +126,7 @@ internal sealed class AttentionCost
     {
         int span = Span(branch);
         if (span == 1)
-            return Pairs(branch, run.RowsPerRank);
+            return Pairs(branch, run.TokensPerRank);
         return Heads(branch)
             .Sum(group =>
             {

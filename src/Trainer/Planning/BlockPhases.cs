@@ -33,10 +33,10 @@ internal static class BlockPhases
             projected = 3 * residual;
         bool full = run.Config.Memory.Recompute == Recompute.Full;
         double tileRows = Math.Min(
-            run.LocalRows,
+            run.LocalTokens,
             run.Config.Memory.TileRows ?? RowTile.DefaultRows(Math.Max(model.DModel, model.FeedForward))
         );
-        double share = tileRows / run.LocalRows,
+        double share = tileRows / run.LocalTokens,
             roundedWeights = run.IsHalfPrecision ? run.Parameters.PerBlock * run.ElementBytes : 0;
         // Where attention is recomputed its result is not among what is kept.
         double attended = full ? residual + tensors.LogSumExp + tensors.Gathered : 0;

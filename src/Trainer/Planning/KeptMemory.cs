@@ -70,7 +70,7 @@ internal readonly record struct KeptMemory(double Activations, double Gathered, 
     {
         LongNetConfig model = run.Model;
         double rows = Math.Min(
-            run.LocalRows,
+            run.LocalTokens,
             run.Config.Memory.LossRows ?? ChunkedCrossEntropy.DefaultRows(model.Vocabulary)
         );
         double logits = model.Vocabulary * (double)RunShape.Float32Bytes,

@@ -129,10 +129,12 @@ internal sealed record MemoryCost
 
     // Pairs of channels that are rotated, over a rank's rows.
     private static double RotatedPairs(RunShape run) =>
-        run.Model.Positions == PositionEncoding.None ? 0 : run.RowsPerRank * (run.Model.DModel / run.Model.Heads / 2.0);
+        run.Model.Positions == PositionEncoding.None
+            ? 0
+            : run.TokensPerRank * (run.Model.DModel / run.Model.Heads / 2.0);
 
     private static double StepTokens(RunShape run) =>
-        run.RowsPerRank * run.Batch.MicroSteps * run.Batch.MicroBatchSize * (double)TokenBytes;
+        run.TokensPerRank * run.Batch.MicroSteps * run.Batch.MicroBatchSize * (double)TokenBytes;
 
     // The copy of a GPU's tensors lies in the host's memory.
     private static bool CopiesCheckpoints(RunShape run, Machine machine) =>
@@ -178,10 +180,10 @@ internal sealed record TensorBytes
         return new TensorBytes
         {
             Residual = run.ActivationBytes(run.Model.DModel),
-            ResidualFloat32 = run.LocalRows * run.Model.DModel * (double)RunShape.Float32Bytes,
+            ResidualFloat32 = run.LocalTokens * run.Model.DModel * (double)RunShape.Float32Bytes,
             Hidden = run.ActivationBytes(run.Model.FeedForward),
-            LogSumExp = (double)run.LocalRows * run.Model.Heads * RunShape.Float32Bytes,
-            NormStatistics = 2.0 * run.LocalRows * RunShape.Float32Bytes,
+            LogSumExp = (double)run.LocalTokens * run.Model.Heads * RunShape.Float32Bytes,
+            NormStatistics = 2.0 * run.LocalTokens * RunShape.Float32Bytes,
             Gathered = gatheredElements * run.ElementBytes,
             GatheredFloat32 = gatheredElements * RunShape.Float32Bytes,
         };

@@ -4,7 +4,7 @@ using LongNet.Trainer.Shape;
 namespace LongNet.Trainer.Planning;
 
 /// <summary>Floating-point operations of one optimizer step over all ranks, by part.</summary>
-/// <param name="Projections">Queries, keys, values and mixed heads.</param>
+/// <param name="Projections">Queries, keys, values and merged heads.</param>
 /// <param name="Attention">All branches.</param>
 /// <param name="FeedForward">Both products of every block.</param>
 /// <param name="Output">The output projection. Its gradients are computed in forward, and counted as backward.</param>

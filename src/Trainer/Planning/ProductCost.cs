@@ -17,14 +17,14 @@ internal readonly record struct ProductCost(double Flops, double Bytes)
     /// <summary>Rows times a matrix.</summary>
     public static ProductCost Of(RunShape run, double inputs, double outputs) =>
         new(
-            2.0 * run.LocalRows * inputs * outputs,
+            2.0 * run.LocalTokens * inputs * outputs,
             run.ActivationBytes(inputs) + run.ActivationBytes(outputs) + inputs * outputs * run.ElementBytes
         );
 
     /// <summary>Queries, keys and values of a block.</summary>
     public static ProductCost Projections(RunShape run) => 3 * Of(run, run.Model.DModel, run.Model.DModel);
 
-    /// <summary>The projection of the mixed heads.</summary>
+    /// <summary>The projection of the merged heads.</summary>
     public static ProductCost Mixed(RunShape run) => Of(run, run.Model.DModel, run.Model.DModel);
 
     /// <summary>Both products of the feed-forward network.</summary>

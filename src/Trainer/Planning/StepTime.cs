@@ -226,7 +226,7 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
                 + GradientMixingPasses * kept;
         double ofBlock =
                 forward * (run.Recomputes ? 2 : 1) + backward + (run.Recomputes ? TilePasses * tensors.Residual : 0),
-            ofLoss = LogitPasses * run.LocalRows * model.Vocabulary * RunShape.Float32Bytes + 4 * tensors.Residual;
+            ofLoss = LogitPasses * run.LocalTokens * model.Vocabulary * RunShape.Float32Bytes + 4 * tensors.Residual;
         double bytes = BlocksPerStep(run) * ofBlock + run.Batch.MicroSteps * ofLoss;
         return new PartTime("work by element", bytes / machine.MemoryBandwidth, Resource.MemoryBandwidth);
     }
@@ -259,7 +259,7 @@ internal sealed record StepTime(IReadOnlyList<PartTime> Parts)
     private static PartTime Calls(RunShape run, Machine machine)
     {
         double tiles = run.Recomputes
-            ? Math.Max(1, run.LocalRows * (double)Math.Max(run.Model.DModel, run.Model.FeedForward) / TileElements)
+            ? Math.Max(1, run.LocalTokens * (double)Math.Max(run.Model.DModel, run.Model.FeedForward) / TileElements)
             : 1;
         double ofBlock = (run.Recomputes ? 2 : 1) * ForwardCalls + BackwardCalls;
         return new PartTime("calls", BlocksPerStep(run) * tiles * ofBlock * machine.CallSeconds, Resource.Calls);

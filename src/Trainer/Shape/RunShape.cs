@@ -13,7 +13,7 @@ namespace LongNet.Trainer.Shape;
 /// The shape of a run: what follows from its configuration and the number of ranks, without the text, the machine or a
 /// collective. A run and its prediction share it.
 /// </summary>
-/// <param name="Config">The resolved configuration.</param>
+/// <param name="Config">The configuration, with defaults and command-line overrides applied.</param>
 /// <param name="Model">The model's shape.</param>
 /// <param name="DataRanks">Ranks along the batch.</param>
 /// <param name="SequenceRanks">Ranks along the sequence.</param>
@@ -26,7 +26,7 @@ internal sealed record RunShape(
     BatchPartition Batch
 )
 {
-    /// <summary>Bytes of a float32: parameters, gradients, moments, statistics.</summary>
+    /// <summary>Bytes of a float32: parameters, gradients, moments, log-sum-exps, and the numbers that norms keep.</summary>
     public const int Float32Bytes = sizeof(float);
 
     /// <summary>All ranks.</summary>
@@ -42,12 +42,12 @@ internal sealed record RunShape(
     public SequenceLayout Layout => AllGatherSequenceParallel.LayoutOf(SequenceLength, SequenceRanks);
 
     /// <summary>Rows of every sequence that a rank has.</summary>
-    public long RowsPerRank => SequenceLength / SequenceRanks;
+    public long TokensPerRank => SequenceLength / SequenceRanks;
 
     /// <summary>
     /// Rows that a rank works on at once: those of all sequences of a micro-batch. N in docs/planning.md.
     /// </summary>
-    public long LocalRows => RowsPerRank * Batch.MicroBatchSize;
+    public long LocalTokens => TokensPerRank * Batch.MicroBatchSize;
 
     /// <summary>Bytes of an element of an activation. s in docs/planning.md.</summary>
     public int ElementBytes => Config.Precision.Compute == ComputePrecision.Float32 ? Float32Bytes : 2;
@@ -62,10 +62,10 @@ internal sealed record RunShape(
     public double TokensPerStep => (double)Config.Training.BatchSize * SequenceLength;
 
     /// <summary>Bytes of a tensor [local rows, channels] of the compute type.</summary>
-    public double ActivationBytes(double channels) => LocalRows * channels * ElementBytes;
+    public double ActivationBytes(double channels) => LocalTokens * channels * ElementBytes;
 
     /// <summary>Derives the shape and checks that its parts fit together.</summary>
-    /// <param name="config">The resolved configuration.</param>
+    /// <param name="config">The configuration, with defaults and command-line overrides applied.</param>
     /// <param name="ranks">How many are, or would be, started.</param>
     /// <exception cref="UserException">Ranks, sequence, batch or positions do not fit; says what would.</exception>
     public static RunShape Create(RunConfig config, int ranks)

@@ -14,8 +14,8 @@ public class SegmentShardingRulesTests
     [InlineData(48, 64, 4, false)]
     [InlineData(96, 64, 4, false)]
     [InlineData(48, 64, 1, true)]
-    public void Fits_SegmentsWholeOnRanksOrOfWholeRanks(long segmentLength, long rowsPerRank, int ranks, bool fits) =>
-        Assert.Equal(fits, SegmentShardingRules.Fits(segmentLength, rowsPerRank, ranks));
+    public void Fits_SegmentsWholeOnRanksOrOfWholeRanks(long segmentLength, long tokensPerRank, int ranks, bool fits) =>
+        Assert.Equal(fits, SegmentShardingRules.Fits(segmentLength, tokensPerRank, ranks));
 
     [Fact]
     public void Validate_SegmentThatStraddlesRanks_NamesTheNearestThatWorks()

@@ -29,11 +29,11 @@ internal static class ReadmeExample
             sharding
         );
 
-        long rowsPerRank = 128 / mesh.SequenceSize;
-        Tensor rows = rand(2, rowsPerRank, 64); // this rank's rows of the sequence
+        long tokensPerRank = 128 / mesh.SequenceSize;
+        Tensor rows = rand(2, tokensPerRank, 64); // this rank's tokens of the sequence
         Tensor attended = attention.forward(rows); // collective: every rank of mesh.Sequence calls it
 
-        Assert.Equal([2, rowsPerRank, 64], attended.shape);
+        Assert.Equal([2, tokensPerRank, 64], attended.shape);
         BackwardPass.Run(attended.sum());
         Assert.All(attention.parameters(), parameter => Assert.True(parameter.grad!.isfinite().all().item<bool>()));
     }

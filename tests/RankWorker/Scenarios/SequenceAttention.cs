@@ -18,7 +18,7 @@ internal static class SequenceAttention
     private const long Batch = 2,
         Heads = 4,
         HeadDim = 32,
-        RowsPerRank = 24;
+        TokensPerRank = 24;
 
     // float64 rounding of sums of some hundred terms in another order.
     private const double Float64Tolerance = 1e-12;
@@ -33,20 +33,20 @@ internal static class SequenceAttention
     {
         ProcessGroup world = runtime.World;
         using var sharding = new AllGatherSequenceParallel(world);
-        long whole = RowsPerRank * world.Size;
+        long whole = TokensPerRank * world.Size;
         (string Name, Branch[] Branches)[] schedules =
         [
             ("local", [new(8, 1), new(24, 3)]),
             ("the whole sequence", [new(whole, 1)]),
             ("longer than the sequence", [new(5 * whole, 2)]),
-            ("local and shared", [new(12, 1), new(24, 2), new(2 * RowsPerRank, 2), new(whole, 4)]),
+            ("local and shared", [new(12, 1), new(24, 2), new(2 * TokensPerRank, 2), new(whole, 4)]),
             // Kept rows of different number on every rank, and none for some heads on some.
             (
                 "dilation that divides neither segment, shard nor heads",
-                [new(24, 1), new(2 * RowsPerRank, 5), new(whole, 7)]
+                [new(24, 1), new(2 * TokensPerRank, 5), new(whole, 7)]
             ),
             ("dilation above the shard", [new(8, 1), new(whole, 31)]),
-            ("last segment shorter, of fewer ranks", [new(3 * RowsPerRank, 2)]),
+            ("last segment shorter, of fewer ranks", [new(3 * TokensPerRank, 2)]),
         ];
         foreach (var (name, branches) in schedules)
         {
@@ -88,7 +88,7 @@ internal static class SequenceAttention
             }
         }
 
-        var mixed = new SegmentSchedule(new Branch(12, 1), new Branch(2 * RowsPerRank, 2), new Branch(whole, 5));
+        var mixed = new SegmentSchedule(new Branch(12, 1), new Branch(2 * TokensPerRank, 2), new Branch(whole, 5));
         foreach (bool causal in new[] { false, true })
         {
             var detached = new AttentionPattern(mixed, causal, MixingGradient: MixingGradient.Detached);
@@ -121,8 +121,8 @@ internal static class SequenceAttention
         using var scope = NewDisposeScope();
         using var generator = new Generator(29);
         const long Channels = Heads * HeadDim;
-        long whole = RowsPerRank * world.Size,
-            first = RowsPerRank * world.Rank;
+        long whole = TokensPerRank * world.Size,
+            first = TokensPerRank * world.Rank;
         long[] lengths = [whole - 29 > 0 ? whole - 29 : 1, whole / 2 + 5];
         string what = $"module, {positions}, causal {causal}, rank {world.Rank} of {world.Size}";
         using DilatedAttention alone = Module(null),
@@ -134,21 +134,21 @@ internal static class SequenceAttention
             values[sequence].narrow(0, lengths[sequence], whole - lengths[sequence]).fill_(double.NaN);
 
         Tensor all = values.clone().requires_grad_(),
-            own = values.narrow(1, first, RowsPerRank).clone().requires_grad_();
+            own = values.narrow(1, first, TokensPerRank).clone().requires_grad_();
         Tensor expected = alone.forward(all, lengths),
             output = sharded.forward(own, lengths);
         BackwardPass.Run(expected.mul(cotangent).sum());
-        BackwardPass.Run(output.mul(cotangent.narrow(1, first, RowsPerRank)).sum());
+        BackwardPass.Run(output.mul(cotangent.narrow(1, first, TokensPerRank)).sum());
         TestKit.Compare.AssertClose(
             output,
-            expected.narrow(1, first, RowsPerRank),
+            expected.narrow(1, first, TokensPerRank),
             Float64Tolerance,
             $"output: {what}",
             floor: 1e-3
         );
         TestKit.Compare.AssertClose(
             own.grad!,
-            all.grad!.narrow(1, first, RowsPerRank),
+            all.grad!.narrow(1, first, TokensPerRank),
             Float64Tolerance,
             $"gradient of the input: {what}",
             floor: 1e-3
@@ -198,8 +198,8 @@ internal static class SequenceAttention
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(17);
-        long whole = RowsPerRank * world.Size,
-            first = RowsPerRank * world.Rank;
+        long whole = TokensPerRank * world.Size,
+            first = TokensPerRank * world.Rank;
         Tensor[] inputs =
         [
             .. Enumerable
@@ -257,7 +257,7 @@ internal static class SequenceAttention
             return made;
         }
 
-        Tensor Rows(Tensor x) => x.narrow(1, first, RowsPerRank).contiguous();
+        Tensor Rows(Tensor x) => x.narrow(1, first, TokensPerRank).contiguous();
     }
 
     // Counted here from the definition of kept rows alone, row by row.
@@ -276,8 +276,8 @@ internal static class SequenceAttention
             receivedForward = 0,
             sentBackward = 0,
             receivedBackward = 0;
-        long whole = RowsPerRank * world.Size;
-        int widest = (int)(Math.Min(options.Schedule.Max(branch => branch.SegmentLength), whole) / RowsPerRank);
+        long whole = TokensPerRank * world.Size;
+        int widest = (int)(Math.Min(options.Schedule.Max(branch => branch.SegmentLength), whole) / TokensPerRank);
         if (lengths is not null && widest > 1)
         {
             // The ranks of the widest segment compare their lists: 8 bytes a sequence, whatever the type.
@@ -288,7 +288,7 @@ internal static class SequenceAttention
         foreach (Branch requested in options.Schedule)
         {
             long w = Math.Min(requested.SegmentLength, whole);
-            int span = (int)(w / RowsPerRank);
+            int span = (int)(w / TokensPerRank);
             if (span <= 1)
                 continue;
             int firstRank = world.Rank / span * span;
@@ -305,7 +305,7 @@ internal static class SequenceAttention
                             options,
                             requested.Dilation,
                             w,
-                            rank * RowsPerRank,
+                            rank * TokensPerRank,
                             lengths?[sequence] ?? whole
                         )
                     );
@@ -315,8 +315,8 @@ internal static class SequenceAttention
             receivedForward += others;
             sentBackward += others;
             receivedBackward += (peers.Length - 1) * own;
-            if (lengths is null && w % requested.Dilation == 0 && RowsPerRank % requested.Dilation == 0)
-                Assert.Equal(2 * Batch * (RowsPerRank / requested.Dilation) * Heads * HeadDim, own);
+            if (lengths is null && w % requested.Dilation == 0 && TokensPerRank % requested.Dilation == 0)
+                Assert.Equal(2 * Batch * (TokensPerRank / requested.Dilation) * Heads * HeadDim, own);
         }
 
         Assert.True(
@@ -340,7 +340,7 @@ internal static class SequenceAttention
                 options.HeadOffsets == HeadOffsets.Interleaved
                     ? head % dilation
                     : head / ((Heads + dilation - 1) / dilation);
-            for (long row = firstRow; row < Math.Min(firstRow + RowsPerRank, end); row++)
+            for (long row = firstRow; row < Math.Min(firstRow + TokensPerRank, end); row++)
             {
                 long inSegment = row % w;
                 if (inSegment >= offset && (inSegment - offset) % dilation == 0)
@@ -357,7 +357,7 @@ internal static class SequenceAttention
         if (world.Size == 1)
             return;
         using var scope = NewDisposeScope();
-        Tensor x = zeros(1, RowsPerRank, Heads, HeadDim);
+        Tensor x = zeros(1, TokensPerRank, Heads, HeadDim);
         var options = new AttentionPattern(new SegmentSchedule(new Branch(36, 1)), true);
         var error = Assert.Throws<Core.UserException>(() => DilatedAttention.Attend(x, x, x, options, sharding));
         long otherLength = 20 + world.Rank;
@@ -366,7 +366,7 @@ internal static class SequenceAttention
                 x,
                 x,
                 x,
-                new AttentionPattern(new SegmentSchedule(new Branch(RowsPerRank * world.Size, 2)), true),
+                new AttentionPattern(new SegmentSchedule(new Branch(TokensPerRank * world.Size, 2)), true),
                 sharding,
                 [otherLength]
             )

@@ -36,7 +36,7 @@ public class RunShapeTests
         var shape = RunShape.Create(config, 4);
         Assert.Equal((4, 2, 2), (shape.Ranks, shape.DataRanks, shape.SequenceRanks));
         // Half of eight rows, of two sequences at once; four sequences per rank are two micro-batches.
-        Assert.Equal((4, 8, 2), (shape.RowsPerRank, shape.LocalRows, shape.Batch.MicroSteps));
+        Assert.Equal((4, 8, 2), (shape.TokensPerRank, shape.LocalTokens, shape.Batch.MicroSteps));
         Assert.Equal(8 * 8 * 4, shape.ActivationBytes(channels: 8));
         Assert.Equal(64, shape.TokensPerStep);
     }

@@ -51,7 +51,7 @@ internal sealed class RecomputedBlock(
     public long KeptBytes(long batch, long length, ScalarType type)
     {
         long elements = batch * length * block.Attention.DModel,
-            statistics = batch * length * block.Attention.Heads;
+            logSumExps = batch * length * block.Attention.Heads;
         long size = type switch
         {
             ScalarType.Float64 => sizeof(double),
@@ -63,7 +63,7 @@ internal sealed class RecomputedBlock(
         long gathered = block
             .Attention.Plan(batch, length)
             .Branches.Sum(branch => branch.ShardedSegments.Sum(segment => segment.TotalElements));
-        return (2 * elements + gathered) * size + statistics * Math.Max(sizeof(float), size);
+        return (2 * elements + gathered) * size + logSumExps * Math.Max(sizeof(float), size);
     }
 
     /// <summary>Forward, outside autograd.</summary>
