@@ -26,7 +26,7 @@ internal sealed record RunShape(
     BatchPartition Batch
 )
 {
-    /// <summary>Bytes of a float32: parameters, gradients, moments, log-sum-exps, and the numbers that norms keep.</summary>
+    /// <summary>Bytes of a float32: parameters, gradients, moments, log-sum-exps, what norms keep.</summary>
     public const int Float32Bytes = sizeof(float);
 
     /// <summary>All ranks.</summary>
