@@ -8,6 +8,7 @@ namespace LongNet.Trainer.Tests.Commands;
 /// "mpiexec -n N dotnet run -- train" on a checkout that was never built and on one that was. The slow ones build again
 /// and again.
 /// </summary>
+[Trait("Category", "machine")]
 public class LiteralCommandTests
 {
     [Fact]
