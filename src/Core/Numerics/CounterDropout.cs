@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using LongNet.Core.Cuda;
 using LongNet.Core.Native;
 using LongNet.Core.Sequences;
 using static TorchSharp.torch;
@@ -14,6 +15,14 @@ namespace LongNet.Core.Numerics;
 /// <param name="Shard">The positions of the tokens that the process holds of each sequence.</param>
 public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, SequenceShard Shard)
 {
+    /// <summary>The stream of every sequence for one use.</summary>
+    /// <param name="site">Names the use.</param>
+    internal RandomStream[] SequenceStreams(string site)
+    {
+        RandomStream stream = Stream.Derive(site);
+        return [.. Sequences.Select(sequence => stream.Derive(sequence))];
+    }
+
     /// <summary>Choices that TorchSharp's generator decides, for what has to make them twice.</summary>
     /// <param name="batch">Sequences.</param>
     /// <param name="length">Tokens of each.</param>
@@ -44,6 +53,8 @@ internal static class CounterDropout
             return input;
         if (context is null)
             return nn.functional.dropout(input, probability, training: true);
+        if (KernelModule.For(input) is { } kernels)
+            return FusedDropout.Apply(kernels, input, probability, context.SequenceStreams(site), context.Shard);
         using Tensor mask = Mask(input.shape, probability, context, site);
         return input.mul(mask.to(input.dtype).to(input.device));
     }
@@ -67,8 +78,7 @@ internal static class CounterDropout
 
         long length = shape[1];
         int channels = checked((int)shape[2]);
-        RandomStream stream = context.Stream.Derive(site);
-        RandomStream[] sequences = [.. context.Sequences.Select(sequence => stream.Derive(sequence))];
+        RandomStream[] sequences = context.SequenceStreams(site);
         uint threshold = (uint)Math.Min(probability * 4294967296.0, uint.MaxValue);
         float kept = (float)(1 / (1 - probability));
         Tensor mask = empty(shape, dtype: ScalarType.Float32);
