@@ -85,7 +85,11 @@ internal sealed class FusedRotation : autograd.SingleTensorFunction<FusedRotatio
             )
             && KernelModule.IsAligned(parameters.Result)
             && KernelModule.IsAligned(parameters.Factors);
-        kernels.Launch($"rotate_{KernelModule.NameOf(tensor.dtype)}{(aligned ? "_aligned" : "")}", threads, ref parameters);
+        kernels.Launch(
+            $"rotate_{KernelModule.NameOf(tensor.dtype)}{(aligned ? "_aligned" : "")}",
+            threads,
+            ref parameters
+        );
         GC.KeepAlive(input);
         GC.KeepAlive(factors);
         return result.MoveToOuterDisposeScope();

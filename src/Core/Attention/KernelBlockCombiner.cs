@@ -42,9 +42,7 @@ internal sealed class KernelBlockCombiner(KernelModule kernels) : BlockCombiner
             int count = Math.Min(BlockTable.Length, results.Count - first);
             bool last = first + count == results.Count;
             Tensor result = empty(like.shape, dtype: last ? type : ScalarType.Float32, device: like.device);
-            Tensor? logSumExp = mixes
-                ? empty(like.shape[..3], dtype: ScalarType.Float32, device: like.device)
-                : null;
+            Tensor? logSumExp = mixes ? empty(like.shape[..3], dtype: ScalarType.Float32, device: like.device) : null;
             Launch(
                 operation,
                 like.dtype,
@@ -94,12 +92,7 @@ internal sealed class KernelBlockCombiner(KernelModule kernels) : BlockCombiner
             if (logSumExp is not null)
                 used.Add(logSumExp);
             BlockEntry entry = Entry(block.Block, channels, values, logSumExp);
-            aligned &= KernelModule.IsAligned(
-                entry.Values,
-                entry.ValueSegment,
-                entry.ValueHead,
-                entry.ValueRow
-            );
+            aligned &= KernelModule.IsAligned(entry.Values, entry.ValueSegment, entry.ValueHead, entry.ValueRow);
             parameters.Blocks[parameters.Count++] = entry;
         }
 

@@ -15,10 +15,7 @@ internal sealed class TensorBlockCombiner : BlockCombiner
         var merge = new LogSumExpMerge(like);
         foreach (BlockResult result in results)
             merge.Merge(result.Block, result.Values, result.LogSumExp!);
-        return (
-            merge.Output.to(like.dtype).MoveToOuterDisposeScope(),
-            merge.LogSumExp.MoveToOuterDisposeScope()
-        );
+        return (merge.Output.to(like.dtype).MoveToOuterDisposeScope(), merge.LogSumExp.MoveToOuterDisposeScope());
     }
 
     public override Tensor Sum(Tensor like, ScalarType type, IReadOnlyList<BlockResult> results)

@@ -15,8 +15,7 @@ internal static class KernelSource
         foreach (string file in Files)
         {
             string name = $"{typeof(KernelSource).Namespace}.Kernels.{file}";
-            using Stream stream =
-                typeof(KernelSource).Assembly.GetManifestResourceStream(name)
+            using Stream stream = typeof(KernelSource).Assembly.GetManifestResourceStream(name)
                 ?? throw new InvalidOperationException($"The assembly has no resource {name}.");
             using var reader = new StreamReader(stream);
             source.AppendLine($"#line 1 \"{file}\"").AppendLine(reader.ReadToEnd());

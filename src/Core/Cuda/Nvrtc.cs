@@ -14,13 +14,7 @@ internal static unsafe class Nvrtc
     private const int Success = 0;
 
     // 11.2 is the name of all versions 11.2 to 11.8.
-    private static readonly string[] Names =
-    [
-        "libnvrtc.so.13",
-        "libnvrtc.so.12",
-        "libnvrtc.so.11.2",
-        "libnvrtc.so",
-    ];
+    private static readonly string[] Names = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"];
 
     // Folders of PyTorch's wheels beside torch/lib, which LONGNET_LIBTORCH names, and of NVIDIA's packages.
     private static readonly string[] WheelFolders = ["../../nvidia/cu13/lib", "../../nvidia/cuda_nvrtc/lib", "."];
@@ -49,8 +43,7 @@ internal static unsafe class Nvrtc
     {
         if (!IsPresent)
             throw new InvalidOperationException(Missing);
-        var create =
-            (delegate* unmanaged<nint*, byte*, byte*, int, byte**, byte**, int>)Function("nvrtcCreateProgram");
+        var create = (delegate* unmanaged<nint*, byte*, byte*, int, byte**, byte**, int>)Function("nvrtcCreateProgram");
         var compile = (delegate* unmanaged<nint, int, byte**, int>)Function("nvrtcCompileProgram");
         var destroy = (delegate* unmanaged<nint*, int>)Function("nvrtcDestroyProgram");
         nint program;

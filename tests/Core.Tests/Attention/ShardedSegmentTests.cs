@@ -70,6 +70,20 @@ public class ShardedSegmentTests
         AssertEqualsOneRank(name, new AttentionPattern(branches, Causal: true), lengths: null, buckets: null);
     }
 
+    // As on a GPU: all local blocks, then the gathered ones, then one merge; and one sum of all gradients.
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public void Attend_BlocksCombinedAtOnce_EqualsOneRank(string name, bool causal)
+    {
+        var branches = new SegmentSchedule(new Branch(12, 1), new Branch(96, 2), new Branch(200, 5));
+        foreach (MixingGradient mixing in Enum.GetValues<MixingGradient>())
+        {
+            var pattern = new AttentionPattern(branches, causal, HeadOffsets.Interleaved, mixing);
+            AssertEqualsOneRank(name, pattern, lengths: null, buckets: null, new TensorBlockCombiner());
+            AssertEqualsOneRank(name, pattern, [67, 53], buckets: null, new TensorBlockCombiner());
+        }
+    }
+
     // Rotary positions, dropout and recomputation too are decided by position.
     [Theory]
     [InlineData("2 ranks", Recompute.None)]
@@ -117,7 +131,8 @@ public class ShardedSegmentTests
         string name,
         AttentionPattern pattern,
         long[]? lengths,
-        RelativePositionBuckets? buckets
+        RelativePositionBuckets? buckets,
+        BlockCombiner? combiner = null
     )
     {
         using var scope = NewDisposeScope();
@@ -131,7 +146,10 @@ public class ShardedSegmentTests
         Tensor biases = randn([buckets?.Count ?? 2, Heads], dtype: float64, generator: generator);
         SequenceLayout layout = Layouts[name];
         Tensor[] expected = Run(0, UnshardedSequence.Instance);
+        // Every rank's thread has the combiner of this one; the one rank has none.
+        BlockCombiner.Substitute.Value = combiner;
         Tensor[][] ranks = InProcessSequence.Run(layout, Run);
+        BlockCombiner.Substitute.Value = null;
         string what = $"{name}, {pattern}, lengths {lengths is not null}, bias {buckets is not null}";
         for (int rank = 0; rank < ranks.Length; rank++)
         {
