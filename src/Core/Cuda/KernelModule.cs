@@ -43,8 +43,9 @@ internal abstract unsafe class KernelModule
     {
         if (tensor.device_type != DeviceType.CUDA || !Supports(tensor.dtype))
             return null;
-        long elements = tensor.NumberOfElements;
-        if (elements == 0 || elements / tensor.shape[^1] * GroupsOf(tensor.shape[^1]) > LargestLaunch)
+        long elements = tensor.NumberOfElements,
+            channels = tensor.size(-1);
+        if (elements == 0 || elements / channels * GroupsOf(channels) > LargestLaunch)
             return null;
         return CudaKernels.Of(tensor.device_index);
     }

@@ -8,8 +8,8 @@ using static TorchSharp.torch;
 namespace LongNet.Core.Tests.Cuda;
 
 /// <summary>
-/// The CUDA kernels, compiled as C++ and run thread by thread on the CPU: their arithmetic, their parameters' layout and
-/// all of the C# around them, without a GPU.
+/// The CUDA kernels, compiled as C++ and run thread by thread on the CPU: their arithmetic, their parameters' layout
+/// and all of the C# around them, without a GPU.
 /// </summary>
 internal sealed unsafe class EmulatedKernels : KernelModule
 {
