@@ -2,6 +2,7 @@ using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
 using LongNet.Core.Sequences;
+using LongNet.Core.Tests.Cuda;
 using LongNet.Core.Tests.Model;
 using LongNet.TestKit;
 using TorchSharp;
@@ -84,6 +85,29 @@ public class ShardedSegmentTests
         }
     }
 
+    // Gradients that are summed in the compute type, beside those of keys that other ranks' queries add to in float32.
+    [Theory]
+    [InlineData(ScalarType.BFloat16, false)]
+    [InlineData(ScalarType.BFloat16, true)]
+    [InlineData(ScalarType.Float32, false)]
+    [InlineData(ScalarType.Float32, true)]
+    public void Attend_BlocksCombinedByType_EqualsOneRank(ScalarType type, bool withKernels)
+    {
+        BlockCombiner combiner = withKernels
+            ? new KernelBlockCombiner(EmulatedKernels.Get())
+            : new TensorBlockCombiner();
+        var branches = new SegmentSchedule(new Branch(12, 1), new Branch(96, 2), new Branch(200, 5));
+        foreach (bool causal in new[] { true, false })
+            AssertEqualsOneRank(
+                "4 ranks, no order",
+                new AttentionPattern(branches, causal),
+                lengths: null,
+                buckets: null,
+                combiner,
+                type
+            );
+    }
+
     // Rotary positions, dropout and recomputation too are decided by position.
     [Theory]
     [InlineData("2 ranks", Recompute.None)]
@@ -132,7 +156,8 @@ public class ShardedSegmentTests
         AttentionPattern pattern,
         long[]? lengths,
         RelativePositionBuckets? buckets,
-        BlockCombiner? combiner = null
+        BlockCombiner? combiner = null,
+        ScalarType type = ScalarType.Float64
     )
     {
         using var scope = NewDisposeScope();
@@ -158,10 +183,10 @@ public class ShardedSegmentTests
                 Compare.AssertClose(
                     ranks[rank][i],
                     expected[i].index_select(1, rows),
-                    Tolerance,
+                    ToleranceOf(type),
                     $"output, q, k, v ({i}) of rank {rank}: {what}",
                     // A shard that keeps next to nothing proves nothing by digits.
-                    floor: expected[i].abs().max().item<double>()
+                    floor: expected[i].abs().max().to(float64).item<double>()
                 );
         }
 
@@ -177,7 +202,7 @@ public class ShardedSegmentTests
         Tensor[] Run(int rank, ISequenceSharding sharding)
         {
             Tensor rows = tensor(sharding.ShardOf(Length).Positions());
-            Tensor[] own = [.. inputs.Select(input => input.index_select(1, rows).requires_grad_())];
+            Tensor[] own = [.. inputs.Select(input => input.index_select(1, rows).to(type).requires_grad_())];
             using RelativePositionBias? bias = buckets is null ? null : new RelativePositionBias(Heads, buckets);
             bias?.to(float64);
             using (no_grad())
@@ -188,6 +213,15 @@ public class ShardedSegmentTests
             return bias is null ? results : [.. results, bias.Table.grad!.clone()];
         }
     }
+
+    // Rounding of the type, in blocks of other shapes.
+    private static double ToleranceOf(ScalarType type) =>
+        type switch
+        {
+            ScalarType.Float64 => Tolerance,
+            ScalarType.Float32 => 1e-5,
+            _ => 4e-2,
+        };
 
     private static SequenceLayout Of(params (long First, long Length)[] ranks) =>
         new([.. ranks.Select(range => new[] { new PositionRange(range.First, range.Length) })]);

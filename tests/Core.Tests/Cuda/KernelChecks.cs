@@ -22,7 +22,8 @@ internal static class KernelChecks
         };
 
     /// <summary>Blocks of random branches, in random memory layouts.</summary>
-    public static void MergeAndSum(KernelModule kernels, Device device, ScalarType type, int seed)
+    /// <returns>How many blocks there were.</returns>
+    public static int MergeAndSum(KernelModule kernels, Device device, ScalarType type, int seed)
     {
         using var scope = NewDisposeScope();
         var random = new Random(seed);
@@ -77,6 +78,8 @@ internal static class KernelChecks
             );
             Assert.True(Same(sum, combiner.Sum(like, sumType, results)), $"sums differ: {what}");
         }
+
+        return blocks.Length;
 
         Tensor Finite(Tensor values) => values.masked_fill(empties, zeros([], dtype: values.dtype).ToScalar());
     }
