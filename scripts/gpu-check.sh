@@ -72,7 +72,8 @@ trap 'rm -rf "$parts"' EXIT
 }
 
 failed=0
-"$tests" -noColor -class LongNet.Core.Tests.Attention.CudaAttentionTests -result-xml "$parts/tests.xml" </dev/null || failed=$?
+"$tests" -noColor -class LongNet.Core.Tests.Attention.CudaAttentionTests \
+  -class LongNet.Core.Tests.Attention.CudaKernelTests -result-xml "$parts/tests.xml" </dev/null || failed=$?
 if [ ! -s "$parts/tests.xml" ]; then
   say "the tests ended with code $failed and wrote no report."
   exit 1
