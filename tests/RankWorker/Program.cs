@@ -10,6 +10,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
 {
     ["process-group"] = ProcessGroupContract.Run,
     ["process-group-cuda"] = ProcessGroupContract.RunOnGpus,
+    ["process-group-staged"] = ProcessGroupContract.RunStaged,
     ["sequence-attention"] = SequenceAttention.Run,
     ["model-gradients"] = ModelGradients.Run,
     ["sharded-optimizer"] = ShardedOptimizer.Run,

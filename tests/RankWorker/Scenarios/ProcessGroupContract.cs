@@ -13,7 +13,8 @@ namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>The contract of process groups on any backend: run once per backend and number of ranks.</summary>
 /// <param name="device">Device of the tensors. Expected values are computed on the CPU.</param>
-internal sealed class ProcessGroupContract(Device device)
+/// <param name="sumsInAnyOrder">Whether sums of floating-point numbers may be added in any order, as NCCL's are.</param>
+internal sealed class ProcessGroupContract(Device device, bool sumsInAnyOrder = false)
 {
     private static readonly ScalarType[] Floating =
     [
@@ -31,12 +32,28 @@ internal sealed class ProcessGroupContract(Device device)
         new ProcessGroupContract(CPU).Check(runtime.Environment, runtime.World);
 
     /// <summary>
-    /// CUDA tensors, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator of one
-    /// rank.
+    /// CUDA tensors by NCCL, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator of
+    /// one rank.
     /// </summary>
     public static void RunOnGpus(DistributedRuntime runtime, string[] arguments)
     {
-        var contract = new ProcessGroupContract(RankDevice.Cuda(runtime.Environment));
+        runtime.DeviceTransport = DeviceTransport.Nccl;
+        RunAsRanks(runtime, new ProcessGroupContract(RankDevice.Cuda(runtime.Environment), sumsInAnyOrder: true));
+    }
+
+    /// <summary>
+    /// Tensors of a device that travel through host memory: CUDA tensors where there is a GPU, which ranks may share,
+    /// else those of the emulated device.
+    /// </summary>
+    public static void RunStaged(DistributedRuntime runtime, string[] arguments)
+    {
+        runtime.DeviceTransport = DeviceTransport.Host;
+        RunAsRanks(runtime, new ProcessGroupContract(ScenarioDevice.OfRank(runtime.Environment)));
+    }
+
+    // A process without a launcher is a group of one rank that has a communicator all the same.
+    private static void RunAsRanks(DistributedRuntime runtime, ProcessGroupContract contract)
+    {
         if (runtime.Environment.Launcher != RankLauncher.None)
         {
             contract.Check(runtime.Environment, runtime.World);
@@ -47,7 +64,12 @@ internal sealed class ProcessGroupContract(Device device)
         using var world = new ProcessGroup(
             "0",
             "world",
-            new DeviceCommunicator(SingleRankCommunicator.Instance, "world", monitor),
+            new DeviceCommunicator(
+                SingleRankCommunicator.Instance,
+                "world",
+                monitor,
+                new DeviceTransportChoice { Transport = runtime.DeviceTransport }
+            ),
             monitor
         );
         contract.Check(runtime.Environment, world);
@@ -504,7 +526,7 @@ internal sealed class ProcessGroupContract(Device device)
     {
         Tensor expected = Reduced(group, length, dtype, operation).narrow(0, first, actual.NumberOfElements);
         bool inAnyOrder =
-            device.type == DeviceType.CUDA
+            sumsInAnyOrder
             && dtype is ScalarType.Float64 or ScalarType.Float32
             && operation is ReduceOperation.Sum or ReduceOperation.Average;
         if (!inAnyOrder || group.Size <= 2)
