@@ -13,16 +13,37 @@ using static TorchSharp.torch;
 namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>Loss, gradient norm and every parameter's gradient of a model on a mesh equal those of one rank.</summary>
-internal static class ModelGradients
+internal sealed class ModelGradients(Device device)
 {
     private const long Batch = 4,
         Length = 96;
 
     /// <param name="runtime">The ranks.</param>
-    /// <param name="arguments">Sizes of the data and the sequence axis.</param>
+    /// <param name="arguments">
+    /// Sizes of the data and the sequence axis; "--device": some of it, on a device whose tensors travel through host
+    /// memory.
+    /// </param>
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
+        runtime.DeviceTransport = DeviceTransport.Host;
         using var mesh = new DeviceMesh(runtime.World, int.Parse(arguments[0]), int.Parse(arguments[1]));
+        Device device = ScenarioDevice.Of(runtime.Environment, arguments);
+        var scenario = new ModelGradients(device);
+        if (device.type == DeviceType.CPU)
+            scenario.Check(mesh);
+        else
+            scenario.CheckOnDevice(mesh);
+    }
+
+    private void CheckOnDevice(DeviceMesh mesh)
+    {
+        LongNetConfig config = Config(tied: true, HeadOffsets.Interleaved, dropout: 0.3) with { SubLayerNorm = true };
+        foreach (Recompute recompute in Enum.GetValues<Recompute>())
+            Compare(mesh, config, float32, 1e-5, new ModelExecution { Recompute = recompute });
+    }
+
+    private void Check(DeviceMesh mesh)
+    {
         Assert.Equal(mesh.World.Rank, mesh.DataRank * mesh.SequenceSize + mesh.SequenceRank);
         Assert.Equal(mesh.SequenceRank, mesh.Sequence.Rank);
         Assert.Equal(mesh.DataRank, mesh.Data.Rank);
@@ -78,7 +99,7 @@ internal static class ModelGradients
             TieEmbeddings = tied,
         };
 
-    private static void Compare(
+    private void Compare(
         DeviceMesh mesh,
         LongNetConfig config,
         ScalarType dtype,
@@ -161,11 +182,14 @@ internal static class ModelGradients
         )
         {
             model.to(dtype);
+            model.to(device);
             model.train();
             var named = model.named_parameters().Select(entry => (entry.name, entry.parameter)).ToArray();
             using ProcessGroup alone = ProcessGroup.Solo("alone");
             using var buffer = new GradientBuffer(named, world ?? alone);
-            Tensor loss = model.LossSum(tokens, targets, new DropoutContext(stream, sequences, shard)).div(valid);
+            Tensor loss = model
+                .LossSum(tokens.to(device), targets.to(device), new DropoutContext(stream, sequences, shard))
+                .div(valid);
             BackwardPass.Run(loss);
             Tensor sum = loss.detach().to(float64).reshape(1).clone();
             world?.AllReduce(sum);

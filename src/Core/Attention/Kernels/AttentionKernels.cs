@@ -103,6 +103,7 @@ internal static class AttentionKernels
             (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) =>
                 CudaEfficient,
             (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => TensorOperations,
+            (not TorchSharp.DeviceType.CUDA, _) => TensorOperations,
             _ => throw new UserException(
                 $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or "
                     + "float64 on the CPU or a CUDA device."

@@ -78,6 +78,8 @@ internal sealed class StagedTensor
         ReadDevice(source.narrow(0, first, count), Host.narrow(0, first, count));
     }
 
-    // Blocks until the device has computed the source and the copy is done.
-    private static void ReadDevice(Tensor source, Tensor destination) => destination.copy_(source);
+    // Blocks until the device has computed the source and the copy is done. A device of libtorch's lazy backend has no
+    // copy into existing host memory.
+    private static void ReadDevice(Tensor source, Tensor destination) =>
+        destination.copy_(source.device_type == TorchSharp.DeviceType.CUDA ? source : source.cpu());
 }
