@@ -37,9 +37,12 @@ internal sealed class ModelGradients(Device device)
 
     private void CheckOnDevice(DeviceMesh mesh)
     {
-        LongNetConfig config = Config(tied: true, HeadOffsets.Interleaved, dropout: 0.3) with { SubLayerNorm = true };
-        foreach (Recompute recompute in Enum.GetValues<Recompute>())
-            Compare(mesh, config, float32, 1e-5, new ModelExecution { Recompute = recompute });
+        // One case: the emulated device takes seconds for what the CPU does in milliseconds.
+        LongNetConfig config = Config(tied: true, HeadOffsets.Interleaved, dropout: 0) with
+        {
+            Layers = 1,
+        };
+        Compare(mesh, config, float32, 1e-5, new ModelExecution());
     }
 
     private void Check(DeviceMesh mesh)
@@ -148,9 +151,9 @@ internal sealed class ModelGradients(Device device)
         TestKit.Compare.AssertClose([loss], [expectedLoss], tolerance, $"loss: {what}");
         TestKit.Compare.AssertClose([norm], [expectedNorm], tolerance, $"gradient norm: {what}");
         Assert.Equal(expected.Count, actual.Count);
-        Assert.True(expected.Count >= 30, "a model of two blocks has at least 30 parameters");
+        Assert.True(expected.Count >= 15 * config.Layers, "a block has at least 15 parameters");
         Assert.Equal(
-            config.SubLayerNorm ? 8 : 0,
+            config.SubLayerNorm ? 4 * config.Layers : 0,
             expected.Keys.Count(name =>
                 name.Contains("inner_attn_ln", StringComparison.Ordinal)
                 || name.Contains("ffn_layernorm", StringComparison.Ordinal)
