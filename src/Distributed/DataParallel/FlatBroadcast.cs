@@ -14,12 +14,7 @@ internal static class FlatBroadcast
     /// <param name="tensors">Contiguous; the same shapes, types and order on all ranks.</param>
     /// <param name="root">Group rank whose values all ranks take.</param>
     /// <param name="largest">Most bytes that travel as one tensor.</param>
-    public static void Run(
-        ProcessGroup group,
-        IReadOnlyList<Tensor> tensors,
-        int root,
-        long largest = DefaultBytes
-    )
+    public static void Run(ProcessGroup group, IReadOnlyList<Tensor> tensors, int root, long largest = DefaultBytes)
     {
         ArgumentNullException.ThrowIfNull(group);
         ArgumentNullException.ThrowIfNull(tensors);

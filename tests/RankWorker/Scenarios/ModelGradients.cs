@@ -38,10 +38,7 @@ internal sealed class ModelGradients(Device device)
     private void CheckOnDevice(DeviceMesh mesh)
     {
         // One case: the emulated device takes seconds for what the CPU does in milliseconds.
-        LongNetConfig config = Config(tied: true, HeadOffsets.Interleaved, dropout: 0) with
-        {
-            Layers = 1,
-        };
+        LongNetConfig config = Config(tied: true, HeadOffsets.Interleaved, dropout: 0) with { Layers = 1 };
         Compare(mesh, config, float32, 1e-5, new ModelExecution());
     }
 

@@ -2,6 +2,7 @@ using LongNet.Core.Native;
 using LongNet.Distributed.Backends;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Collectives.Transport;
+using LongNet.Distributed.DataParallel;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Launch;
 using LongNet.Distributed.Lifetime;
@@ -86,6 +87,7 @@ internal sealed class ProcessGroupContract(Device device, bool sumsInAnyOrder = 
         CheckSplit(world);
         CheckBarrier(world);
         CheckScalars(world);
+        CheckFlatBroadcast(world);
         CheckArguments(world);
         Assert.Equal("world", world.Name);
     }
@@ -377,6 +379,30 @@ internal sealed class ProcessGroupContract(Device device, bool sumsInAnyOrder = 
         int middle = world.Size / 2;
         Assert.Equal((expected, 7), world.SumAndLargest(Added(world.Rank), world.Rank == middle ? 7 : -world.Rank));
         Assert.Equal(double.NaN, world.SumAndLargest(world.Rank == middle ? double.NaN : 1, 0).Sum);
+    }
+
+    // Tensors of several types, with and without elements, one by one, some together, and all of a type together.
+    private void CheckFlatBroadcast(ProcessGroup world)
+    {
+        (ScalarType Dtype, long Length)[] kinds =
+        [
+            (ScalarType.Float32, 3),
+            (ScalarType.Float32, 1000),
+            (ScalarType.Float32, 0),
+            (ScalarType.Float32, 7),
+            (ScalarType.BFloat16, 5),
+            (ScalarType.Int64, 1),
+            (ScalarType.Int64, 2),
+        ];
+        foreach (long largest in new[] { 1, 4012, FlatBroadcast.DefaultBytes })
+        {
+            using var scope = NewDisposeScope();
+            int root = world.Size - 1;
+            Tensor[] own = [.. kinds.Select(kind => Own(world.Rank, kind.Length, kind.Dtype))];
+            FlatBroadcast.Run(world, own, root, largest);
+            foreach (var (kind, values) in kinds.Zip(own))
+                AssertSameBits(Part(root, kind.Length, kind.Dtype), values);
+        }
     }
 
     // Around the ring, every rank receiving before it sends; two messages between the same ranks keep their order.

@@ -232,7 +232,9 @@ internal sealed class SequenceAttention(Device device)
         [
             .. Enumerable
                 .Range(0, 4)
-                .Select(_ => randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype).to(device)),
+                .Select(_ =>
+                    randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype).to(device)
+                ),
         ];
 
         Tensor[] all = [.. inputs.Take(3).Select(x => x.clone().requires_grad_())];

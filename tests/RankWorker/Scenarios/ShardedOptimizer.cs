@@ -260,7 +260,10 @@ internal sealed class ShardedOptimizer(Device device)
                 (entry, p) =>
                 {
                     using var generator = new Generator((ulong)(77 + p));
-                    return (entry.Name, new Parameter(randn(entry.Shape, dtype: dtype, generator: generator).to(device)));
+                    return (
+                        entry.Name,
+                        new Parameter(randn(entry.Shape, dtype: dtype, generator: generator).to(device))
+                    );
                 }
             ),
         ];

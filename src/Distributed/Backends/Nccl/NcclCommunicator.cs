@@ -15,12 +15,9 @@ namespace LongNet.Distributed.Backends.Nccl;
 /// <param name="host">The same ranks, for CPU tensors: it exchanges what NCCL needs to start.</param>
 /// <param name="name">The group, for messages.</param>
 /// <param name="queue">Its communicator, if it was made already. Owned by this object.</param>
-internal sealed class NcclCommunicator(
-    ICommunicator host,
-    string name,
-    CollectiveMonitor monitor,
-    NcclQueue? queue
-) : ITensorTransport, IDisposable
+internal sealed class NcclCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, NcclQueue? queue)
+    : ITensorTransport,
+        IDisposable
 {
     private readonly Dictionary<(int Peer, bool Sends), NcclQueue> links = [];
     private NcclQueue? queue = queue;

@@ -104,10 +104,7 @@ internal sealed unsafe class NcclMeeting
 
     private static string? ProblemOf(byte[][] ranks, ICommunicator host)
     {
-        string[] problems =
-        [
-            .. ranks.Select(rank => Encoding.UTF8.GetString(rank.AsSpan(ProblemStart)).TrimEnd('\0')),
-        ];
+        string[] problems = [.. ranks.Select(rank => Encoding.UTF8.GetString(rank.AsSpan(ProblemStart)).TrimEnd('\0'))];
         int troubled = Array.FindIndex(problems, problem => problem.Length > 0);
         if (troubled < 0)
             return null;

@@ -30,8 +30,8 @@ internal sealed class StagingPool : IDisposable
         lock (gate)
         {
             StagingBuffer? best = free
-                // One that would stay more than half empty is kept for a larger tensor.
-                .Where(buffer => buffer.Fits(tensor.dtype, pinned, needed) && buffer.Elements <= 2 * needed)
+            // One that would stay more than half empty is kept for a larger tensor.
+            .Where(buffer => buffer.Fits(tensor.dtype, pinned, needed) && buffer.Elements <= 2 * needed)
                 .MinBy(buffer => buffer.Elements);
             if (best is not null)
             {
