@@ -30,20 +30,20 @@ internal static class EmulatedNccl
         Assert.Empty(monitor.Open());
     }
 
-    // A call is in progress for 0.1 ms. A poll that sleeps takes 1 ms more.
+    // A call is in progress for 0.1 ms. A poll that sleeps takes 1 ms more, every time; one that does not may, where
+    // another process has the processor meanwhile.
     private static void CheckLaunch(CollectiveMonitor monitor, NcclQueue queue)
     {
         Start(monitor, queue).Wait();
-        var seconds = new List<double>();
-        for (int i = 0; i < 20; i++)
+        double least = double.MaxValue;
+        for (int i = 0; i < 100 && least > 0.9e-3; i++)
         {
             long start = Stopwatch.GetTimestamp();
             Start(monitor, queue);
-            seconds.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
+            least = Math.Min(least, Stopwatch.GetElapsedTime(start).TotalSeconds);
         }
 
-        // The least, because another process may have the processor in between.
-        Assert.InRange(seconds.Min(), 0, 0.9e-3);
+        Assert.InRange(least, 0, 0.9e-3);
     }
 
     // The default stream waits, this thread does not, and the time counts once the stream is past it.
@@ -85,7 +85,7 @@ internal static class EmulatedNccl
     }
 
     private static void AwaitAll(CollectiveMonitor monitor) =>
-        Assert.True(SpinWait.SpinUntil(() => monitor.Open().Count == 0, TimeSpan.FromSeconds(10)));
+        Assert.True(SpinWait.SpinUntil(() => monitor.Open().Count == 0, TimeSpan.FromSeconds(30)));
 
     private static CollectiveCall Call(CollectiveKind kind) =>
         new(() => "", default)
