@@ -20,6 +20,7 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
     ["rank-consensus"] = RankConsensusScenario.Run,
     ["step-consensus"] = StepConsensusScenario.Run,
     ["depart"] = Departures.Run,
+    ["device-training"] = DeviceTraining.Run,
     ["first-vector-math"] = FirstVectorMath.Run,
     ["run-lock"] = RunLockRace.Run,
 };

@@ -202,7 +202,8 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         Tensor ends = tensor(lengths.ToArray(), dtype: ScalarType.Int64, device: input.device).view(-1, 1, 1);
-        Tensor padding = tensor(shard.Positions()).to(input.device).view(1, -1, 1).ge(ends);
+        Tensor positions = tensor(shard.Positions(), dtype: ScalarType.Int64, device: CPU).to(input.device);
+        Tensor padding = positions.view(1, -1, 1).ge(ends);
         Tensor zero = zeros([], dtype: input.dtype, device: input.device);
 
         // The input's padding is zeroed as well: a NaN in it would reach the projections' gradients.

@@ -70,31 +70,42 @@ internal static class HeadOffsetRules
     }
 
     /// <summary>
-    /// The fewest groups of heads that one view each can select. Where every offset keeps equally many rows, a group
-    /// may have heads of several offsets. Fewer groups are fewer kernel calls, each of more heads for the threads to
-    /// share.
+    /// The fewest groups of heads that one view each can select. A group may have heads of several offsets if all of
+    /// them keep equally many rows. Where the dilation does not divide the rows, the first offsets keep one row more
+    /// than the others. Fewer groups are fewer kernel calls, each of more heads for the threads to share.
     /// </summary>
     /// <param name="rule">How offsets are dealt out.</param>
     /// <param name="heads">Number of heads, H.</param>
     /// <param name="dilation">Dilation of the branch, r.</param>
-    /// <param name="rows">Rows that the groups are to select from; groups of several offsets need r to divide
-    /// them.</param>
+    /// <param name="rows">Rows that the groups are to select from.</param>
     public static IReadOnlyList<HeadGroup> Groups(this HeadOffsets rule, long heads, long dilation, long rows)
     {
         IReadOnlyList<HeadGroup> byOffset = rule.Groups(heads, dilation);
-        if (rows % dilation != 0 || byOffset[0].Heads >= byOffset.Count)
+        long longer = rows % dilation,
+            rounds = byOffset[0].Heads;
+        if (rounds * (longer > 0 && longer < byOffset.Count ? 2 : 1) >= byOffset.Count)
             return byOffset;
 
         // The same table the other way round: the first heads of all offsets, then the second ones, …
         var groups = new List<HeadGroup>();
-        for (long place = 0; place < byOffset[0].Heads; place++)
+        for (long place = 0; place < rounds; place++)
         {
             // Only the last offsets can be short of a head.
-            int offsets = byOffset.Count(group => group.Heads > place);
-            long stride = rule == HeadOffsets.Interleaved ? 1 : byOffset[0].Heads;
-            groups.Add(new HeadGroup(0, byOffset[0].FirstHead + place * byOffset[0].HeadStride, stride, offsets, 1));
+            long offsets = byOffset.Count(group => group.Heads > place),
+                split = Math.Min(longer, offsets);
+            AddRun(0, split, place);
+            AddRun(split, offsets, place);
         }
 
         return groups;
+
+        void AddRun(long first, long end, long place)
+        {
+            if (first == end)
+                return;
+            long stride = rule == HeadOffsets.Interleaved ? 1 : rounds,
+                firstHead = byOffset[0].FirstHead + place * byOffset[0].HeadStride + first * stride;
+            groups.Add(new HeadGroup(first, firstHead, stride, end - first, OffsetStride: 1));
+        }
     }
 }

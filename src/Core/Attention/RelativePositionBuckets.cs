@@ -67,7 +67,7 @@ public sealed record RelativePositionBuckets(long Count, long MaxDistance, bool 
         var distances = new long[count];
         for (long i = 0; i < count; i++)
             distances[i] = first + i * step;
-        Tensor distance = tensor(distances);
+        Tensor distance = tensor(distances, dtype: ScalarType.Int64, device: CPU);
         Tensor size = Bidirectional ? distance.abs() : distance.maximum(Integer(0));
 
         // In float32, as everyone computes it: at a power of two a digit more would choose another bucket than the
@@ -85,7 +85,7 @@ public sealed record RelativePositionBuckets(long Count, long MaxDistance, bool 
             bucket = bucket.sub(distance.lt(Integer(0)).to(int64).mul(Integer(-PerDirection)));
         return bucket.to(device).MoveToOuterDisposeScope();
 
-        static Tensor Integer(long value) => tensor(value, dtype: ScalarType.Int64);
-        static Tensor Single(double value) => tensor(value, dtype: ScalarType.Float32);
+        static Tensor Integer(long value) => tensor(value, dtype: ScalarType.Int64, device: CPU);
+        static Tensor Single(double value) => tensor(value, dtype: ScalarType.Float32, device: CPU);
     }
 }

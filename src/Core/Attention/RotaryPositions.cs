@@ -154,8 +154,8 @@ public sealed class RotaryPositions : IDisposable
             .. shard.Positions().Select(position => decaySchedule is null ? 0.0 : position % block - block / 2),
         ];
 
-        Tensor angles = outer(tensor(positions), tensor(frequencies));
-        Tensor exponents = outer(tensor(distances), tensor(logScales));
+        Tensor angles = outer(OnCpu(positions), OnCpu(frequencies));
+        Tensor exponents = outer(OnCpu(distances), OnCpu(logScales));
         ScalarType complexType =
             LogSumExpMerge.AccumulationType(type) == ScalarType.Float64
                 ? ScalarType.ComplexFloat64
@@ -163,6 +163,8 @@ public sealed class RotaryPositions : IDisposable
         queryFactors = Factors(exponents.exp());
         keyFactors = Factors(exponents.neg().exp());
         cached = (shard, type, device.ToString());
+
+        static Tensor OnCpu(double[] values) => tensor(values, dtype: ScalarType.Float64, device: CPU);
 
         // [length, 1, headDim / 2]; outlives every scope, as the cache owns it.
         Tensor Factors(Tensor scale) =>

@@ -50,7 +50,13 @@ internal sealed class ShardedSegment
         peerRanges = [.. peers.Shards.Select(shard => shard.Range)];
         byPosition = [.. Enumerable.Range(0, count).OrderBy(peer => peerRanges[peer].First)];
         long segmentStart = peerRanges[byPosition[0]].First;
-        groups = offsets.Groups(heads, branch.Dilation, CommonDivisor(segmentStart, sequenceTokens));
+        // Where the dilation divides every place at which a range may begin, all heads of a group keep rows at the same
+        // places of each range.
+        long divisor = CommonDivisor(segmentStart, sequenceTokens);
+        groups =
+            divisor % branch.Dilation == 0
+                ? offsets.Groups(heads, branch.Dilation, divisor)
+                : offsets.Groups(heads, branch.Dilation);
         sequences = range.Sequences;
         keptRows = new long[count, groups.Count];
         starts = new long[count, groups.Count];

@@ -1,6 +1,7 @@
 using LongNet.Core.Attention;
 using LongNet.Core.Model.Memory;
 using LongNet.Core.Numerics;
+using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 using static TorchSharp.torch.nn;
@@ -80,6 +81,17 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// <summary>How it computes.</summary>
     public ModelExecution Execution { get; }
 
+    /// <summary>Moves the parameters to another device. Call before anything holds one of them.</summary>
+    /// <param name="device">Where the model is to compute.</param>
+    /// <returns>The model itself.</returns>
+    public LongNetLanguageModel MoveTo(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        if (device.type != DeviceType.CPU)
+            this.to(device);
+        return this;
+    }
+
     /// <inheritdoc cref="forward(Tensor, DropoutContext?)"/>
     public override Tensor forward(Tensor tokens) => forward(tokens, null);
 
@@ -133,18 +145,29 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
     /// Called with a block's index during the backward pass of this loss, as soon as the gradients of all parameters of
     /// the block ("layers.N.…") are complete; the last block comes first. Null where nothing waits for them.
     /// </param>
+    /// <param name="hasIgnoredTargets">
+    /// Whether some targets are <see cref="IgnoredTarget"/>; null: the targets are asked, for which the program waits
+    /// where they do not lie on the CPU.
+    /// </param>
     /// <returns>Scalar, at least float32; 0 where no target is valid. Owned by the caller.</returns>
     public Tensor LossSum(
         Tensor tokens,
         Tensor targets,
         DropoutContext? dropoutContext = null,
-        Action<int>? gradientsReady = null
+        Action<int>? gradientsReady = null,
+        bool? hasIgnoredTargets = null
     )
     {
         ArgumentNullException.ThrowIfNull(targets);
         using var scope = NewDisposeScope();
         return ChunkedCrossEntropy
-            .Sum(Hidden(tokens, dropoutContext, gradientsReady), finalNorm, Projection, targets, Execution.LossRows)
+            .Sum(
+                Hidden(tokens, dropoutContext, gradientsReady),
+                finalNorm,
+                Projection,
+                new ChunkedCrossEntropy.Labels(targets, hasIgnoredTargets),
+                Execution.LossRows
+            )
             .MoveToOuterDisposeScope();
     }
 

@@ -80,7 +80,7 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
             recomputed = new RecomputedBlock(
                 this,
                 execution.Recompute,
-                execution.TileRows ?? RowTile.DefaultRows(Math.Max(config.FeedForward, config.DModel)),
+                new TileSize(execution.TileRows, Math.Max(config.FeedForward, config.DModel)),
                 store
             );
     }

@@ -30,6 +30,44 @@ internal static unsafe partial class CudaDevice
     /// <param name="index">As in <see cref="Name"/>.</param>
     internal static bool IsAmpereOrNewer(int index) => (Capabilities.GetOrAdd(index, Major) ?? int.MaxValue) >= 8;
 
+    /// <summary>
+    /// Whether the GPU has compute capability 9.0 (Hopper). Where the driver does not say, it counts as one that has
+    /// not.
+    /// </summary>
+    /// <param name="index">As in <see cref="Name"/>.</param>
+    internal static bool IsHopper(int index) => Capabilities.GetOrAdd(index, Major) == 9;
+
+    /// <summary>Memory of the GPU that is in use, by all processes. Its context must exist in this one.</summary>
+    /// <param name="index">As in <see cref="Name"/>.</param>
+    /// <returns>Bytes; null where the driver does not say.</returns>
+    internal static long? UsedBytes(int index) => Memory(index) is var (free, total) ? total - free : null;
+
+    /// <summary>Free and total memory of the GPU. Its context must exist in this process.</summary>
+    /// <param name="index">As in <see cref="Name"/>.</param>
+    /// <returns>Bytes; null where the driver does not say.</returns>
+    internal static (long Free, long Total)? Memory(int index) =>
+        Ask<(long, long)?>(index, device =>
+        {
+            nint context;
+            if (RetainPrimaryContext(&context, device) != Success)
+                return null;
+            try
+            {
+                nuint free,
+                    total;
+                nint popped;
+                if (PushContext(context) != Success)
+                    return null;
+                bool known = MemoryInfo(&free, &total) == Success;
+                _ = PopContext(&popped);
+                return known ? ((long)free, (long)total) : null;
+            }
+            finally
+            {
+                _ = ReleasePrimaryContext(device);
+            }
+        });
+
     private static int? Major(int index) => Ask<int?>(index, device =>
         {
             int value;
@@ -59,6 +97,21 @@ internal static unsafe partial class CudaDevice
 
     [LibraryImport(Driver, EntryPoint = "cuDeviceGetName")]
     private static partial int DeviceGetName(byte* name, int length, int device);
+
+    [LibraryImport(Driver, EntryPoint = "cuDevicePrimaryCtxRetain")]
+    private static partial int RetainPrimaryContext(nint* context, int device);
+
+    [LibraryImport(Driver, EntryPoint = "cuDevicePrimaryCtxRelease_v2")]
+    private static partial int ReleasePrimaryContext(int device);
+
+    [LibraryImport(Driver, EntryPoint = "cuCtxPushCurrent_v2")]
+    private static partial int PushContext(nint context);
+
+    [LibraryImport(Driver, EntryPoint = "cuCtxPopCurrent_v2")]
+    private static partial int PopContext(nint* context);
+
+    [LibraryImport(Driver, EntryPoint = "cuMemGetInfo_v2")]
+    private static partial int MemoryInfo(nuint* free, nuint* total);
 
     [LibraryImport(Driver, EntryPoint = "cuDeviceGetAttribute")]
     private static partial int DeviceGetAttribute(int* value, int attribute, int device);

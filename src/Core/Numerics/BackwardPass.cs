@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.ExceptionServices;
 using static TorchSharp.torch;
 
@@ -18,6 +19,10 @@ public static class BackwardPass
     [ThreadStatic]
     private static List<Tensor>? handedOver;
 
+    // Likewise of each thread that works for a GPU: such a thread belongs to libtorch and to no pass, so the pass that
+    // ends releases what it holds. Otherwise the last gradients would stay in the GPU's memory until the next pass.
+    private static readonly ConcurrentDictionary<int, List<Tensor>> HandedOverOnGpu = new();
+
     /// <summary>Computes the gradients of a scalar loss, accumulating into the leaves.</summary>
     /// <param name="loss">A tensor of one element. Not disposed.</param>
     /// <exception cref="Exception">The error of a custom function's backward, with its stack trace.</exception>
@@ -27,6 +32,8 @@ public static class BackwardPass
         ThrowIfFailed();
         loss.backward();
         HandOver(null);
+        if (loss.device_type == TorchSharp.DeviceType.CUDA)
+            ReleaseOnGpu();
         ThrowIfFailed();
     }
 
@@ -69,8 +76,32 @@ public static class BackwardPass
     // can be disposed.
     private static void HandOver(List<Tensor>? gradients)
     {
-        foreach (Tensor? taken in handedOver ?? [])
-            taken?.Dispose();
+        if (gradients?.FirstOrDefault(gradient => gradient is not null)?.device_type == TorchSharp.DeviceType.CUDA)
+        {
+            int thread = Environment.CurrentManagedThreadId;
+            if (HandedOverOnGpu.TryGetValue(thread, out List<Tensor>? previous))
+                Dispose(previous);
+            HandedOverOnGpu[thread] = gradients;
+            return;
+        }
+
+        Dispose(handedOver);
         handedOver = gradients;
+    }
+
+    // Backward is over, so libtorch has taken everything.
+    private static void ReleaseOnGpu()
+    {
+        foreach (int thread in HandedOverOnGpu.Keys)
+        {
+            if (HandedOverOnGpu.TryRemove(thread, out List<Tensor>? last))
+                Dispose(last);
+        }
+    }
+
+    private static void Dispose(List<Tensor>? gradients)
+    {
+        foreach (Tensor? taken in gradients ?? [])
+            taken?.Dispose();
     }
 }

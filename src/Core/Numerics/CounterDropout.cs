@@ -19,7 +19,7 @@ public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Seq
     /// <param name="length">Tokens of each.</param>
     internal static DropoutContext Drawn(long batch, long length)
     {
-        using Tensor drawn = randint(long.MaxValue, [1], dtype: ScalarType.Int64);
+        using Tensor drawn = randint(long.MaxValue, [1], dtype: ScalarType.Int64, device: CPU);
         return new DropoutContext(
             new RandomStream(0).Derive(drawn.item<long>()),
             [.. Enumerable.Range(0, (int)batch).Select(sequence => (long)sequence)],
@@ -44,8 +44,36 @@ internal static class CounterDropout
             return input;
         if (context is null)
             return nn.functional.dropout(input, probability, training: true);
-        using Tensor mask = Mask(input.shape, probability, context, site);
-        return input.mul(mask.to(input.dtype).to(input.device));
+        using var scope = NewDisposeScope();
+        Tensor mask =
+            input.device_type == TorchSharp.DeviceType.CPU
+                ? Mask(input.shape, probability, context, site)
+                : DeviceDropoutMask.Of(input.shape, Choices.Of(probability, context, site), input.device);
+        return input.mul(mask.to(input.dtype)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>What the bits of a row become.</summary>
+    /// <param name="Sequences">The stream of each sequence of the batch.</param>
+    /// <param name="Shard">The positions of its tokens.</param>
+    /// <param name="Threshold">An element whose 32 bits are below it is dropped.</param>
+    /// <param name="Kept">The factor of all others.</param>
+    internal sealed record Choices(
+        IReadOnlyList<RandomStream> Sequences,
+        SequenceShard Shard,
+        uint Threshold,
+        float Kept
+    )
+    {
+        public static Choices Of(double probability, DropoutContext context, string site)
+        {
+            RandomStream stream = context.Stream.Derive(site);
+            return new Choices(
+                [.. context.Sequences.Select(sequence => stream.Derive(sequence))],
+                context.Shard,
+                (uint)Math.Min(probability * 4294967296.0, uint.MaxValue),
+                (float)(1 / (1 - probability))
+            );
+        }
     }
 
     /// <summary>The factors themselves: 0 or 1 / (1 − p), float32 on the CPU. Owned by the caller.</summary>
@@ -67,11 +95,8 @@ internal static class CounterDropout
 
         long length = shape[1];
         int channels = checked((int)shape[2]);
-        RandomStream stream = context.Stream.Derive(site);
-        RandomStream[] sequences = [.. context.Sequences.Select(sequence => stream.Derive(sequence))];
-        uint threshold = (uint)Math.Min(probability * 4294967296.0, uint.MaxValue);
-        float kept = (float)(1 / (1 - probability));
-        Tensor mask = empty(shape, dtype: ScalarType.Float32);
+        Choices choices = Choices.Of(probability, context, site);
+        Tensor mask = empty(shape, dtype: ScalarType.Float32, device: CPU);
         nint address = TensorMemory.Address(mask);
         // Each row has its own stream, so the threads that fill the mask do not change it.
         TensorThreads.ForEach(shape[0] * length, row =>
@@ -79,9 +104,9 @@ internal static class CounterDropout
                 address,
                 row * channels,
                 channels,
-                sequences[row / length].Derive(context.Shard.PositionOf(row % length)),
-                threshold,
-                kept
+                choices.Sequences[(int)(row / length)].Derive(context.Shard.PositionOf(row % length)),
+                choices.Threshold,
+                choices.Kept
             )
         );
         GC.KeepAlive(mask);

@@ -10,7 +10,12 @@ namespace LongNet.Core.Numerics;
 /// </remarks>
 public readonly record struct RandomStream(ulong Key)
 {
-    private const ulong Golden = 0x9E3779B97F4A7C15;
+    /// <summary>What a counter is multiplied by: 2⁶⁴ divided by the golden ratio.</summary>
+    internal const ulong Golden = 0x9E3779B97F4A7C15;
+
+    /// <summary>Factors of the mixing function.</summary>
+    internal const ulong FirstFactor = 0xBF58476D1CE4E5B9,
+        SecondFactor = 0x94D049BB133111EB;
 
     /// <summary>The stream that a number selects within this one.</summary>
     public RandomStream Derive(long selector) => new(Mix(Key + Golden * ((ulong)selector + 1)));
@@ -30,8 +35,8 @@ public readonly record struct RandomStream(ulong Key)
 
     private static ulong Mix(ulong value)
     {
-        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
-        value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
+        value = (value ^ (value >> 30)) * FirstFactor;
+        value = (value ^ (value >> 27)) * SecondFactor;
         return value ^ (value >> 31);
     }
 }

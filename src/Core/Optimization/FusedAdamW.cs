@@ -18,6 +18,8 @@ public sealed class FusedAdamW : IDisposable
     /// <summary>Before a parameter's name: the running mean of its squared gradients.</summary>
     public const string SquarePrefix = "exp_avg_sq.";
 
+    private readonly AdamWOptions options;
+    private readonly Device device;
     private readonly Group[] groups;
     private readonly TorchScriptModule kernel;
     private readonly List<(string Name, Tensor Value)> state = [];
@@ -42,14 +44,17 @@ public sealed class FusedAdamW : IDisposable
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentNullException.ThrowIfNull(options);
+        this.options = options;
         kernel = new TorchScriptModule(Script(options));
-        stepCount = zeros([], dtype: ScalarType.Float32).DetachFromDisposeScope();
-        oneStep = ones([], dtype: ScalarType.Float32).DetachFromDisposeScope();
-        learningRate = zeros([], dtype: ScalarType.Float64).DetachFromDisposeScope();
+        // A GPU's kernel reads the step count by its address.
+        device = tensors.Count > 0 ? tensors[0].Values.device : CPU;
+        stepCount = zeros([], dtype: ScalarType.Float32, device: device).DetachFromDisposeScope();
+        oneStep = ones([], dtype: ScalarType.Float32, device: CPU).DetachFromDisposeScope();
+        learningRate = zeros([], dtype: ScalarType.Float64, device: CPU).DetachFromDisposeScope();
         state.Add((StepName, stepCount));
 
-        var decayed = new Group("step_decayed");
-        var plain = new Group("step_plain");
+        var decayed = new Group("step_decayed", Decays: true);
+        var plain = new Group("step_plain", Decays: false);
         foreach (OptimizedTensor optimized in tensors)
         {
             Group group = optimized.Decays ? decayed : plain;
@@ -81,12 +86,18 @@ public sealed class FusedAdamW : IDisposable
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        learningRate.copy_(tensor(rate, dtype: ScalarType.Float64));
+        learningRate.copy_(tensor(rate, dtype: ScalarType.Float64, device: CPU));
         // Not the number itself: that overload makes a Scalar for its hidden factor, which a collection may free in the
         // call.
         stepCount.add_(oneStep, Scalars.One);
         foreach (Group group in groups)
         {
+            if (!HasKernel)
+            {
+                PlainStep(group, rate);
+                continue;
+            }
+
             kernel.Invoke(
                 group.Function,
                 group.Parameters.ToArray(),
@@ -105,6 +116,29 @@ public sealed class FusedAdamW : IDisposable
         oneStep.Dispose();
         foreach (var (_, value) in state)
             value.Dispose();
+    }
+
+    private bool HasKernel => device.type is TorchSharp.DeviceType.CPU or TorchSharp.DeviceType.CUDA;
+
+    // The kernel's arithmetic in tensor operations, for devices that it does not exist for.
+    private void PlainStep(Group group, double rate)
+    {
+        Tensor one = Number(1),
+            meanCorrection = one.sub(Number(options.Beta1).pow(stepCount)),
+            squareCorrection = one.sub(Number(options.Beta2).pow(stepCount)).sqrt();
+        for (int p = 0; p < group.Parameters.Count; p++)
+        {
+            using var scope = NewDisposeScope();
+            var (parameter, gradient) = (group.Parameters[p], group.Gradients[p]);
+            if (group.Decays)
+                parameter.mul_(Number(1 - rate * options.WeightDecay));
+            group.Means[p].lerp_(gradient, Number(1 - options.Beta1).to(device));
+            group.Squares[p].lerp_(gradient.mul(gradient), Number(1 - options.Beta2).to(device));
+            Tensor denominator = group.Squares[p].sqrt().div(squareCorrection).sub(Number(-options.Epsilon));
+            parameter.sub_(group.Means[p].div(denominator).mul(Number(rate).div(meanCorrection)));
+        }
+
+        static Tensor Number(double value) => tensor(value, dtype: ScalarType.Float32, device: CPU);
     }
 
     // Each parameter is updated by one tensor that covers all of it.
@@ -156,7 +190,7 @@ public sealed class FusedAdamW : IDisposable
         static string Number(double value) => value.ToString("0.0##################E+0", CultureInfo.InvariantCulture);
     }
 
-    private sealed record Group(string Function)
+    private sealed record Group(string Function, bool Decays)
     {
         public List<Tensor> Parameters { get; } = [];
 

@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Buffers.Binary;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using LongNet.Core.Devices;
 using LongNet.Core.Native;
 using static TorchSharp.torch;
 
@@ -180,7 +181,7 @@ public sealed class SafetensorsLayout
         using var withoutGradient = no_grad();
         var tensor = entry.Make();
         TensorMemory.Read(
-            TensorMemory.IsDirect(tensor) ? tensor : tensor.cpu().contiguous(),
+            TensorMemory.IsDirect(tensor) ? tensor : DeviceRead.ToCpu(tensor).contiguous(),
             (bytes, _) => output.Write(bytes),
             chunkBytes
         );

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
 using TorchSharp.Modules;
@@ -141,13 +142,34 @@ public sealed class GradientBuffer : IDisposable
     /// </returns>
     public double UnscaleAndClip(double largestNorm, double lossScale = 1)
     {
+        using var scope = NewDisposeScope();
+        return UnscaleAndClip(DeviceRead.Doubles(PieceNorms()), largestNorm, lossScale);
+    }
+
+    /// <summary>
+    /// The norms of pieces of this rank's gradients, for the caller to read together with other values of the device.
+    /// </summary>
+    /// <returns>[pieces], float64. In the scope of the caller.</returns>
+    internal Tensor PieceNorms()
+    {
+        using var scope = NewDisposeScope();
+        Tensor[] norms = [.. NormedParts.Select(VectorNorm.OfPieces)];
+        return (
+            norms.Length > 0 ? cat(norms) : empty([0], dtype: ScalarType.Float64, device: flat.device)
+        ).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>As the other overload, with the values of <see cref="PieceNorms"/> read already.</summary>
+    internal double UnscaleAndClip(ReadOnlySpan<double> pieceNorms, double largestNorm, double lossScale)
+    {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        double norm = Norm() / lossScale;
+        double norm = Norm(pieceNorms) / lossScale;
         bool clips = largestNorm > 0 && norm > largestNorm;
         if (clips || lossScale != 1)
         {
-            Tensor factor = tensor((clips ? largestNorm / norm : 1) / lossScale, dtype: flat.dtype);
+            // Without dimensions, so that it may come from the CPU whatever the gradients' device is.
+            Tensor factor = tensor((clips ? largestNorm / norm : 1) / lossScale, dtype: flat.dtype, device: CPU);
             foreach (Tensor own in IsSharded ? ownParts : [flat])
                 own.mul_(factor);
         }
@@ -170,13 +192,25 @@ public sealed class GradientBuffer : IDisposable
         flat.Dispose();
     }
 
+    // What this rank's part of the norm is computed from.
+    private Tensor[] NormedParts =>
+        IsSharded ? [.. ownParts.Where(part => part.NumberOfElements > 0)] : [flat];
+
     // Squares are summed in float64. In float32 the sum of a million squares loses digits, and the norm would differ
     // from one number of ranks to another.
-    private double Norm()
+    private double Norm(ReadOnlySpan<double> pieceNorms)
     {
         if (!IsSharded)
-            return VectorNorm.Of(flat);
-        double own = ownParts.Where(part => part.NumberOfElements > 0).Select(VectorNorm.Of).Sum(norm => norm * norm);
+            return VectorNorm.Combine(pieceNorms);
+        double own = 0;
+        foreach (Tensor part in NormedParts)
+        {
+            int pieces = VectorNorm.PiecesOf(part);
+            double norm = VectorNorm.Combine(pieceNorms[..pieces]);
+            own += norm * norm;
+            pieceNorms = pieceNorms[pieces..];
+        }
+
         return Math.Sqrt(group.Sum(own));
     }
 }

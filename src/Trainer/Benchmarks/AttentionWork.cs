@@ -42,8 +42,8 @@ internal sealed class AttentionWork : IDisposable
                 .Create(q.shape, options, UnshardedSequence.Instance)
                 .Branches.SelectMany(branch => branch.LocalBlocks),
         ];
-        LibtorchKernel = AttentionKernels.OfLibtorch(Blocks[0].View(q));
-        Kernel = AttentionKernels.For(Blocks[0].View(q));
+        LibtorchKernel = AttentionKernels.OfLibtorch(Blocks[0].View(q), Blocks[0].Rows);
+        Kernel = AttentionKernels.For(Blocks[0].View(q), Blocks[0].Rows);
         if (benchmark.Biased)
         {
             bias = new RelativePositionBias(

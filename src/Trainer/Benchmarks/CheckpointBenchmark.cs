@@ -29,7 +29,7 @@ internal static class CheckpointBenchmark
         using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
-        var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
+        using var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
         step.Run();
         double alone = Median(Save(asynchronous: false).Select(save => save.Seconds));
         (double Seconds, double Stall)[] behind = [.. Save(asynchronous: true)];

@@ -50,7 +50,7 @@ internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, 
                 leaf.grad = null;
         }
 
-        void Tiled() => Backward(() => ChunkedCrossEntropy.Sum(hidden, norm, projection, targets, TileRows));
+        void Tiled() => Backward(() => ChunkedCrossEntropy.Sum(hidden, norm, projection, new(targets), TileRows));
         void Plain() =>
             Backward(() =>
             {

@@ -25,6 +25,12 @@ internal sealed record StepTimes
     /// <summary>How long collectives were in flight in it.</summary>
     public required double InFlightCommunicationSeconds { get; init; }
 
+    /// <summary>The most memory of any rank's device; null where the system does not report it.</summary>
+    public required long? PeakMemoryBytes { get; init; }
+
+    /// <summary>How often rank 0 waited for its device to read a value, per step; 0 on the CPU.</summary>
+    public required double DeviceReads { get; init; }
+
     /// <summary>Floating-point operations of a step's matrix products, over all ranks.</summary>
     public required double Flops { get; init; }
 
@@ -51,15 +57,16 @@ internal static class StepBenchmark
     private const double FlopsPerParameterAndToken = 6;
 
     /// <summary>Runs the steps. Collective over the mesh.</summary>
-    public static StepTimes Run(RunPlan plan, DeviceMesh mesh, int steps)
+    public static StepTimes Run(RunPlan plan, DeviceMesh mesh, ComputeDevice device, int steps)
     {
-        using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
+        using var state = TrainingState.Create(plan, mesh, device);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
-        var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
-        double rate = mesh.World.Sum(AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32));
+        using var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
+        double rate = mesh.World.Sum(ProductRate(plan, device));
         for (int warmup = 0; warmup < Warmup; warmup++)
             step.Run();
+        long reads = DeviceRead.Count;
         StepMetrics shortest = Enumerable
             .Range(0, steps)
             .Select(_ => step.Run())
@@ -71,10 +78,18 @@ internal static class StepBenchmark
             Seconds = shortest.StepSeconds,
             ExposedCommunicationSeconds = shortest.ExposedCommunicationSeconds,
             InFlightCommunicationSeconds = shortest.InFlightCommunicationSeconds,
+            PeakMemoryBytes = shortest.PeakMemoryBytes,
+            DeviceReads = (double)(DeviceRead.Count - reads) / steps,
             Flops = Flops(plan.Config, tokens),
             ProductRate = rate,
         };
     }
+
+    // On a GPU in the type of the run, whose products have units of their own there.
+    private static double ProductRate(RunPlan plan, ComputeDevice device) =>
+        device.IsCpu
+            ? AttentionBenchmark.ProductRate(BenchDevice.Cpu, ScalarType.Float32)
+            : AttentionBenchmark.ProductRate(BenchDevice.Of(device), plan.Config.Precision.ToType());
 
     /// <summary>Operations of a step, computed from the shapes only.</summary>
     public static double Flops(RunConfig config, long tokens)

@@ -1,7 +1,9 @@
 using System.CommandLine;
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Benchmarks;
 using LongNet.Trainer.Loop;
+using LongNet.Trainer.Platform;
 
 namespace LongNet.Trainer.Commands;
 
@@ -35,9 +37,10 @@ internal static class BenchStepCommand
                     parsed.GetValue(set)!
                 );
                 using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
-                StepTimes times = StepBenchmark.Run(plan, mesh, parsed.GetValue(steps));
+                ComputeDevice device = DeviceChoice.Agree(runtime.World, runtime.Environment, plan.Config);
+                StepTimes times = StepBenchmark.Run(plan, mesh, device, parsed.GetValue(steps));
                 if (runtime.Environment.IsRoot)
-                    Print(times, plan, settings, runtime.World.Size);
+                    Print(times, plan, $"{device.Name ?? "cpu"}, {settings}", runtime.World.Size);
             })
         );
         return command;
@@ -55,6 +58,8 @@ internal static class BenchStepCommand
                 + $"{times.ShareOfProductRate:P0} of the ranks' {times.ProductRate / 1e9:F0} "
                 + "GFLOP/s of matrix products"
         );
+        if (times.PeakMemoryBytes is { } peak)
+            Console.WriteLine($"peak memory {peak / 1e9:F2} GB, {times.DeviceReads:0.##} device reads per step");
         if (ranks > 1)
         {
             Console.WriteLine(

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Diagnostics;
 using System.Globalization;
+using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Lifetime;
@@ -97,6 +98,7 @@ internal static class TrainCommand
         string settings = ProcessSettings
             .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
             .Describe();
+        ComputeDevice device = DeviceChoice.Agree(runtime.World, runtime.Environment, plan.Config);
         using var mesh = new DeviceMesh(runtime.World, plan.DataRanks, plan.SequenceRanks);
         using var process = Process.GetCurrentProcess();
         var context = new RunContext
@@ -104,6 +106,7 @@ internal static class TrainCommand
             Plan = plan,
             Mesh = mesh,
             Runtime = runtime,
+            Device = device,
             ProcessSettings = settings,
             LastStep = Math.Min(steps ?? plan.Config.Training.Steps, plan.Config.Training.Steps),
             Resume = resume,

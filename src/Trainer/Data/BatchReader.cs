@@ -34,6 +34,8 @@ internal sealed class BatchReader(ITokenSource source, long sequenceLength)
         }
 
         long[] shape = [windows.Count, shard.Length];
-        return (tensor(inputs, shape), tensor(targets, shape));
+        return (OnCpu(inputs), OnCpu(targets));
+
+        Tensor OnCpu(long[] values) => tensor(values, shape, dtype: ScalarType.Int64, device: CPU);
     }
 }

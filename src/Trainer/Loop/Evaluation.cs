@@ -1,3 +1,5 @@
+using LongNet.Core.Devices;
+using LongNet.Core.Numerics;
 using LongNet.Core.Sequences;
 using LongNet.Distributed.Collectives;
 using LongNet.Trainer.Data;
@@ -24,18 +26,24 @@ internal sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainedModel mod
             sequences = Math.Min(plan.Config.Evaluation.Sequences, heldOut);
         long[] own = [.. Windows(heldOut, sequences).Where((_, place) => place % mesh.DataSize == mesh.DataRank)];
         SequenceShard shard = plan.Layout.ShardOf(mesh.SequenceRank);
-        double lossSum = 0;
+        using Tensor lossSum = zeros([1], dtype: ScalarType.Float64, device: model.Device.Device);
         long bytes = 0;
         foreach (long[] windows in own.Chunk(checked((int)plan.Batch.MicroBatchSize)))
         {
             using var scope = NewDisposeScope();
             var (inputs, targets) = reader.Read(windows, shard);
             bytes += CountBytes(targets);
-            lossSum += model.Module.LossSum(inputs, targets).to(float64).item<double>();
+            // Windows have a next token everywhere.
+            Tensor batchLoss = model.Module.LossSum(
+                model.Device.Upload(inputs),
+                model.Device.Upload(targets),
+                hasIgnoredTargets: false
+            );
+            lossSum.add_(batchLoss.to(float64), Scalars.One);
         }
 
         double tokens = sequences * plan.Config.Training.SequenceLength;
-        double loss = mesh.World.Sum(lossSum) / tokens;
+        double loss = mesh.World.Sum(DeviceRead.Doubles(lossSum)[0]) / tokens;
         return plan.Corpus.BytesOfTokens is null
             ? new EvaluationMetrics(model.Step, loss)
             : new EvaluationMetrics(model.Step, loss, mesh.World.Sum(bytes) / tokens);

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Lifetime;
 using LongNet.Trainer.Runs;
@@ -14,6 +15,9 @@ internal sealed record RunContext
 
     /// <summary>The ranks' runtime, whose signals ask for a stop while steps are done. Not owned.</summary>
     public required DistributedRuntime Runtime { get; init; }
+
+    /// <summary>Where this rank computes.</summary>
+    public required ComputeDevice Device { get; init; }
 
     /// <summary>What was set for the process, for the log.</summary>
     public required string ProcessSettings { get; init; }

@@ -56,7 +56,10 @@ internal sealed class TrainedModel : IDisposable
     {
         var sharding = new AllGatherSequenceParallel(mesh.Sequence);
         LongNetLanguageModel module = RankConsensus.Run(mesh.World, () =>
-            new LongNetLanguageModel(shape.Model, shape.Config.Seed, sharding, shape.Config.ToExecution())
+            // Weights are drawn on the CPU, so that they have the same bits on every device.
+            new LongNetLanguageModel(shape.Model, shape.Config.Seed, sharding, shape.Config.ToExecution()).MoveTo(
+                device.Device
+            )
         );
         var model = new TrainedModel(mesh, sharding, module) { Tokenizer = tokenizer, Device = device };
         // Machines of different kinds may draw normal numbers that differ in the last bit.

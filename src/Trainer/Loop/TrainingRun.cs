@@ -69,7 +69,7 @@ internal sealed class TrainingRun(RunContext context)
     {
         world.Monitor.RecordFolder = directory.FlightRecords;
         world.Monitor.Activity = "building the model";
-        var state = TrainingState.Create(plan, context.Mesh, ComputeDevice.Cpu);
+        var state = TrainingState.Create(plan, context.Mesh, context.Device);
         console.Started(
             new RunDescription
             {
@@ -78,6 +78,7 @@ internal sealed class TrainingRun(RunContext context)
                 OptimizerStateBytes = state.Optimizer.StateBytes,
                 DataRanks = plan.DataRanks,
                 SequenceRanks = plan.SequenceRanks,
+                Device = Describe(context.Device),
                 ProcessSettings = context.ProcessSettings,
                 Corpus = plan.Corpus.Summary,
                 TrainingWindows = plan.Split.TrainingWindows,
@@ -89,6 +90,9 @@ internal sealed class TrainingRun(RunContext context)
         );
         return state;
     }
+
+    private static string Describe(ComputeDevice device) =>
+        device.Name is { } name ? $"{device.Device} ({name})" : $"{device.Device}";
 
     private void Resume(TrainingState state, StartingPoint? start)
     {
@@ -138,7 +142,7 @@ internal sealed class TrainingRun(RunContext context)
         var reader = new BatchReader(source, plan.Config.Training.SequenceLength);
         FaultInjection? fault = RankConsensus.Run(world, FaultInjection.FromProcess);
         StepServices services = StepServices.From(plan, reader) with { Fault = fault, Clock = context.Clock };
-        var step = new TrainingStep(plan, context.Mesh, state, services);
+        using var step = new TrainingStep(plan, context.Mesh, state, services);
         var evaluation = new Evaluation(plan, context.Mesh, state.TrainedModel, reader);
         // Metrics last, so that the console reports a step before a warning about its line.
         IRunReporter reporter =

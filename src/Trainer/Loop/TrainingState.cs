@@ -187,7 +187,9 @@ internal sealed class TrainingState : IDisposable
         using var scope = NewDisposeScope();
         CheckpointManifest? manifest = start?.Manifest;
         Tensor counters = tensor(
-            new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 }
+            new long[] { manifest?.Step ?? 0, manifest?.SequencesConsumed ?? 0, manifest?.TokensConsumed ?? 0 },
+            ScalarType.Int64,
+            CPU
         );
         mesh.World.Broadcast(counters, 0);
         long[] values = counters.data<long>().ToArray();
@@ -219,7 +221,9 @@ internal sealed class TrainingState : IDisposable
             return;
         CheckpointLossScaler state = saved ?? LossScaler.State;
         Tensor values = tensor(
-            new[] { BitConverter.DoubleToInt64Bits(state.Scale), state.GoodSteps, state.SkippedSteps }
+            new[] { BitConverter.DoubleToInt64Bits(state.Scale), state.GoodSteps, state.SkippedSteps },
+            ScalarType.Int64,
+            CPU
         );
         mesh.World.Broadcast(values, 0);
         long[] agreed = values.data<long>().ToArray();

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
 using LongNet.Core.Sequences;
@@ -17,7 +18,7 @@ namespace LongNet.Trainer.Loop;
 /// In float16 the loss is scaled for backward (<see cref="LossScaler"/>). A step that overflows changes neither
 /// parameters nor optimizer state, but counts as any other for the learning rate and for the data.
 /// </remarks>
-internal sealed class TrainingStep
+internal sealed class TrainingStep : IDisposable
 {
     private static readonly Scalar IgnoredTarget = LongNetLanguageModel.IgnoredTarget.ToScalar();
 
@@ -26,6 +27,9 @@ internal sealed class TrainingStep
     private readonly TrainingState state;
     private readonly StepServices services;
     private readonly SequenceShard shard;
+
+    // The next step's, which a device receives while it computes the present one.
+    private StepBatches? prefetched;
 
     /// <param name="plan">The run.</param>
     /// <param name="mesh">The ranks. Not owned.</param>
@@ -51,12 +55,15 @@ internal sealed class TrainingStep
         var measurement = new StepMeasurement(mesh.World.Monitor, () => state.BytesSent, services.Clock);
         services.TrimPolicy.BeforeStep(state.Device.AllocatedBytes());
         using var scope = NewDisposeScope();
-        MicroBatch[] batches = Read();
+        using StepBatches batches = NextBatches();
         // The number of valid targets of the complete step comes first: it scales every rank's and micro-batch's part
         // of the loss.
-        long tokens = (long)mesh.World.Sum(batches.Sum(batch => CountValid(batch.Targets)));
+        long tokens = (long)mesh.World.Sum(batches.Micro.Sum(batch => batch.ValidTargets));
         double scale = state.LossScaler?.Scale ?? 1;
-        double lossSum = ForwardAndBackward(batches, scale / Math.Max(1, tokens));
+        Tensor lossSum = ForwardAndBackward(batches.Micro, scale / Math.Max(1, tokens));
+        // The device is still computing: what is done here takes no time of the step.
+        if (!state.Device.IsCpu)
+            prefetched = Read(state.SequencesConsumed + plan.Batch.BatchSize);
         StepResult result = Reduce(lossSum, tokens, scale);
         double rate = services.LearningRate.RateAt(state.Step + 1);
         Update(result, rate, saver);
@@ -66,55 +73,84 @@ internal sealed class TrainingStep
         return Report(result, rate, measurement);
     }
 
-    private MicroBatch[] Read()
+    public void Dispose() => prefetched?.Dispose();
+
+    private StepBatches NextBatches()
     {
         BeginPhase(FaultPoint.Data, "reading the batch");
         state.Model.train();
         state.Gradients.Zero();
+        if (Interlocked.Exchange(ref prefetched, null) is not { } ready)
+            return Read(state.SequencesConsumed);
+        if (ready.FirstSequence == state.SequencesConsumed)
+            return ready;
+        ready.Dispose();
+        return Read(state.SequencesConsumed);
+    }
+
+    // The batch of the step that begins with a sequence.
+    private StepBatches Read(long firstSequence)
+    {
+        using var scope = NewDisposeScope();
         var batches = new MicroBatch[plan.Batch.MicroSteps];
         for (long micro = 0; micro < batches.Length; micro++)
         {
             long[] sequences =
             [
-                .. plan.Batch.Sequences(mesh.DataRank, micro).Select(index => state.SequencesConsumed + index),
+                .. plan.Batch.Sequences(mesh.DataRank, micro).Select(index => firstSequence + index),
             ];
             var (inputs, targets) = services.Reader.Read([.. sequences.Select(services.Order.WindowAt)], shard);
-            batches[micro] = new MicroBatch(inputs, targets, sequences);
+            batches[micro] = new MicroBatch
+            {
+                Inputs = state.Device.Upload(inputs).DetachFromDisposeScope(),
+                Targets = state.Device.Upload(targets).DetachFromDisposeScope(),
+                Sequences = sequences,
+                ValidTargets = CountValid(targets),
+            };
         }
 
-        return batches;
+        return new StepBatches(firstSequence, batches);
     }
 
-    // Returns this rank's sum of the losses.
-    private double ForwardAndBackward(MicroBatch[] batches, double lossFactor)
+    // Returns this rank's sum of the losses, which its device may still be computing. In the step's scope.
+    private Tensor ForwardAndBackward(MicroBatch[] batches, double lossFactor)
     {
-        Tensor lossFactorTensor = tensor(lossFactor, dtype: ScalarType.Float32);
+        // Without dimensions, so that it may come from the CPU whatever the device is.
+        Tensor lossFactorTensor = tensor(lossFactor, dtype: ScalarType.Float32, device: CPU);
         RandomStream stream = services.Dropout.Derive(state.Step);
-        double lossSum = 0;
+        Tensor lossSum = zeros([1], dtype: ScalarType.Float64, device: state.Device.Device);
         for (int micro = 0; micro < batches.Length; micro++)
         {
-            var (inputs, targets, sequences) = batches[micro];
+            MicroBatch batch = batches[micro];
             using var microScope = NewDisposeScope();
             DropoutContext? context =
-                plan.Config.Model.Dropout > 0 ? new DropoutContext(stream, sequences, shard) : null;
+                plan.Config.Model.Dropout > 0 ? new DropoutContext(stream, batch.Sequences, shard) : null;
             BeginPhase(FaultPoint.Forward, "forward");
             // Gradients are complete only after the last micro-batch.
             bool isLast = micro == batches.Length - 1;
-            Tensor loss = state.Model.LossSum(inputs, targets, context, isLast ? OnGradientsReady : null);
+            Tensor loss = state.Model.LossSum(
+                batch.Inputs,
+                batch.Targets,
+                context,
+                isLast ? OnGradientsReady : null,
+                hasIgnoredTargets: batch.ValidTargets < batch.Targets.NumberOfElements
+            );
             BeginPhase("backward");
             BackwardPass.Run(loss.mul(lossFactorTensor));
-            lossSum += loss.to(float64).item<double>();
+            lossSum.add_(loss.to(float64), Scalars.One);
         }
 
         return lossSum;
     }
 
-    private StepResult Reduce(double lossSum, long tokens, double scale)
+    private StepResult Reduce(Tensor ownLossSum, long tokens, double scale)
     {
         BeginPhase("reducing gradients");
         state.Gradients.FinishReduce();
-        (lossSum, double peak) = mesh.World.SumAndLargest(lossSum, state.Device.PeakBytes() ?? 0);
-        double norm = state.Gradients.UnscaleAndClip(plan.Config.Optimizer.GradientClipping, scale);
+        // The step's only wait for the device: the loss and what the gradients' norm follows from, together.
+        double[] values = DeviceRead.Doubles(cat([ownLossSum, state.Gradients.PieceNorms()]));
+        (double lossSum, double peak) = mesh.World.SumAndLargest(values[0], state.Device.PeakBytes() ?? 0);
+        double norm = state.Gradients.UnscaleAndClip(values.AsSpan(1), plan.Config.Optimizer.GradientClipping, scale);
         return new StepResult
         {
             Loss = lossSum / Math.Max(1, tokens),
@@ -193,8 +229,29 @@ internal sealed class TrainingStep
         return targets.ne(IgnoredTarget).sum().item<long>();
     }
 
-    // Tensors belong to the step's scope.
-    private sealed record MicroBatch(Tensor Inputs, Tensor Targets, long[] Sequences);
+    private sealed record StepBatches(long FirstSequence, MicroBatch[] Micro) : IDisposable
+    {
+        public void Dispose()
+        {
+            foreach (MicroBatch batch in Micro)
+            {
+                batch.Inputs.Dispose();
+                batch.Targets.Dispose();
+            }
+        }
+    }
+
+    private sealed record MicroBatch
+    {
+        /// <summary>On the device, as the targets.</summary>
+        public required Tensor Inputs { get; init; }
+
+        public required Tensor Targets { get; init; }
+
+        public required long[] Sequences { get; init; }
+
+        public required long ValidTargets { get; init; }
+    }
 
     // What all ranks know of a step after its reduction.
     private sealed record StepResult

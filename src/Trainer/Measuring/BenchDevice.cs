@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Core.Devices;
 using LongNet.Core.Native;
 using LongNet.Trainer.Platform;
 using TorchSharp;
@@ -42,6 +43,10 @@ internal sealed class BenchDevice
 
         return new BenchDevice(torch.CUDA, CudaDevice.Name(0) ?? "CUDA device");
     }
+
+    /// <summary>The device that a rank computes on.</summary>
+    public static BenchDevice Of(ComputeDevice device) =>
+        device.IsCpu ? Cpu : new BenchDevice(device.Device, device.Name ?? $"{device.Device}");
 
     /// <summary>Waits until the device has finished all its work: a GPU computes while the program continues.</summary>
     public void Synchronize()

@@ -14,6 +14,9 @@ internal sealed record RunDescription
 
     public required int SequenceRanks { get; init; }
 
+    /// <summary>Where rank 0 computes.</summary>
+    public required string Device { get; init; }
+
     /// <summary>What is set for the process: threads, kernels, memory.</summary>
     public required string ProcessSettings { get; init; }
 

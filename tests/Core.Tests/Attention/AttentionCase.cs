@@ -42,7 +42,7 @@ public sealed record AttentionCase(
         Numerics.BackwardPassRunner.Run(output, cotangent.to(device));
 
         Tensor[] exact = [.. inputs.Select(x => x.to(float64).requires_grad_())];
-        Tensor? table = bias?.Table.detach().to(float64).requires_grad_();
+        Tensor? table = bias?.Table.detach().to(float64).cpu().requires_grad_();
         Tensor expected = AttentionOracle.Attend(exact[0], exact[1], exact[2], Options, Lengths, table, Buckets);
         expected.backward([cotangent.to(float64)]);
 

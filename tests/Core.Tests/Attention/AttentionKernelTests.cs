@@ -119,6 +119,11 @@ public class AttentionKernelTests
                     "aten::_scaled_dot_product_flash_attention_backward"
                 ),
                 (
+                    CudaCudnnKernel.Operators,
+                    "aten::_scaled_dot_product_cudnn_attention",
+                    "aten::_scaled_dot_product_cudnn_attention_backward"
+                ),
+                (
                     CudaEfficientKernel.Operators,
                     "aten::_scaled_dot_product_efficient_attention",
                     "aten::_efficient_attention_backward"
@@ -188,11 +193,10 @@ public class AttentionKernelTests
     [Fact]
     public void For_ADeviceWithoutKernel_SaysWhichHaveOne()
     {
-        using Tensor q = zeros([1, 1, 1, 8], device: META);
-        var error = Assert.Throws<UserException>(() => AttentionKernels.For(q));
+        using Tensor q = zeros([1, 1, 1, 8], dtype: ScalarType.Int64, device: META);
+        var error = Assert.Throws<UserException>(() => AttentionKernels.For(q, 3));
         Assert.Equal(
-            "Attention has no kernel for Float32 on meta: use float32, bfloat16, float16 or float64 on the "
-                + "CPU or a CUDA device.",
+            "Attention has no kernel for Int64 on meta:0: use float32, bfloat16, float16 or float64.",
             error.Message
         );
     }

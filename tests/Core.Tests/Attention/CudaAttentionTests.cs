@@ -231,7 +231,7 @@ public class CudaAttentionTests
             kernel == typeof(CudaFlashKernel) && !CudaDevice.IsAmpereOrNewer(q.device_index),
             "FlashAttention needs compute capability 8.0"
         );
-        Assert.IsType(kernel, AttentionKernels.For(q));
+        Assert.IsType(kernel, AttentionKernels.For(q, q.shape[2]));
     }
 
     // Rounding of the type, as on the CPU; float32 besides takes three products of TF32 for one, and a base-2

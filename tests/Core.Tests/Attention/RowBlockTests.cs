@@ -129,8 +129,13 @@ public class RowBlockTests
     [InlineData(HeadOffsets.Interleaved, 8, 2, 64, 2)]
     [InlineData(HeadOffsets.Blocked, 8, 8, 64, 1)]
     [InlineData(HeadOffsets.Blocked, 8, 4, 64, 2)]
-    [InlineData(HeadOffsets.Interleaved, 8, 8, 60, 8)]
-    public void Groups_RowsThatTheDilationDivides_AreFew(
+    [InlineData(HeadOffsets.Interleaved, 8, 8, 60, 2)]
+    [InlineData(HeadOffsets.Interleaved, 12, 12, 32768, 2)]
+    [InlineData(HeadOffsets.Interleaved, 12, 6, 16384, 4)]
+    [InlineData(HeadOffsets.Blocked, 12, 6, 16384, 4)]
+    [InlineData(HeadOffsets.Interleaved, 12, 3, 16384, 3)]
+    [InlineData(HeadOffsets.Interleaved, 4, 8, 2, 1)]
+    public void Groups_OfHeads_AreFew(
         HeadOffsets offsets,
         long heads,
         long dilation,

@@ -42,7 +42,7 @@ internal static class GarbageCollection
         using var state = TrainingState.Create(plan, mesh, ComputeDevice.Cpu);
         using ITokenSource source = plan.Corpus.OpenTokens();
         var reader = new BatchReader(source, config.Training.SequenceLength);
-        var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
+        using var step = new TrainingStep(plan, mesh, state, StepServices.From(plan, reader));
         var evaluation = new Evaluation(plan, mesh, state.TrainedModel, reader);
 
         using var stop = new CancellationTokenSource();

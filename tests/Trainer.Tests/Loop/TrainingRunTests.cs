@@ -1,4 +1,5 @@
 using LongNet.Core.Native;
+using LongNet.Core.Devices;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Launch;
 using LongNet.Distributed.Lifetime;
@@ -104,6 +105,7 @@ public sealed class TrainingRunTests : IDisposable
             Plan = plan,
             Mesh = mesh,
             Runtime = runtime,
+            Device = ComputeDevice.Cpu,
             ProcessSettings = "in a test",
             LastStep = steps,
             Resume = resume,

@@ -10,8 +10,6 @@ internal static class AttentionKernels
 {
     private static readonly Avx512FlashKernel Avx512 = new();
     private static readonly CpuFlashKernel Cpu = new();
-    private static readonly CudaFlashKernel CudaFlash = new();
-    private static readonly CudaEfficientKernel CudaEfficient = new();
     private static readonly MathKernel TensorOperations = new();
 
     /// <summary>softmax(q kᵀ / √headDim) v and its log-sum-exp.</summary>
@@ -25,7 +23,7 @@ internal static class AttentionKernels
     /// </returns>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal)
     {
-        IAttentionKernel kernel = For(q);
+        IAttentionKernel kernel = For(q, k.shape[2]);
         if (q.shape[0] <= kernel.LargestBatch)
             return kernel.Forward(q, k, v, causal);
 
@@ -60,7 +58,7 @@ internal static class AttentionKernels
         bool causal
     )
     {
-        IAttentionKernel kernel = For(q);
+        IAttentionKernel kernel = For(q, k.shape[2]);
         if (q.shape[0] <= kernel.LargestBatch)
             return kernel.Backward(gradient, q, k, v, output, logSumExp, causal);
 
@@ -89,26 +87,28 @@ internal static class AttentionKernels
 
     /// <summary>The kernel for the queries' device, type and head size.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
+    /// <param name="keys">How many keys the queries attend to.</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel For(Tensor q) => Avx512FlashKernel.IsWorthwhile(q) ? Avx512 : OfLibtorch(q);
+    internal static IAttentionKernel For(Tensor q, long keys) =>
+        Avx512FlashKernel.IsWorthwhile(q) ? Avx512 : OfLibtorch(q, keys);
 
     /// <summary>Likewise among libtorch's own operators.</summary>
     /// <param name="q">[batch, heads, queries, headDim].</param>
+    /// <param name="keys">How many keys the queries attend to.</param>
     /// <exception cref="UserException">There is none.</exception>
-    internal static IAttentionKernel OfLibtorch(Tensor q) =>
-        (q.device_type, q.dtype) switch
+    internal static IAttentionKernel OfLibtorch(Tensor q, long keys)
+    {
+        IAttentionKernel? kernel = q.device_type switch
         {
-            (TorchSharp.DeviceType.CPU, _) => Cpu,
-            (TorchSharp.DeviceType.CUDA, _) when CudaFlashKernel.Supports(q) => CudaFlash,
-            (TorchSharp.DeviceType.CUDA, ScalarType.Float32 or ScalarType.Float16 or ScalarType.BFloat16) =>
-                CudaEfficient,
-            (TorchSharp.DeviceType.CUDA, ScalarType.Float64) => TensorOperations,
-            (not TorchSharp.DeviceType.CUDA, _) => TensorOperations,
-            _ => throw new UserException(
-                $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or "
-                    + "float64 on the CPU or a CUDA device."
-            ),
+            TorchSharp.DeviceType.CPU => Cpu,
+            TorchSharp.DeviceType.CUDA => CudaAttention.For(q, keys),
+            _ => q.is_floating_point() ? TensorOperations : null,
         };
+        return kernel
+            ?? throw new UserException(
+                $"Attention has no kernel for {q.dtype} on {q.device}: use float32, bfloat16, float16 or float64."
+            );
+    }
 
     internal static IEnumerable<(long First, long Count)> Parts(long batch, long largest)
     {

@@ -12,10 +12,14 @@ internal static class BlockwiseKernel
     // Logits of one tile: 4 MB in float32, so that they and the probabilities stay in the last-level cache.
     private const long TileElements = 1 << 20;
 
+    // A GPU has no such cache, and each tile costs it a dozen launches.
+    private const long TileElementsOfDevice = 64 << 20;
+
     // Products of fewer queries per tile are too narrow to be fast; with more, too much work above the diagonal is
     // wasted.
     private const long MinQueries = 64,
-        MaxQueries = 512;
+        MaxQueries = 512,
+        MaxQueriesOfDevice = 2048;
 
     /// <summary>softmax(q kᵀ / √headDim + bias) v and its log-sum-exp.</summary>
     /// <param name="q">[batch, heads, queries, headDim]; strided views allowed. Not disposed.</param>
@@ -30,7 +34,7 @@ internal static class BlockwiseKernel
         ScalarType type = LogSumExpMerge.AccumulationType(q.dtype);
         Tensor output = empty(q.shape, dtype: q.dtype, device: q.device);
         Tensor logSumExp = empty(q.shape[..3], dtype: type, device: q.device);
-        foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
+        foreach (Tile tile in Tiles(q, k.shape[2], causal))
         {
             using var tileScope = NewDisposeScope();
             var (probabilities, tileLogSumExp) = Softmax(Logits(tile, q, k, bias, type));
@@ -65,7 +69,7 @@ internal static class BlockwiseKernel
         Tensor keyGradient = zeros(k.shape, dtype: type, device: q.device),
             valueGradient = zeros(k.shape, dtype: type, device: q.device);
         Tensor scale = Scale(q, type);
-        foreach (Tile tile in Tiles(q.shape, k.shape[2], causal))
+        foreach (Tile tile in Tiles(q, k.shape[2], causal))
         {
             using var tileScope = NewDisposeScope();
             Tensor queries = tile.Fold(q, type).mul_(scale),
@@ -118,15 +122,17 @@ internal static class BlockwiseKernel
     private static Tensor Scale(Tensor q, ScalarType type) =>
         tensor(1 / Math.Sqrt(q.shape[3]), dtype: type, device: q.device);
 
-    private static IEnumerable<Tile> Tiles(long[] shape, long keys, bool causal)
+    private static IEnumerable<Tile> Tiles(Tensor q, long keys, bool causal)
     {
-        long batch = shape[0],
-            heads = shape[1],
-            queries = shape[2];
-        long headsPerTile = Math.Max(1, TileElements / (keys * Math.Min(queries, MinQueries)));
+        long batch = q.shape[0],
+            heads = q.shape[1],
+            queries = q.shape[2],
+            elements = q.device_type == TorchSharp.DeviceType.CPU ? TileElements : TileElementsOfDevice,
+            mostQueries = q.device_type == TorchSharp.DeviceType.CPU ? MaxQueries : MaxQueriesOfDevice;
+        long headsPerTile = Math.Max(1, elements / (keys * Math.Min(queries, MinQueries)));
         long tileHeads = Math.Min(headsPerTile, heads),
             sequences = Math.Clamp(headsPerTile / tileHeads, 1, batch);
-        long count = Math.Clamp(TileElements / (sequences * tileHeads * keys), MinQueries, MaxQueries);
+        long count = Math.Clamp(elements / (sequences * tileHeads * keys), MinQueries, mostQueries);
         for (long sequence = 0; sequence < batch; sequence += sequences)
         {
             for (long head = 0; head < heads; head += tileHeads)

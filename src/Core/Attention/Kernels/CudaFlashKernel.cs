@@ -14,14 +14,8 @@ internal sealed class CudaFlashKernel() : OperatorKernel(Operators)
 
     internal const string Source =
         CudaScript.Source
+        + CudaScript.Undefined
         + """
-            # TorchScript takes no None for a Tensor: the undefined one is an output that an operator was asked to
-            # leave out.
-            def undefined() -> Tensor:
-                x = torch.zeros([1, 1])
-                _, left_out, _ = torch.native_layer_norm_backward(x, x, [1], x, x, None, None, [False, False, False])
-                return left_out
-
             def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tuple[Tensor, Tensor]:
                 results = torch._scaled_dot_product_flash_attention(
                     aligned(q), aligned(k), aligned(v), 0.0, causal, False, scale=scale_of(q))

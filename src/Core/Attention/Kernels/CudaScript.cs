@@ -10,6 +10,18 @@ internal static class CudaScript
     /// <summary>Blocks along the second axis of a CUDA grid, where these kernels put the batch.</summary>
     public const long LargestBatch = 65535;
 
+    /// <summary>
+    /// A function that returns the tensor that stands for none. TorchScript takes no None for a Tensor: it is an output
+    /// that an operator was asked to leave out.
+    /// </summary>
+    public const string Undefined = """
+        def undefined() -> Tensor:
+            x = torch.zeros([1, 1])
+            _, left_out, _ = torch.native_layer_norm_backward(x, x, [1], x, x, None, None, [False, False, False])
+            return left_out
+
+        """;
+
     public const string Source = """
         # The kernels read 16 bytes at a time: the channels become a multiple of 8 (zeros change neither scores nor
         # sums), and a tensor that does not lie on such boundaries is copied. Memory format 0 is contiguous.

@@ -2,7 +2,8 @@ using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention.Kernels;
 
-/// <summary>Ordinary tensor operations, tile by tile, for float64 on GPUs, which no fused kernel supports.</summary>
+/// <summary>Ordinary tensor operations, tile by tile, for what no fused kernel supports: float64 on GPUs, and
+/// other devices.</summary>
 internal sealed class MathKernel : IAttentionKernel
 {
     public long LargestBatch => long.MaxValue;

@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Core.Numerics;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -16,40 +17,52 @@ namespace LongNet.Core.Model.Memory;
 /// </remarks>
 internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<ChunkedCrossEntropy>
 {
-    /// <summary>Bytes of a tile's logits in float32 where nobody chooses its rows.</summary>
+    /// <summary>Bytes of a tile's logits in float32 on the CPU, where nobody chooses its rows.</summary>
     public const long DefaultBytes = 256L << 20;
+
+    // Elsewhere: enough to keep a GPU busy, little beside its memory.
+    private const long DefaultBytesOfDevice = 2L << 30;
 
     private const int Inputs = 5;
 
     public override string Name => nameof(ChunkedCrossEntropy);
 
     /// <summary>What is no tensor that has a gradient.</summary>
-    /// <param name="Targets">[batch, length], int64.</param>
+    /// <param name="Targets">What is to be predicted.</param>
     /// <param name="Epsilon">Of the norm.</param>
     /// <param name="Rows">Most rows of a tile.</param>
-    internal sealed record Call(Tensor Targets, double Epsilon, long Rows);
+    internal sealed record Call(Labels Targets, double Epsilon, long Rows);
+
+    /// <summary>The tokens that are to be predicted.</summary>
+    /// <param name="Tokens">[batch, length], int64; <see cref="LongNetLanguageModel.IgnoredTarget"/> where there is
+    /// none.</param>
+    /// <param name="HasIgnored">Whether there are ignored ones; null: every tile asks.</param>
+    internal readonly record struct Labels(Tensor Tokens, bool? HasIgnored = null);
 
     /// <summary>Rows of a tile where nobody chooses.</summary>
-    public static long DefaultRows(long vocabulary) => Math.Max(1, DefaultBytes / (sizeof(float) * vocabulary));
+    public static long DefaultRows(long vocabulary, DeviceType device = DeviceType.CPU) =>
+        Math.Max(
+            1,
+            (device == DeviceType.CPU ? DefaultBytes : DefaultBytesOfDevice) / (sizeof(float) * vocabulary)
+        );
 
     /// <summary>Sum of the cross-entropies of all valid targets. Differentiable once.</summary>
     /// <param name="hidden">[batch, length, dModel]. Not disposed.</param>
     /// <param name="norm">The final norm. Not disposed.</param>
     /// <param name="projection">[vocabulary, dModel]. Not disposed.</param>
-    /// <param name="targets">[batch, length], int64; <see cref="LongNetLanguageModel.IgnoredTarget"/> where there is
-    /// none. Not disposed.</param>
-    /// <param name="rows">Most rows of a tile; null: as many as take <see cref="DefaultBytes"/>.</param>
+    /// <param name="targets">Not disposed.</param>
+    /// <param name="rows">Most rows of a tile; null: <see cref="DefaultRows"/>.</param>
     /// <returns>Scalar, at least float32. Owned by the caller.</returns>
     public static Tensor Sum(
         Tensor hidden,
         TorchSharp.Modules.LayerNorm norm,
         Tensor projection,
-        Tensor targets,
+        Labels targets,
         long? rows
     )
     {
         using var scope = NewDisposeScope();
-        var call = new Call(targets, norm.eps, rows ?? DefaultRows(projection.shape[0]));
+        var call = new Call(targets, norm.eps, rows ?? DefaultRows(projection.shape[0], hidden.device_type));
         if (is_grad_enabled() && (hidden.requires_grad || projection.requires_grad))
             return apply(hidden, norm.weight!, norm.bias!, projection, call).MoveToOuterDisposeScope();
         return new Pass(hidden, norm.weight!, norm.bias!, projection, call, differentiates: false)
@@ -157,9 +170,9 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
             using (differentiates ? enable_grad() : no_grad())
                 normalized = MixedPrecision.Normalize(own, normWeight, normBias, call.Epsilon);
             Tensor rows = normalized.detach().view(-1, hidden.shape[2]);
-            Tensor targets = tile.View(call.Targets).reshape(-1, 1);
+            Tensor targets = tile.View(call.Targets.Tokens).reshape(-1, 1);
             Tensor valid = targets.ne(IgnoredTarget.Value);
-            bool all = valid.all().item<bool>();
+            bool all = call.Targets.HasIgnored is { } hasIgnored ? !hasIgnored : DeviceRead.Bool(valid.all());
             if (!all)
                 targets = targets.mul(valid.to(ScalarType.Int64));
 

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
+using LongNet.Core.Devices;
 using LongNet.Core.Native;
 using Microsoft.Win32.SafeHandles;
 using static TorchSharp.torch;
@@ -87,7 +88,7 @@ internal sealed partial class DiskActivationStore : IActivationStore
         Await(writing);
         Tensor held;
         using (no_grad())
-            held = tensor.detach().cpu().contiguous().DetachFromDisposeScope();
+            held = DeviceRead.ToCpu(tensor.detach()).contiguous().DetachFromDisposeScope();
         var stored = new Stored(this, held.shape, held.dtype, tensor.device.type, tensor.device.index, end);
         long position = end;
         end += TensorMemory.ByteLength(held);
@@ -212,7 +213,7 @@ internal sealed partial class DiskActivationStore : IActivationStore
                 written =>
                 {
                     written.GetAwaiter().GetResult();
-                    Tensor tensor = empty(shape, dtype: type).DetachFromDisposeScope();
+                    Tensor tensor = empty(shape, dtype: type, device: CPU).DetachFromDisposeScope();
                     TensorMemory.Write(tensor, (bytes, start) => ReadExactly(bytes, position + start));
                     return tensor;
                 },

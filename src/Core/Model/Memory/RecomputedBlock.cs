@@ -19,12 +19,12 @@ namespace LongNet.Core.Model.Memory;
 /// </remarks>
 /// <param name="block">Whose functions these are. Not owned.</param>
 /// <param name="recompute">Whether attention is computed again too.</param>
-/// <param name="tileRows">Most rows of a tile.</param>
+/// <param name="tileSize">Most rows of a tile.</param>
 /// <param name="store">Where what is kept waits. Not owned.</param>
 internal sealed class RecomputedBlock(
     TransformerBlock block,
     Recompute recompute,
-    long tileRows,
+    TileSize tileSize,
     IActivationStore store
 )
 {
@@ -139,7 +139,8 @@ internal sealed class RecomputedBlock(
         return inputGradient.MoveToOuterDisposeScope();
     }
 
-    private IEnumerable<RowTile> Tiles(Tensor tensor) => RowTile.Cut(tensor.shape[0], tensor.shape[1], tileRows);
+    private IEnumerable<RowTile> Tiles(Tensor tensor) => 
+        RowTile.Cut(tensor.shape[0], tensor.shape[1], tileSize.RowsOn(tensor.device_type));
 
     // In the scope of the caller.
     private AttentionInputs Project(Tensor input)

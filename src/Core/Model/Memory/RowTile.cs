@@ -1,4 +1,5 @@
 using LongNet.Core.Numerics;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Model.Memory;
@@ -15,13 +16,21 @@ internal readonly record struct RowTile(long FirstSequence, long Sequences, long
     // A tile's widest tensor then stays within the last cache of most processors.
     private const long DefaultElements = 4 << 20;
 
+    // A GPU has no such cache: a tile is as large as it must be to keep the GPU busy.
+    private const long DefaultElementsOfDevice = 64 << 20;
+
     private const long FewestRows = 256;
 
     /// <summary>
     /// Rows of a tile where nobody chooses: enough for fast matrix products, few enough for the caches.
     /// </summary>
     /// <param name="channels">Of the widest tensor in a tile.</param>
-    public static long DefaultRows(long channels) => Math.Max(FewestRows, DefaultElements / Math.Max(1, channels));
+    /// <param name="device">Where it lies.</param>
+    public static long DefaultRows(long channels, DeviceType device = DeviceType.CPU) =>
+        Math.Max(
+            FewestRows,
+            (device == DeviceType.CPU ? DefaultElements : DefaultElementsOfDevice) / Math.Max(1, channels)
+        );
 
     /// <summary>Cuts [batch, length, …] into tiles, in row order.</summary>
     /// <param name="batch">Sequences.</param>
@@ -55,4 +64,13 @@ internal readonly record struct RowTile(long FirstSequence, long Sequences, long
                 Sequences = [.. context.Sequences.Skip((int)FirstSequence).Take((int)Sequences)],
                 Shard = context.Shard.Slice(FirstRow, Rows),
             };
+}
+
+/// <summary>How many rows a tile has.</summary>
+/// <param name="Rows">Those that somebody chose; null for <see cref="RowTile.DefaultRows"/>.</param>
+/// <param name="Channels">Of the widest tensor in a tile.</param>
+internal readonly record struct TileSize(long? Rows, long Channels)
+{
+    /// <summary>The most rows of a tile on a kind of device.</summary>
+    public long RowsOn(DeviceType device) => Rows ?? RowTile.DefaultRows(Channels, device);
 }
