@@ -10,6 +10,8 @@ var scenarios = new Dictionary<string, Action<DistributedRuntime, string[]>>
 {
     ["process-group"] = ProcessGroupContract.Run,
     ["process-group-cuda"] = ProcessGroupContract.RunOnGpus,
+    ["process-group-staged"] = ProcessGroupContract.RunStaged,
+    ["emulated-nccl"] = EmulatedNccl.Run,
     ["sequence-attention"] = SequenceAttention.Run,
     ["model-gradients"] = ModelGradients.Run,
     ["sharded-optimizer"] = ShardedOptimizer.Run,

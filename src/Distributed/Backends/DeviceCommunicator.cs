@@ -1,4 +1,5 @@
 using LongNet.Distributed.Backends.Nccl;
+using LongNet.Distributed.Backends.Staged;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Collectives.Transport;
 using LongNet.Distributed.Diagnostics;
@@ -8,29 +9,57 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Backends;
 
 /// <summary>
-/// The one place that decides which backend transfers a tensor: NCCL those in GPU memory, the host's communicator all
-/// others. The host's communicator also makes barriers and splits, and exchanges what ranks must know before NCCL can
-/// start.
+/// The one place that decides what transfers a tensor: the host's communicator those in its memory, NCCL or a copy in
+/// the host's memory all others, as <see cref="DeviceTransport"/> says. The host's communicator also makes barriers and
+/// splits, and exchanges what ranks must know before they can decide.
 /// </summary>
 /// <remarks>
-/// NCCL is loaded at the first CUDA tensor. Where it is missing on any rank, every rank throws the same exception.
+/// <para>
+/// The ranks of a group decide at their first collective of a CUDA tensor, where NCCL is loaded, and parts of the group
+/// that are made later keep to it. Where NCCL is required and missing on any rank, every rank throws the same exception.
+/// </para>
+/// <para>
+/// A message has only two ranks, which may not know yet what the group will decide. So messages of CUDA tensors travel
+/// by the host unless NCCL is required.
+/// </para>
 /// </remarks>
 internal sealed class DeviceCommunicator : ICommunicator
 {
     private readonly ICommunicator host;
     private readonly CollectiveMonitor monitor;
+    private readonly DeviceTransportChoice choice;
+    private readonly bool ownsChoice;
+    private readonly string name;
     private readonly NcclCommunicator gpus;
+    private readonly StagedTransport staged;
+
+    // Null until the group has decided.
+    private ITensorTransport? cuda;
 
     /// <param name="host">Transfers CPU tensors. Owned by this object.</param>
     /// <param name="name">The group, for messages.</param>
-    public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor)
-        : this(host, name, monitor, null) { }
+    /// <param name="choice">What carries tensors of devices. Owned by this object; parts of the group use it too.</param>
+    public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, DeviceTransportChoice choice)
+        : this(host, name, monitor, choice, ownsChoice: true, null) { }
 
-    private DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, NcclQueue? queue)
+    private DeviceCommunicator(
+        ICommunicator host,
+        string name,
+        CollectiveMonitor monitor,
+        DeviceTransportChoice choice,
+        bool ownsChoice,
+        NcclQueue? queue
+    )
     {
         this.host = host;
+        this.name = name;
         this.monitor = monitor;
+        this.choice = choice;
+        this.ownsChoice = ownsChoice;
         gpus = new NcclCommunicator(host, name, monitor, queue);
+        staged = new StagedTransport(host, choice.Staging);
+        if (queue is not null)
+            cuda = gpus;
     }
 
     public int Rank => host.Rank;
@@ -41,10 +70,10 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     public string SupportedDevices => "CPU or CUDA";
 
-    public bool Supports(Tensor tensor) => IsOnGpu(tensor) || host.Supports(tensor);
+    public bool Supports(Tensor tensor) => tensor.device_type != DeviceType.CPU || host.Supports(tensor);
 
     public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
-        IsOnGpu(all) ? gpus.AllGather(call, own, all, counts) : host.AllGather(call, own, all, counts);
+        For(call, all).AllGather(call, own, all, counts);
 
     public ITransfer ReduceScatter(
         CollectiveCall call,
@@ -52,16 +81,13 @@ internal sealed class DeviceCommunicator : ICommunicator
         Tensor output,
         IReadOnlyList<long> counts,
         ReduceOperation operation
-    ) =>
-        IsOnGpu(input)
-            ? gpus.ReduceScatter(call, input, output, counts, operation)
-            : host.ReduceScatter(call, input, output, counts, operation);
+    ) => For(call, input).ReduceScatter(call, input, output, counts, operation);
 
     public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation) =>
-        IsOnGpu(tensor) ? gpus.AllReduce(call, tensor, operation) : host.AllReduce(call, tensor, operation);
+        For(call, tensor).AllReduce(call, tensor, operation);
 
     public ITransfer Broadcast(CollectiveCall call, Tensor tensor, int root) =>
-        IsOnGpu(tensor) ? gpus.Broadcast(call, tensor, root) : host.Broadcast(call, tensor, root);
+        For(call, tensor).Broadcast(call, tensor, root);
 
     public ITransfer AllToAll(
         CollectiveCall call,
@@ -69,16 +95,12 @@ internal sealed class DeviceCommunicator : ICommunicator
         IReadOnlyList<long> sendCounts,
         Tensor output,
         IReadOnlyList<long> receiveCounts
-    ) =>
-        IsOnGpu(input)
-            ? gpus.AllToAll(call, input, sendCounts, output, receiveCounts)
-            : host.AllToAll(call, input, sendCounts, output, receiveCounts);
+    ) => For(call, input).AllToAll(call, input, sendCounts, output, receiveCounts);
 
-    public ITransfer Send(CollectiveCall call, Tensor tensor, int peer) =>
-        IsOnGpu(tensor) ? gpus.Send(call, tensor, peer) : host.Send(call, tensor, peer);
+    public ITransfer Send(CollectiveCall call, Tensor tensor, int peer) => ForMessage(tensor).Send(call, tensor, peer);
 
     public ITransfer Receive(CollectiveCall call, Tensor tensor, int peer) =>
-        IsOnGpu(tensor) ? gpus.Receive(call, tensor, peer) : host.Receive(call, tensor, peer);
+        ForMessage(tensor).Receive(call, tensor, peer);
 
     public ITransfer Barrier(CollectiveCall call) => host.Barrier(call);
 
@@ -89,14 +111,51 @@ internal sealed class DeviceCommunicator : ICommunicator
         // The only rank of a job gets one, so that NCCL can be tested with one GPU.
         bool isSingle = subgroup.Size == 1 && Size > 1;
         NcclQueue? queue = gpus.Split(call, color, key, name, isSingle ? null : subgroup);
-        return isSingle ? subgroup : new DeviceCommunicator(subgroup, name, monitor, queue);
+        if (isSingle)
+            return subgroup;
+        var part = new DeviceCommunicator(subgroup, name, monitor, choice, ownsChoice: false, queue);
+        if (cuda == staged)
+            part.cuda = part.staged;
+        return part;
     }
 
     public void Dispose()
     {
         gpus.Dispose();
         host.Dispose();
+        if (ownsChoice)
+            choice.Dispose();
     }
 
-    private static bool IsOnGpu(Tensor tensor) => tensor.device_type == DeviceType.CUDA;
+    private ITensorTransport For(CollectiveCall call, Tensor tensor) =>
+        tensor.device_type switch
+        {
+            DeviceType.CPU => host,
+            DeviceType.CUDA => cuda ??= Decide(call, (int)tensor.device_index),
+            _ => staged,
+        };
+
+    private ITensorTransport ForMessage(Tensor tensor) =>
+        tensor.device_type == DeviceType.CPU ? host
+        : tensor.device_type == DeviceType.CUDA && choice.Transport == DeviceTransport.Nccl ? gpus
+        : staged;
+
+    // Collective over the group.
+    private ITensorTransport Decide(CollectiveCall call, int device)
+    {
+        if (choice.Transport == DeviceTransport.Host)
+            return staged;
+        NcclMeeting meeting = NcclMeeting.Hold(call, host, name, device);
+        if (meeting.Problem is null)
+        {
+            gpus.Join(meeting);
+            return gpus;
+        }
+
+        if (choice.Transport == DeviceTransport.Nccl)
+            throw new AgreedUserException(meeting.Problem);
+        if (host.Members[host.Rank] == 0)
+            choice.NoteHost(meeting.Problem);
+        return staged;
+    }
 }

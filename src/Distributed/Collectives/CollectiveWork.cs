@@ -32,7 +32,7 @@ public sealed class CollectiveWork : IPendingTensor
     /// <summary>The record of the call; null in a group of one rank.</summary>
     internal CollectiveCall? Call { get; }
 
-    /// <summary>Whether <see cref="Wait"/> would return at once.</summary>
+    /// <summary>Whether <see cref="Wait"/> has no other rank to wait for.</summary>
     public bool IsCompleted => transfer.IsCompleted;
 
     /// <summary>
@@ -41,12 +41,6 @@ public sealed class CollectiveWork : IPendingTensor
     /// </summary>
     public void Wait()
     {
-        if (transfer.IsCompleted)
-        {
-            transfer.Wait();
-            return;
-        }
-
         long start = Stopwatch.GetTimestamp();
         try
         {

@@ -7,7 +7,8 @@ namespace LongNet.Distributed.Collectives;
 
 /// <summary>
 /// An ordered set of ranks that communicate. Every method marked Collective must be called by all ranks of the group,
-/// in the same order, with matching shapes and dtypes. CPU tensors travel by MPI, CUDA tensors by NCCL.
+/// in the same order, with matching shapes and dtypes. CPU tensors travel by MPI, tensors of other devices as
+/// <see cref="DeviceTransport"/> says.
 /// </summary>
 /// <remarks>
 /// <para>
@@ -22,12 +23,13 @@ namespace LongNet.Distributed.Collectives;
 /// </para>
 /// <para>
 /// Reductions on the CPU are made in rank order and round once, so every backend and every MPI gives the same bits; on
-/// GPUs NCCL chooses the order for float32 and float64. 16-bit types are accumulated in float32 on both.
+/// GPUs NCCL chooses the order for float32 and float64. 16-bit types are accumulated in float32 everywhere.
 /// </para>
 /// <para>
-/// CUDA tensors of a rank lie on one GPU, and no two ranks share one. Where ranks belong to several groups, they start
-/// the groups' collectives of CUDA tensors in the same order. A Start… of these returns when the collective is on
-/// NCCL's stream, which for the first of a group is when all ranks have come.
+/// CUDA tensors of a rank lie on one GPU, and with NCCL no two ranks share one. Where ranks belong to several groups, they
+/// start the groups' collectives of CUDA tensors in the same order. With NCCL a Start… of these returns when the
+/// collective is on its stream, which for the first of a group is when all ranks have come; else when this rank's part
+/// is in host memory.
 /// </para>
 /// <para>Not thread-safe: one thread at a time may use a group.</para>
 /// </remarks>

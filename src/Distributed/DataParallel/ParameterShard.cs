@@ -68,8 +68,8 @@ internal sealed class ParameterShard : IDisposable
     }
 
     /// <summary>
-    /// Gives every rank its slice of a tensor that rank 0 holds as a whole, such as a moment that was saved.
-    /// Collective.
+    /// Gives every rank its slice of a tensor that rank 0 holds as a whole, such as a moment that was saved. Slices
+    /// travel in host memory: NCCL would make a communicator for every pair of ranks. Collective.
     /// </summary>
     /// <param name="parameter">The parameter that the tensor belongs to.</param>
     /// <param name="whole">As many elements as the parameter, contiguous; not read on other ranks than 0.</param>
@@ -87,11 +87,13 @@ internal sealed class ParameterShard : IDisposable
                 if (rank == 0)
                     own!.copy_(view);
                 else
-                    group.Send(view, rank);
+                    group.Send(view.cpu(), rank);
             }
             else if (rank == group.Rank)
             {
-                group.Receive(own!, 0);
+                Tensor received = empty(own!.shape, dtype: own.dtype, device: CPU);
+                group.Receive(received, 0);
+                own.copy_(received);
             }
         }
     }

@@ -14,6 +14,9 @@ public sealed class CollectiveMonitor
     private readonly Lock gate = new();
     private readonly CollectiveCall?[] ring = new CollectiveCall?[Capacity];
     private readonly LinkedList<CollectiveCall> open = [];
+
+    // In the order in which the device comes to them.
+    private readonly Queue<IDeviceWait> deviceWaits = [];
     private long recorded,
         waited,
         transferred,
@@ -51,9 +54,18 @@ public sealed class CollectiveMonitor
     /// <summary>How long the activity has lasted.</summary>
     public TimeSpan ActivityTime => Stopwatch.GetElapsedTime(Volatile.Read(ref activitySince));
 
-    /// <summary>Seconds that callers have waited for collectives: communication that did not overlap with
-    /// computation.</summary>
-    public double ExposedCommunicationSeconds => Seconds(Volatile.Read(ref waited));
+    /// <summary>
+    /// Seconds that callers, or GPUs in their place, have waited for collectives: communication that did not overlap
+    /// with computation. A GPU's waits count once it is past them, as it is when a value that comes later was read.
+    /// </summary>
+    public double ExposedCommunicationSeconds
+    {
+        get
+        {
+            FinishDeviceWaits();
+            return Seconds(Volatile.Read(ref waited));
+        }
+    }
 
     /// <summary>Seconds during which at least one collective was in flight, overlapped with computation or
     /// not.</summary>
@@ -138,6 +150,27 @@ public sealed class CollectiveMonitor
     }
 
     internal void AddWait(long ticks) => Interlocked.Add(ref waited, ticks);
+
+    /// <summary>Adds a wait that a GPU makes later.</summary>
+    internal void AddDeviceWait(IDeviceWait wait)
+    {
+        lock (deviceWaits)
+            deviceWaits.Enqueue(wait);
+        // So that no more are kept than the device is behind.
+        FinishDeviceWaits();
+    }
+
+    private void FinishDeviceWaits()
+    {
+        lock (deviceWaits)
+        {
+            while (deviceWaits.TryPeek(out IDeviceWait? first) && first.TryFinish() is double seconds)
+            {
+                deviceWaits.Dequeue();
+                AddWait((long)(seconds * Stopwatch.Frequency));
+            }
+        }
+    }
 
     private static double Seconds(long ticks) => ticks / (double)Stopwatch.Frequency;
 }

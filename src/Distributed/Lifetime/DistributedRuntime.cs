@@ -30,6 +30,7 @@ public sealed class DistributedRuntime : IDisposable
     private readonly MpiSession? session;
     private readonly RankSentinel? sentinel;
     private readonly JobTermination? termination;
+    private readonly DeviceTransportChoice devices = new();
     private StopRequest? request;
 
     private DistributedRuntime(
@@ -52,7 +53,12 @@ public sealed class DistributedRuntime : IDisposable
             World = new ProcessGroup(
                 "world",
                 "world",
-                new DeviceCommunicator(new MpiCommunicator(session, "world", largestMessage), "world", session.Monitor),
+                new DeviceCommunicator(
+                    new MpiCommunicator(session, "world", largestMessage),
+                    "world",
+                    session.Monitor,
+                    devices
+                ),
                 session.Monitor
             );
         }
@@ -70,6 +76,16 @@ public sealed class DistributedRuntime : IDisposable
     /// What this process knows of its collectives: their deadline, the time they take, the last thousand.
     /// </summary>
     public CollectiveMonitor Monitor => World.Monitor;
+
+    /// <summary>
+    /// What carries tensors that do not lie in the host's memory, from the first collective of one on. The same on all
+    /// ranks.
+    /// </summary>
+    public DeviceTransport DeviceTransport
+    {
+        get => devices.Transport;
+        set => devices.Transport = value;
+    }
 
     /// <summary>Joins the ranks the launcher started. Collective.</summary>
     /// <param name="environment">This rank's place in the job; read from the launcher's variables where null.</param>

@@ -45,6 +45,7 @@ internal static class BenchCommand
         RunPlan plan = RunPlan.Agree(runtime.World, () =>
             ConfigurationFile.Load(ConfigurationFile.Find(nameOrPath), overrides)
         );
+        runtime.DeviceTransport = plan.Config.Parallel.DeviceTransport;
         string settings = ProcessSettings
             .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
             .Describe();

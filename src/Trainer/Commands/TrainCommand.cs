@@ -94,6 +94,7 @@ internal static class TrainCommand
             return output is null ? config : config with { Output = output };
         });
         runtime.Monitor.ChecksCollectives = plan.Config.Parallel.CheckCollectives;
+        runtime.DeviceTransport = plan.Config.Parallel.DeviceTransport;
         string settings = ProcessSettings
             .Apply(plan.Config.Runtime, runtime.Environment, plan.Config.Memory.Recompute != Recompute.None)
             .Describe();

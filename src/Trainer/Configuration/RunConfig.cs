@@ -3,6 +3,7 @@ using LongNet.Core;
 using LongNet.Core.Attention;
 using LongNet.Core.Attention.Kernels;
 using LongNet.Core.Model;
+using LongNet.Distributed.Collectives;
 using static TorchSharp.torch;
 
 namespace LongNet.Trainer.Configuration;
@@ -209,6 +210,12 @@ internal sealed record ParallelConfig
     /// code, as nothing is hidden behind computation then.
     /// </summary>
     public bool CheckCollectives { get; init; }
+
+    /// <summary>
+    /// What carries the tensors of GPUs between ranks. auto: NCCL where it is there and every rank has a GPU of its
+    /// own, else the host's memory and MPI, with a note; nccl or host: that one.
+    /// </summary>
+    public DeviceTransport DeviceTransport { get; init; }
 
     /// <summary>
     /// Whether all ranks share the optimizer's state among them, so that each keeps, updates and saves its part: less

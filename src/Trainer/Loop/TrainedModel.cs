@@ -3,6 +3,7 @@ using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Core.Model.Torchscale;
 using LongNet.Distributed.Collectives;
+using LongNet.Distributed.DataParallel;
 using LongNet.Distributed.SequenceParallel;
 using LongNet.Trainer.Shape;
 using static TorchSharp.torch;
@@ -88,13 +89,8 @@ internal sealed class TrainedModel : IDisposable
     }
 
     /// <summary>Gives every rank the parameters of rank 0. Collective over the world.</summary>
-    public void BroadcastParameters()
-    {
-        using var noGradient = no_grad();
-        using var scope = NewDisposeScope();
-        foreach (var (_, value) in Parameters)
-            mesh.World.Broadcast(value, 0);
-    }
+    public void BroadcastParameters() =>
+        FlatBroadcast.Run(mesh.World, [.. Parameters.Select(entry => entry.Value)], root: 0);
 
     public void Dispose()
     {

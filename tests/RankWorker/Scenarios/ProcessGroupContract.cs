@@ -2,6 +2,7 @@ using LongNet.Core.Native;
 using LongNet.Distributed.Backends;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Collectives.Transport;
+using LongNet.Distributed.DataParallel;
 using LongNet.Distributed.Diagnostics;
 using LongNet.Distributed.Launch;
 using LongNet.Distributed.Lifetime;
@@ -13,7 +14,8 @@ namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>The contract of process groups on any backend: run once per backend and number of ranks.</summary>
 /// <param name="device">Device of the tensors. Expected values are computed on the CPU.</param>
-internal sealed class ProcessGroupContract(Device device)
+/// <param name="sumsInAnyOrder">Whether sums of floating-point numbers may be added in any order, as NCCL's are.</param>
+internal sealed class ProcessGroupContract(Device device, bool sumsInAnyOrder = false)
 {
     private static readonly ScalarType[] Floating =
     [
@@ -31,12 +33,28 @@ internal sealed class ProcessGroupContract(Device device)
         new ProcessGroupContract(CPU).Check(runtime.Environment, runtime.World);
 
     /// <summary>
-    /// CUDA tensors, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator of one
-    /// rank.
+    /// CUDA tensors by NCCL, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator of
+    /// one rank.
     /// </summary>
     public static void RunOnGpus(DistributedRuntime runtime, string[] arguments)
     {
-        var contract = new ProcessGroupContract(RankDevice.Cuda(runtime.Environment));
+        runtime.DeviceTransport = DeviceTransport.Nccl;
+        RunAsRanks(runtime, new ProcessGroupContract(RankDevice.Cuda(runtime.Environment), sumsInAnyOrder: true));
+    }
+
+    /// <summary>
+    /// Tensors of a device that travel through host memory: CUDA tensors where there is a GPU, which ranks may share,
+    /// else those of the emulated device.
+    /// </summary>
+    public static void RunStaged(DistributedRuntime runtime, string[] arguments)
+    {
+        runtime.DeviceTransport = DeviceTransport.Host;
+        RunAsRanks(runtime, new ProcessGroupContract(ScenarioDevice.OfRank(runtime.Environment)));
+    }
+
+    // A process without a launcher is a group of one rank that has a communicator all the same.
+    private static void RunAsRanks(DistributedRuntime runtime, ProcessGroupContract contract)
+    {
         if (runtime.Environment.Launcher != RankLauncher.None)
         {
             contract.Check(runtime.Environment, runtime.World);
@@ -47,7 +65,12 @@ internal sealed class ProcessGroupContract(Device device)
         using var world = new ProcessGroup(
             "0",
             "world",
-            new DeviceCommunicator(SingleRankCommunicator.Instance, "world", monitor),
+            new DeviceCommunicator(
+                SingleRankCommunicator.Instance,
+                "world",
+                monitor,
+                new DeviceTransportChoice { Transport = runtime.DeviceTransport }
+            ),
             monitor
         );
         contract.Check(runtime.Environment, world);
@@ -64,6 +87,7 @@ internal sealed class ProcessGroupContract(Device device)
         CheckSplit(world);
         CheckBarrier(world);
         CheckScalars(world);
+        CheckFlatBroadcast(world);
         CheckArguments(world);
         Assert.Equal("world", world.Name);
     }
@@ -357,6 +381,30 @@ internal sealed class ProcessGroupContract(Device device)
         Assert.Equal(double.NaN, world.SumAndLargest(world.Rank == middle ? double.NaN : 1, 0).Sum);
     }
 
+    // Tensors of several types, with and without elements, one by one, some together, and all of a type together.
+    private void CheckFlatBroadcast(ProcessGroup world)
+    {
+        (ScalarType Dtype, long Length)[] kinds =
+        [
+            (ScalarType.Float32, 3),
+            (ScalarType.Float32, 1000),
+            (ScalarType.Float32, 0),
+            (ScalarType.Float32, 7),
+            (ScalarType.BFloat16, 5),
+            (ScalarType.Int64, 1),
+            (ScalarType.Int64, 2),
+        ];
+        foreach (long largest in new[] { 1, 4012, FlatBroadcast.DefaultBytes })
+        {
+            using var scope = NewDisposeScope();
+            int root = world.Size - 1;
+            Tensor[] own = [.. kinds.Select(kind => Own(world.Rank, kind.Length, kind.Dtype))];
+            FlatBroadcast.Run(world, own, root, largest);
+            foreach (var (kind, values) in kinds.Zip(own))
+                AssertSameBits(Part(root, kind.Length, kind.Dtype), values);
+        }
+    }
+
     // Around the ring, every rank receiving before it sends; two messages between the same ranks keep their order.
     private void CheckMessages(ProcessGroup world)
     {
@@ -440,7 +488,8 @@ internal sealed class ProcessGroupContract(Device device)
     private void CheckArguments(ProcessGroup world)
     {
         using var scope = NewDisposeScope();
-        Tensor strided = zeros(4, 4, device: device).t();
+        // The emulated device has no strides.
+        Tensor strided = zeros(4, 4, device: device.type == DeviceType.CUDA ? device : CPU).t();
         string error = Assert.Throws<ArgumentException>(() => world.AllReduce(strided)).Message;
         Assert.StartsWith(
             "AllReduce in the group 'world' needs a contiguous CPU or CUDA tensor, not one of shape [4, 4] "
@@ -504,7 +553,7 @@ internal sealed class ProcessGroupContract(Device device)
     {
         Tensor expected = Reduced(group, length, dtype, operation).narrow(0, first, actual.NumberOfElements);
         bool inAnyOrder =
-            device.type == DeviceType.CUDA
+            sumsInAnyOrder
             && dtype is ScalarType.Float64 or ScalarType.Float32
             && operation is ReduceOperation.Sum or ReduceOperation.Average;
         if (!inAnyOrder || group.Size <= 2)

@@ -13,7 +13,7 @@ namespace LongNet.RankWorker.Scenarios;
 /// The law of sequence parallelism: output and gradients of a shard are the rows that one rank computes, up to
 /// rounding; and what travels is what the formula says.
 /// </summary>
-internal static class SequenceAttention
+internal sealed class SequenceAttention(Device device)
 {
     private const long Batch = 2,
         Heads = 4,
@@ -29,10 +29,38 @@ internal static class SequenceAttention
     // Inputs, probabilities and outputs are rounded to 8 bits each; the two sides round different partial sums.
     private const double BFloat16Tolerance = 4e-2;
 
+    /// <param name="runtime">The ranks.</param>
+    /// <param name="arguments">"--device": some of it, on a device whose tensors travel through host memory.</param>
     public static void Run(DistributedRuntime runtime, string[] arguments)
     {
-        ProcessGroup world = runtime.World;
-        using var sharding = new AllGatherSequenceParallel(world);
+        runtime.DeviceTransport = DeviceTransport.Host;
+        Device device = ScenarioDevice.Of(runtime.Environment, arguments);
+        using var sharding = new AllGatherSequenceParallel(runtime.World);
+        var scenario = new SequenceAttention(device);
+        if (device.type == DeviceType.CPU)
+            scenario.Check(runtime.World, sharding);
+        else
+            scenario.CheckOnDevice(runtime.World, sharding);
+    }
+
+    // The mathematics is the CPU's: what is new is that keys, values and gradients leave the device and come back.
+    private void CheckOnDevice(ProcessGroup world, AllGatherSequenceParallel sharding)
+    {
+        long whole = TokensPerRank * world.Size;
+        var branches = new SegmentSchedule(new Branch(12, 1), new Branch(2 * TokensPerRank, 5), new Branch(whole, 4));
+        foreach (HeadOffsets offsets in Enum.GetValues<HeadOffsets>())
+        {
+            var options = new AttentionPattern(branches, Causal: true, offsets);
+            string what = $"{device}, {offsets}, rank {world.Rank} of {world.Size}";
+            Compare(world, sharding, options, float32, Float32Tolerance, what);
+            Compare(world, sharding, options, bfloat16, BFloat16Tolerance, what);
+            var buckets = new RelativePositionBuckets(12, 20, Bidirectional: false);
+            Compare(world, sharding, options, float32, Float32Tolerance, $"{what}, bias", buckets: buckets);
+        }
+    }
+
+    private void Check(ProcessGroup world, AllGatherSequenceParallel sharding)
+    {
         long whole = TokensPerRank * world.Size;
         (string Name, Branch[] Branches)[] schedules =
         [
@@ -110,7 +138,7 @@ internal static class SequenceAttention
     }
 
     // The module with all its options, padding that is not a number among them.
-    private static void CompareModules(
+    private void CompareModules(
         ProcessGroup world,
         AllGatherSequenceParallel sharding,
         SegmentSchedule schedule,
@@ -185,7 +213,7 @@ internal static class SequenceAttention
         }
     }
 
-    private static void Compare(
+    private void Compare(
         ProcessGroup world,
         AllGatherSequenceParallel sharding,
         AttentionPattern options,
@@ -204,7 +232,9 @@ internal static class SequenceAttention
         [
             .. Enumerable
                 .Range(0, 4)
-                .Select(_ => randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype)),
+                .Select(_ =>
+                    randn([Batch, whole, Heads, HeadDim], dtype: float64, generator: generator).to(dtype).to(device)
+                ),
         ];
 
         Tensor[] all = [.. inputs.Take(3).Select(x => x.clone().requires_grad_())];
@@ -251,9 +281,10 @@ internal static class SequenceAttention
                 return null;
             var made = new RelativePositionBias(Heads, buckets);
             made.to(dtype);
+            made.to(device);
             using var noGradient = no_grad();
             using var seeded = new Generator(23);
-            made.Table.copy_(randn([buckets.Count, Heads], dtype: float64, generator: seeded));
+            made.Table.copy_(randn([buckets.Count, Heads], dtype: float64, generator: seeded).to(device));
             return made;
         }
 

@@ -46,22 +46,40 @@ internal static unsafe partial class CudaDriver
         return default;
     }
 
-    /// <summary>A stream that does not wait for the default stream, and that the default stream does not wait
-    /// for.</summary>
+    /// <summary>
+    /// A stream that does not wait for the default stream, and that the default stream does not wait for. Its kernels
+    /// come before those of other streams that wait for a multiprocessor.
+    /// </summary>
     public static nint CreateStream()
     {
+        int least,
+            greatest;
+        Check(ContextGetStreamPriorityRange(&least, &greatest), "cuCtxGetStreamPriorityRange");
         nint stream;
-        Check(StreamCreate(&stream, NonBlocking), "cuStreamCreate");
+        Check(StreamCreateWithPriority(&stream, NonBlocking, greatest), "cuStreamCreateWithPriority");
         return stream;
     }
 
     public static void DestroyStream(nint stream) => Check(StreamDestroy(stream), "cuStreamDestroy");
 
     /// <summary>Records an event after all work that is on a stream now.</summary>
-    public static nint Record(nint stream)
+    public static nint Record(nint stream) => Record(stream, DisableTiming);
+
+    /// <summary>Likewise, for <see cref="Seconds"/>.</summary>
+    public static nint RecordTimed(nint stream) => Record(stream, 0);
+
+    /// <summary>The time on the GPU from one timed event to another, which both have passed.</summary>
+    public static double Seconds(nint first, nint last)
+    {
+        float milliseconds;
+        Check(EventElapsedTime(&milliseconds, first, last), "cuEventElapsedTime");
+        return milliseconds / 1e3;
+    }
+
+    private static nint Record(nint stream, uint flags)
     {
         nint mark;
-        Check(EventCreate(&mark, DisableTiming), "cuEventCreate");
+        Check(EventCreate(&mark, flags), "cuEventCreate");
         Check(EventRecord(mark, stream), "cuEventRecord");
         return mark;
     }
@@ -128,8 +146,11 @@ internal static unsafe partial class CudaDriver
     [LibraryImport(Driver, EntryPoint = "cuCtxPopCurrent_v2")]
     private static partial int ContextPopCurrent(nint* context);
 
-    [LibraryImport(Driver, EntryPoint = "cuStreamCreate")]
-    private static partial int StreamCreate(nint* stream, uint flags);
+    [LibraryImport(Driver, EntryPoint = "cuCtxGetStreamPriorityRange")]
+    private static partial int ContextGetStreamPriorityRange(int* least, int* greatest);
+
+    [LibraryImport(Driver, EntryPoint = "cuStreamCreateWithPriority")]
+    private static partial int StreamCreateWithPriority(nint* stream, uint flags, int priority);
 
     [LibraryImport(Driver, EntryPoint = "cuStreamDestroy_v2")]
     private static partial int StreamDestroy(nint stream);
@@ -145,6 +166,9 @@ internal static unsafe partial class CudaDriver
 
     [LibraryImport(Driver, EntryPoint = "cuEventQuery")]
     private static partial int EventQuery(nint mark);
+
+    [LibraryImport(Driver, EntryPoint = "cuEventElapsedTime")]
+    private static partial int EventElapsedTime(float* milliseconds, nint first, nint last);
 
     [LibraryImport(Driver, EntryPoint = "cuEventDestroy_v2")]
     private static partial int EventDestroy(nint mark);

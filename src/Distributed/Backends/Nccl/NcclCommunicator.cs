@@ -1,5 +1,3 @@
-using System.Text;
-using LongNet.Core;
 using LongNet.Core.Native;
 using LongNet.Core.Numerics;
 using LongNet.Distributed.Collectives;
@@ -10,32 +8,24 @@ using static TorchSharp.torch;
 namespace LongNet.Distributed.Backends.Nccl;
 
 /// <summary>
-/// The collectives of a group's CUDA tensors. The communicator is made at the first of them. Messages have a
+/// The collectives of a group's CUDA tensors, once its ranks have joined (<see cref="Join"/>). Messages have a
 /// communicator for every pair of ranks and direction, because NCCL runs the calls of one communicator in order, and a
 /// rank may wait for one message before it sends another.
 /// </summary>
 /// <param name="host">The same ranks, for CPU tensors: it exchanges what NCCL needs to start.</param>
 /// <param name="name">The group, for messages.</param>
 /// <param name="queue">Its communicator, if it was made already. Owned by this object.</param>
-internal sealed unsafe class NcclCommunicator(
-    ICommunicator host,
-    string name,
-    CollectiveMonitor monitor,
-    NcclQueue? queue
-) : IDisposable
+internal sealed class NcclCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, NcclQueue? queue)
+    : ITensorTransport,
+        IDisposable
 {
-    // What ranks exchange at the first collective: rank 0's id, the UUID of the GPU, and a problem (UTF-8, empty where
-    // there is none).
-    private const int ProblemLength = 512,
-        IntroductionLength = NcclUniqueId.Length + CudaDriver.UuidLength + ProblemLength;
-
     private readonly Dictionary<(int Peer, bool Sends), NcclQueue> links = [];
     private NcclQueue? queue = queue;
 
-    public NcclTransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
-        Queue(call, all).Launch(call, Gather(own is null ? 0 : TensorMemory.DeviceAddress(own), all, counts), own, all);
+    public ITransfer AllGather(CollectiveCall call, Tensor? own, Tensor all, IReadOnlyList<long> counts) =>
+        Queue(call).Launch(call, Gather(own is null ? 0 : TensorMemory.DeviceAddress(own), all, counts), own, all);
 
-    public NcclTransfer ReduceScatter(
+    public ITransfer ReduceScatter(
         CollectiveCall call,
         Tensor input,
         Tensor output,
@@ -43,7 +33,7 @@ internal sealed unsafe class NcclCommunicator(
         ReduceOperation operation
     )
     {
-        NcclQueue through = Queue(call, input);
+        NcclQueue through = Queue(call);
         if (Is16Bit(input))
         {
             ReduceWide(through, call, input, counts, output, operation);
@@ -98,9 +88,9 @@ internal sealed unsafe class NcclCommunicator(
         );
     }
 
-    public NcclTransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation)
+    public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation)
     {
-        NcclQueue through = Queue(call, tensor);
+        NcclQueue through = Queue(call);
         long elements = tensor.NumberOfElements;
         if (elements == 0)
             return through.Launch(call, null, tensor);
@@ -125,11 +115,11 @@ internal sealed unsafe class NcclCommunicator(
         );
     }
 
-    public NcclTransfer Broadcast(CollectiveCall call, Tensor tensor, int root)
+    public ITransfer Broadcast(CollectiveCall call, Tensor tensor, int root)
     {
         nint address = TensorMemory.DeviceAddress(tensor);
         long bytes = TensorMemory.ByteLength(tensor);
-        return Queue(call, tensor)
+        return Queue(call)
             .Launch(
                 call,
                 bytes == 0
@@ -148,13 +138,13 @@ internal sealed unsafe class NcclCommunicator(
             );
     }
 
-    public NcclTransfer AllToAll(
+    public ITransfer AllToAll(
         CollectiveCall call,
         Tensor input,
         IReadOnlyList<long> sendCounts,
         Tensor output,
         IReadOnlyList<long> receiveCounts
-    ) => Queue(call, input).Launch(call, Exchange(input, sendCounts, output, receiveCounts), input, output);
+    ) => Queue(call).Launch(call, Exchange(input, sendCounts, output, receiveCounts), input, output);
 
     public ITransfer Send(CollectiveCall call, Tensor tensor, int peer) => Message(call, tensor, peer, sends: true);
 
@@ -170,6 +160,19 @@ internal sealed unsafe class NcclCommunicator(
         part is null
             ? queue?.Split(call, NcclNative.NoColor, 0, partName, 0, 0)
             : queue?.Split(call, color, key, Called(partName), part.Rank, part.Size);
+
+    /// <summary>Makes the group's communicator. Collective.</summary>
+    /// <param name="meeting">Of all its ranks, without a problem.</param>
+    public void Join(NcclMeeting meeting) =>
+        queue = NcclQueue.Join(
+            monitor,
+            Called(name),
+            host.Rank,
+            host.Size,
+            host.Members[host.Rank],
+            meeting.Device,
+            () => meeting.Id
+        );
 
     /// <summary>Collective.</summary>
     public void Dispose()
@@ -218,87 +221,8 @@ internal sealed unsafe class NcclCommunicator(
         return calls.FirstOrDefault(NcclNative.IsError, calls[^1]);
     }
 
-    // The group's communicator, made by all its ranks at their first collective of CUDA tensors.
-    private NcclQueue Queue(CollectiveCall call, Tensor tensor) => queue ??= Rendezvous(call, (int)tensor.device_index);
-
-    private NcclQueue Rendezvous(CollectiveCall call, int device)
-    {
-        var own = new byte[IntroductionLength];
-        try
-        {
-            NcclLibrary.Require();
-            CudaDriver.ReadUuid(device, own.AsSpan(NcclUniqueId.Length, CudaDriver.UuidLength));
-            if (host.Rank == 0)
-                NewId().CopyTo(own, 0);
-        }
-        catch (UserException error)
-        {
-            string problem =
-                error.Message.Length > ProblemLength / 2 ? error.Message[..(ProblemLength / 2)] + " …" : error.Message;
-            Encoding.UTF8.GetBytes(problem, own.AsSpan(NcclUniqueId.Length + CudaDriver.UuidLength));
-        }
-
-        byte[] all = Exchange(call, own);
-        string[] problems =
-        [
-            .. Enumerable
-                .Range(0, host.Size)
-                .Select(rank => Encoding.UTF8.GetString(After(rank)[CudaDriver.UuidLength..]).TrimEnd('\0')),
-        ];
-        int troubled = Array.FindIndex(problems, problem => problem.Length > 0);
-        if (troubled >= 0)
-        {
-            bool onAll = Array.TrueForAll(problems, problem => problem == problems[troubled]);
-            throw new AgreedUserException(
-                onAll ? problems[troubled] : $"Rank {host.Members[troubled]}: {problems[troubled]}"
-            );
-        }
-
-        var ranks = new Dictionary<string, int>();
-        for (int rank = 0; rank < host.Size; rank++)
-        {
-            string uuid = Convert.ToHexStringLower(After(rank)[..CudaDriver.UuidLength]);
-            if (!ranks.TryAdd(uuid, rank))
-            {
-                int other = ranks[uuid];
-                throw new AgreedUserException(
-                    $"The ranks {host.Members[other]} and {host.Members[rank]} of the group '{name}' use the "
-                        + "same GPU, and NCCL needs one for each: start no more ranks "
-                        + "on a machine than it has GPUs, and let every rank see its own (CUDA_VISIBLE_DEVICES)."
-                );
-            }
-        }
-
-        var id = NcclUniqueId.From(all.AsSpan(0, NcclUniqueId.Length));
-        return NcclQueue.Join(monitor, Called(name), host.Rank, host.Size, host.Members[host.Rank], device, () => id);
-
-        // A rank's bytes after the id, which only rank 0 fills in.
-        ReadOnlySpan<byte> After(int rank) =>
-            all.AsSpan(rank * IntroductionLength, IntroductionLength)[NcclUniqueId.Length..];
-    }
-
-    // Every rank's bytes, in rank order.
-    private byte[] Exchange(CollectiveCall call, byte[] own)
-    {
-        using var noGradient = no_grad();
-        using var scope = NewDisposeScope();
-        Tensor all = empty([host.Size * own.Length], dtype: uint8);
-        host.AllGather(
-                call.Untracked(),
-                tensor(own, dtype: uint8),
-                all,
-                [.. Enumerable.Repeat((long)own.Length, host.Size)]
-            )
-            .Wait();
-        return TensorBytes.ToArray(all);
-    }
-
-    private static byte[] NewId()
-    {
-        NcclUniqueId id;
-        NcclNative.Check(NcclNative.GetUniqueId(&id), "ncclGetUniqueId");
-        return new ReadOnlySpan<byte>(id.Content, NcclUniqueId.Length).ToArray();
-    }
+    private NcclQueue Queue(CollectiveCall call) =>
+        queue ?? throw new InvalidOperationException($"{call}: no rank has joined NCCL for {Called(name)}.");
 
     /// <param name="own">This rank's part; 0 where it already lies in its place.</param>
     private Func<NcclCommunicatorHandle, nint, NcclResult>? Gather(nint own, Tensor all, IReadOnlyList<long> counts)
@@ -439,7 +363,7 @@ internal sealed unsafe class NcclCommunicator(
         NcclLibrary.Require();
         Tensor id = empty([NcclUniqueId.Length], dtype: uint8).DetachFromDisposeScope();
         if (sends)
-            TensorMemory.Write(id, (span, _) => NewId().CopyTo(span));
+            TensorMemory.Write(id, (span, _) => NcclMeeting.NewId().CopyTo(span));
         ITransfer exchange = sends ? host.Send(call.Untracked(), id, peer) : host.Receive(call.Untracked(), id, peer);
         return NcclQueue.Join(
             monitor,

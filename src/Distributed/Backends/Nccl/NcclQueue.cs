@@ -19,6 +19,10 @@ internal sealed unsafe class NcclQueue : IDisposable
     // Interval at which the thread polls the GPU's progress and NCCL's errors.
     private const int PollMilliseconds = 1;
 
+    // For this long a call is polled without a pause: the caller waits for it, as a rule for some microseconds, and a
+    // thread that sleeps does so for a millisecond at least.
+    private const int SpinMilliseconds = 5;
+
     private static readonly TimeSpan FinalizeLimit = TimeSpan.FromSeconds(30);
 
     // The watchdog reports first, because it knows which rank is missing.
@@ -91,6 +95,9 @@ internal sealed unsafe class NcclQueue : IDisposable
     {
         Enqueue(call.Untracked(), (parent, _) =>
             {
+                // NCCL: "When split, there should not be any outstanding NCCL operations on the comm. Otherwise, it
+                // might cause a deadlock." The last one is this call, which has put nothing on the stream.
+                WaitForRunning(besides: 1);
                 NcclConfig config = NcclConfig.NonBlocking;
                 partAddress[0] = 0;
                 fixed (nint* made = partAddress)
@@ -182,10 +189,7 @@ internal sealed unsafe class NcclQueue : IDisposable
                 Poll();
             }
 
-            for (; running.Count > 0; Poll())
-#pragma warning disable RS0030 // CUDA signals nothing that could be waited for.
-                Thread.Sleep(PollMilliseconds);
-#pragma warning restore RS0030
+            WaitForRunning(besides: 0);
             FinalizeCommunicator();
         }
         catch (Exception error)
@@ -223,8 +227,25 @@ internal sealed unsafe class NcclQueue : IDisposable
             }
 
             ReapCompleted();
-            spin.SpinOnce();
+            Pause(ref spin, start);
         }
+    }
+
+    // Returns when the GPU is done with all but the last collectives.
+    private void WaitForRunning(int besides)
+    {
+        long start = Stopwatch.GetTimestamp();
+        var spin = new SpinWait();
+        for (Poll(); running.Count > besides; Poll())
+            Pause(ref spin, start);
+    }
+
+    private static void Pause(ref SpinWait spin, long start)
+    {
+        if (Stopwatch.GetElapsedTime(start).TotalMilliseconds < SpinMilliseconds)
+            spin.SpinOnce(sleep1Threshold: -1);
+        else
+            spin.SpinOnce();
     }
 
     private NcclResult State(string trouble)

@@ -70,7 +70,11 @@ internal sealed class NcclTransfer : ITransfer
             if (completed)
                 return;
             using (CudaDriver.Enter(context))
+            {
+                nint first = CudaDriver.RecordTimed(CudaDriver.DefaultStream);
                 CudaDriver.Wait(CudaDriver.DefaultStream, done);
+                monitor.AddDeviceWait(new NcclWait(context, first, CudaDriver.RecordTimed(CudaDriver.DefaultStream)));
+            }
         }
     }
 

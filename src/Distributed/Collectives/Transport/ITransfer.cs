@@ -3,11 +3,12 @@ namespace LongNet.Distributed.Collectives.Transport;
 /// <summary>The state of one collective in a backend, from its start to its completion on this rank.</summary>
 internal interface ITransfer
 {
-    /// <summary>Whether its result may be read on this rank.</summary>
+    /// <summary>Whether <see cref="Wait"/> has no other rank to wait for.</summary>
     bool IsCompleted { get; }
 
-    /// <summary>Returns once <see cref="IsCompleted"/>; for CUDA tensors, once the default stream will wait for
-    /// it.</summary>
+    /// <summary>
+    /// Returns once the result may be read on this rank; with NCCL, once the default stream will wait for it.
+    /// </summary>
     void Wait();
 }
 
