@@ -28,7 +28,7 @@ def steps(folder: str, run: str) -> dict[int, dict]:
 
 def difference(reference: dict, row: dict) -> float:
     a, b = reference["loss"], row["loss"]
-    return abs(a - b) / abs(a) if a and b is not None and math.isfinite(b) else math.inf
+    return abs(a - b) / abs(a) if a and b is not None and math.isfinite(b) else 1e9  # JSON has no infinity
 
 
 def compare(folder: str, line: str) -> dict:

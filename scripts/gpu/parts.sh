@@ -38,7 +38,9 @@ launch=()
 
 # ranks COUNT: sets $launch to MPICH of the bundle, by the loopback's address as the machine may not know its own name; else to this machine's.
 ranks() {
-  local shell='export NCCL_HOSTID=rank${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}; exec "$@"'
+  # For ranks that share a GPU each rank is a host to NCCL.
+  # shellcheck disable=SC2016  # each rank's shell expands it
+  local shell='[ -z "${LONGNET_NCCL_SHARED_GPU:-}" ] || export NCCL_HOSTID=rank${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}; exec "$@"'
   if [ -x "$bundle/mpi/mpiexec.hydra" ]; then
     export LONGNET_MPI_LIBRARY=$bundle/mpi/libmpich.so.12
     launch=(env "LD_LIBRARY_PATH=$bundle/mpi${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$bundle/mpi/mpiexec.hydra" -launcher fork -iface lo -n "$1" bash -c "$shell" rank)
@@ -159,8 +161,17 @@ part_options() {
 
 part_nccl1() {
   gpu_needed real
-  NCCL_DEBUG=WARN "$worker" process-group-cuda || exit
-  echo "the collectives keep their contract at 1 rank"
+  local gpus
+  export NCCL_DEBUG=WARN
+  "$worker" process-group-cuda || exit
+  gpus=$(nvidia-smi --list-gpus | grep -c '^GPU ')
+  if [ "$gpus" -gt 1 ]; then
+    ranks "$gpus"
+    "${launch[@]}" "$worker" process-group-cuda || exit
+    echo "the collectives keep their contract at 1 rank, and at $gpus ranks on $gpus GPUs"
+  else
+    echo "the collectives keep their contract at 1 rank"
+  fi
 }
 
 part_mpi2() {
