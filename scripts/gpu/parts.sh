@@ -310,15 +310,16 @@ part_peer() {
   exec "$python" -u "$bundle/peer.py" all --seconds 95 --out peer.json
 }
 
-# user_error NAME: whether the run NAME, which ended with $1, said one sentence and no stack trace.
+# user_error CODE NAME PART: whether the run NAME, which ended with CODE, said one sentence and no stack trace. A run's header does not count.
 user_error() {
-  local code=$1 name=$2 lines
+  local code=$1 name=$2 sentences count
   cat "$name.txt"
-  lines=$(grep -c '^longnet: ' "$name.txt")
-  if [ "$code" = 2 ] && [ "$lines" = 1 ] && ! grep -qE '^\s+at |Unhandled exception' "$name.txt"; then
-    grep '^longnet: ' "$name.txt" >"$3.note"
+  sentences=$(grep '^longnet: ' "$name.txt" | grep -v ' parameters, ')
+  count=$(grep -c . <<<"$sentences")
+  if [ "$code" = 2 ] && [ "$count" = 1 ] && ! grep -qE '^\s+at |Unhandled exception' "$name.txt"; then
+    echo "$sentences" >"$3.note"
   else
-    echo "$name ended with code $code and $lines sentences: $(grep -vE '^\s*(at |$)' "$name.txt" | tail -1 | cut -c1-300)" | tee "$3.note"
+    echo "$name ended with code $code and $count sentences: $(grep -vE '^\s*(at |$)' "$name.txt" | tail -1 | cut -c1-300)" | tee "$3.note"
     return 1
   fi
 }
