@@ -14,7 +14,7 @@
 set -u
 
 usage() { sed -n '2,15s/^# //p; 2,15s/^#   /  /p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-[ $# -ge 1 ] && [ -d "$1" ] || usage
+if [ $# -lt 1 ] || [ ! -d "$1" ]; then usage; fi
 bundle=$(cd "$1" && pwd)
 self=$bundle/check.sh
 shift
@@ -79,8 +79,10 @@ elif [ -z "$rehearsal" ] && ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU
 fi
 [ -z "$no_gpu" ] || export CUDA_VISIBLE_DEVICES=""
 
+# shellcheck disable=SC2031  # the parts run in processes of their own
 export LONGNET_GPU_CHECK_LIBRARY_PATH=${LD_LIBRARY_PATH:-} LONGNET_GPU_CHECK_WORK=$work LONGNET_GPU_CHECK_REASON=$no_gpu
 export LONGNET_GPU_CHECK_REHEARSAL=$rehearsal LONGNET_LIBTORCH PATH PYTHONUNBUFFERED=1
+# shellcheck disable=SC2031
 LD_LIBRARY_PATH=${libraries#:}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -n "$LD_LIBRARY_PATH" ] || unset LD_LIBRARY_PATH
 [ -z "${LD_LIBRARY_PATH:-}" ] || export LD_LIBRARY_PATH
@@ -105,6 +107,7 @@ save() {
 # Ends what a part left behind, such as ranks that outlived their launcher: it would hold the GPU's memory.
 end_leftovers() {
   local file
+  # shellcheck disable=SC2013  # these names have no blanks
   for file in $(grep -lzxF "LONGNET_GPU_CHECK_WORK=$work" /proc/[0-9]*/environ 2>/dev/null); do
     file=${file#/proc/}
     kill -KILL "${file%/environ}" 2>/dev/null

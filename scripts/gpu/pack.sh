@@ -10,7 +10,7 @@ say() { printf 'pack: %s\n' "$*" >&2; }
 usage() { sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 built=""
 if [ "${1:-}" = --built ]; then built=yes; shift; fi
-[ $# = 1 ] && [ "${1#-}" = "$1" ] || usage
+if [ $# != 1 ] || [ "${1#-}" != "$1" ]; then usage; fi
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

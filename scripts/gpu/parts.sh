@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034  # check.sh uses the lists
 # Sourced by check.sh, which sets $bundle and $python: the parts. Each runs in a process of its own, in the folder of the logs.
 # Exit codes: 0 ok, 77 skipped, 78 refused, anything else failed. PART.note, else the log's last line, says why; PART.json has numbers.
 
@@ -29,10 +29,11 @@ device() {
 train() {
   local name=$1 on
   device "$2"
-  local config=$3
+  local config=$3 small=()
   shift 3
+  if rehearsal && [ "$config" = quickstart ]; then small=(--set model.layers=1 --set training.sequence_length=256); fi
   "${launch[@]}" "$longnet" train --config "$bundle/configs/$config.yaml" --set "data.path=[${text:-$bundle/configs/text/*.txt}]" "${on[@]}" \
-    --set evaluation.every_steps=0 --set logging.every_steps=1 --output "runs/$name" "$@" >"$name.txt" 2>&1 </dev/null
+    --set evaluation.every_steps=0 --set logging.every_steps=1 --output "runs/$name" "${small[@]}" "$@" >"$name.txt" 2>&1 </dev/null
 }
 launch=()
 
