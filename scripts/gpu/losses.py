@@ -65,7 +65,11 @@ def main(folder: str, part: str, lines: list[str]) -> int:
         rows = [compare(folder, line) for line in lines]
         bad = [row for row in rows if not row["good"]]
         good = [row for row in rows if row["good"]]
-        note = "; ".join([*(say(row) for row in bad), *(say(row) for row in good)])
+        told = [say(row) for row in good]
+        if len(good) > 4:
+            first, last = (max(row[key] for row in good) for key in ("difference_first", "difference_last"))
+            told = [f"{len(good)} of {len(rows)} good, at most {first:.1e} at their first step and {last:.1e} at their last"]
+        note = "; ".join([*(say(row) for row in bad), *told])
         code = 1 if bad else 0
         for row in rows:
             print(say(row))

@@ -42,7 +42,10 @@ public class GpuCheckTests
         Dictionary<string, string> status = results
             .RootElement.GetProperty("parts")
             .EnumerateArray()
-            .ToDictionary(part => part.GetProperty("part").GetString()!, part => part.GetProperty("status").GetString()!);
+            .ToDictionary(
+                part => part.GetProperty("part").GetString()!,
+                part => part.GetProperty("status").GetString()!
+            );
         Assert.Equal(PartsOnCpu, status.Where(part => part.Value == "ok").Select(part => part.Key));
         Assert.All(status.Where(part => part.Value != "ok"), part => Assert.Equal("skipped", part.Value));
         Assert.Contains("mpi2", File.ReadAllText(folder["out/table.txt"]), StringComparison.Ordinal);
