@@ -49,7 +49,17 @@ ldconfig=$(command -v ldconfig || echo /sbin/ldconfig)
 if [ -z "${LONGNET_LIBTORCH:-}" ]; then
   LONGNET_LIBTORCH=$("$python" -c 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] + "/lib" if s else "")' 2>/dev/null)
 fi
-site=$(dirname "$(dirname "${LONGNET_LIBTORCH:-/none/torch/lib}")")
+# Programs of "pack.sh --built" bring their own and take no other.
+own=$(dirname "$(readlink -f "$bundle/programs/libLibTorchSharp.so")")
+if [ -e "$own/libtorch_cpu.so" ]; then
+  LONGNET_GPU_CHECK_LIBTORCH=$own
+  unset LONGNET_LIBTORCH
+else
+  LONGNET_GPU_CHECK_LIBTORCH=$LONGNET_LIBTORCH
+  export LONGNET_LIBTORCH
+fi
+export LONGNET_GPU_CHECK_LIBTORCH
+site=$(dirname "$(dirname "${LONGNET_GPU_CHECK_LIBTORCH:-/none/torch/lib}")")
 libraries=""
 for folder in "$site"/nvidia/*/lib; do
   [ ! -d "$folder" ] || libraries=$libraries:$folder
@@ -81,7 +91,7 @@ fi
 
 # shellcheck disable=SC2031  # the parts run in processes of their own
 export LONGNET_GPU_CHECK_LIBRARY_PATH=${LD_LIBRARY_PATH:-} LONGNET_GPU_CHECK_WORK=$work LONGNET_GPU_CHECK_REASON=$no_gpu
-export LONGNET_GPU_CHECK_REHEARSAL=$rehearsal LONGNET_LIBTORCH PATH PYTHONUNBUFFERED=1
+export LONGNET_GPU_CHECK_REHEARSAL=$rehearsal PATH PYTHONUNBUFFERED=1
 # shellcheck disable=SC2031
 LD_LIBRARY_PATH=${libraries#:}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ -n "$LD_LIBRARY_PATH" ] || unset LD_LIBRARY_PATH
@@ -116,7 +126,7 @@ end_leftovers() {
 
 run() {
   local part=$1 limit=${limits[$1]} left=$((total - SECONDS)) begin=$SECONDS code status note pid
-  [ -z "$rehearsal" ] || limit=$((5 * limit)) # CPUs are slow
+  [ -z "$rehearsal$no_gpu" ] || limit=$((5 * limit)) # CPUs are slow, and other work may share them
   if [ "$left" -lt 10 ]; then
     printf '%s\tskipped\t-\t0\tno time was left\n' "$part" >>"$work/rows"
     return

@@ -31,7 +31,7 @@ train() {
   device "$2"
   local config=$3 small=()
   shift 3
-  if rehearsal && [ "$config" = quickstart ]; then small=(--set model.layers=1 --set training.sequence_length=256); fi
+  if ! has_gpu && [ "$config" = quickstart ]; then small=(--set model.layers=1 --set training.sequence_length=256); fi
   "${launch[@]}" "$longnet" train --config "$bundle/configs/$config.yaml" --set "data.path=[${text:-$bundle/configs/text/*.txt}]" "${on[@]}" \
     --set evaluation.every_steps=0 --set logging.every_steps=1 --output "runs/$name" "${small[@]}" "$@" >"$name.txt" 2>&1 </dev/null
 }

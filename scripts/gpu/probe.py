@@ -88,7 +88,7 @@ def facts(work: str) -> None:
     nccl = os.environ.get("LONGNET_NCCL_LIBRARY") or library_path("libnccl.so.2", cache)
     libc = ctypes.CDLL(None)
     libc.gnu_get_libc_version.restype = ctypes.c_char_p
-    libtorch = os.environ.get("LONGNET_LIBTORCH") or None
+    libtorch = os.environ.get("LONGNET_GPU_CHECK_LIBTORCH") or None
     detail = {
         "gpus": smi.strip().splitlines() if smi else [],
         "driver": first(r", ([\d.]+),", smi),
@@ -164,7 +164,7 @@ def node_size(libtorch: str) -> tuple[int | None, str | None]:
 
 
 def symbols(work: str, bundle: str) -> None:
-    libtorch = os.environ.get("LONGNET_LIBTORCH")
+    libtorch = os.environ.get("LONGNET_GPU_CHECK_LIBTORCH")
     if not libtorch or not os.path.isdir(libtorch):
         finish(work, "symbols", {}, "there is no libtorch: python3 has no PyTorch, and LONGNET_LIBTORCH names no folder", 77)
     needed = set(open(os.path.join(bundle, "libtorch-symbols-needed.txt"), encoding="ascii").read().split())

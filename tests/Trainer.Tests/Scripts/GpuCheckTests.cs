@@ -6,8 +6,8 @@ using LongNet.TestKit.Ranks;
 namespace LongNet.Trainer.Tests.Scripts;
 
 /// <summary>
-/// The check of a GPU machine, as far as it goes without a GPU. The bundle has links to this build's programs in place
-/// of published ones, and this machine's MPI in place of its own.
+/// The check of a GPU machine, as far as it goes without a GPU. The bundle has links to this build's programs, with
+/// their own libtorch, in place of published ones, and this machine's MPI in place of its own.
 /// </summary>
 [Trait("Category", "machine")]
 public class GpuCheckTests
@@ -30,7 +30,6 @@ public class GpuCheckTests
         [
             "PATH=/usr/local/bin:/usr/bin:/bin",
             $"DOTNET_ROOT={Path.GetFullPath(Path.Combine(RuntimeEnvironment.GetRuntimeDirectory(), "../../.."))}",
-            $"LONGNET_LIBTORCH={Path.GetDirectoryName(Repository.LongNet)}",
             "LONGNET_GPU_CHECK_PYTHON=/usr/bin/python3",
             $"OUT={folder["out"]}",
         ];
