@@ -77,10 +77,16 @@ internal sealed unsafe class CudaKernels : KernelModule
 
             return (new CudaKernels(context, module), null);
         }
-        catch (Exception error)
-            when (error is InvalidOperationException or DllNotFoundException or EntryPointNotFoundException)
+        catch (Exception error) when (error is DllNotFoundException or EntryPointNotFoundException)
         {
-            return (null, $"The CUDA kernels cannot be used: {error.Message.Split('\n')[0]}");
+            return (
+                null,
+                "The CUDA kernels cannot be used, as there is no NVIDIA driver (libcuda.so.1) or an old one."
+            );
+        }
+        catch (InvalidOperationException error)
+        {
+            return (null, $"The CUDA kernels cannot be used: {error.Message}");
         }
     }
 }

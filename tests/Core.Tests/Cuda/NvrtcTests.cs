@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using LongNet.Core.Cuda;
 
 namespace LongNet.Core.Tests.Cuda;
@@ -19,6 +20,17 @@ public class NvrtcTests
             Assert.Equal(0, image[^1]);
         else
             Assert.Equal("\u007fELF"u8, image.AsSpan(0, 4));
+    }
+
+    [Fact]
+    public void Kernels_WithoutADriver_AreUnavailableAndSayWhy()
+    {
+        Assert.SkipWhen(
+            NativeLibrary.TryLoad("libcuda.so.1", out _),
+            "there is an NVIDIA driver; CudaKernelTests has the kernels"
+        );
+        Assert.False(CudaKernels.IsAvailable(0));
+        Assert.Contains("libcuda.so.1", CudaKernels.Problem(0), StringComparison.Ordinal);
     }
 
     [Fact]
