@@ -105,7 +105,10 @@ internal sealed class DilatedAttentionPlan
             return;
         using var scope = NewDisposeScope();
         Tensor gathered = peers
-            .StartAllGather(tensor(lengths.ToArray(), dtype: ScalarType.Int64, device: CPU), [.. peers.Shards.Select(_ => (long)lengths.Count)])
+            .StartAllGather(
+                tensor(lengths.ToArray(), dtype: ScalarType.Int64, device: CPU),
+                [.. peers.Shards.Select(_ => (long)lengths.Count)]
+            )
             .Result();
         long[][] peerLengths = [.. gathered.data<long>().ToArray().Chunk(lengths.Count)];
         for (int peer = 0; peer < peerLengths.Length; peer++)

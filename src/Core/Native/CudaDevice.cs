@@ -45,8 +45,7 @@ internal static unsafe partial class CudaDevice
     /// <summary>Free and total memory of the GPU. Its context must exist in this process.</summary>
     /// <param name="index">As in <see cref="Name"/>.</param>
     /// <returns>Bytes; null where the driver does not say.</returns>
-    internal static (long Free, long Total)? Memory(int index) =>
-        Ask<(long, long)?>(index, device =>
+    internal static (long Free, long Total)? Memory(int index) => Ask<(long, long)?>(index, device =>
         {
             nint context;
             if (RetainPrimaryContext(&context, device) != Success)

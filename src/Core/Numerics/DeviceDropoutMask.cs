@@ -40,9 +40,10 @@ internal static class DeviceDropoutMask
     }
 
     private static Tensor Factors(Tensor halves, CounterDropout.Choices choices) =>
-        halves.ge(Integer(choices.Threshold)).to(ScalarType.Float32).mul(
-            tensor(choices.Kept, dtype: ScalarType.Float32, device: CPU)
-        );
+        halves
+            .ge(Integer(choices.Threshold))
+            .to(ScalarType.Float32)
+            .mul(tensor(choices.Kept, dtype: ScalarType.Float32, device: CPU));
 
     // Without dimensions, so that it meets tensors of any device.
     private static Tensor Integer(long value) => tensor(value, dtype: ScalarType.Int64, device: CPU);
@@ -56,8 +57,7 @@ internal static class DeviceDropoutMask
             minusOne = Integer(-1);
 
         /// <summary>RandomStream.Bits of every key and counter. Sums are differences, which take no Scalar.</summary>
-        public Tensor Of(Tensor keys, Tensor counters) =>
-            Mix(keys.sub(minusOne.sub(counters).mul(golden)));
+        public Tensor Of(Tensor keys, Tensor counters) => Mix(keys.sub(minusOne.sub(counters).mul(golden)));
 
         /// <summary>The shift of an unsigned number.</summary>
         public Tensor ShiftRight(Tensor value, int bits) =>

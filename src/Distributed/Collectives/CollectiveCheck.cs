@@ -23,11 +23,11 @@ internal static class CollectiveCheck
             Fit($"{call}\n at {call.CallSite}{(call.Activity.Length == 0 ? "" : $", {call.Activity}")}"),
             own
         );
-        Tensor all = empty([communicator.Size * Length], dtype: uint8);
+        Tensor all = empty([communicator.Size * Length], dtype: uint8, device: CPU);
         communicator
             .AllGather(
                 call.Untracked(),
-                tensor(own, dtype: uint8),
+                tensor(own, dtype: uint8, device: CPU),
                 all,
                 [.. Enumerable.Repeat((long)Length, communicator.Size)]
             )

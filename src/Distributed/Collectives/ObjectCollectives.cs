@@ -27,9 +27,9 @@ public static class ObjectCollectives
         if (isRoot)
             ArgumentNullException.ThrowIfNull(value);
         using var scope = NewDisposeScope();
-        Tensor length = tensor(new long[] { isRoot ? value!.LongLength : 0 });
+        Tensor length = tensor(new long[] { isRoot ? value!.LongLength : 0 }, device: CPU);
         group.Broadcast(length, root, file, line);
-        Tensor content = empty([length.item<long>()], dtype: uint8);
+        Tensor content = empty([length.item<long>()], dtype: uint8, device: CPU);
         if (isRoot)
             TensorMemory.Write(content, (span, offset) => value.AsSpan((int)offset, span.Length).CopyTo(span));
         group.Broadcast(content, root, file, line);
@@ -61,8 +61,13 @@ public static class ObjectCollectives
         ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();
         byte[] bytes = Encoding.UTF8.GetBytes(own);
-        long[] lengths = group.AllGather(tensor(new[] { bytes.LongLength }), file, line).data<long>().ToArray();
-        byte[] all = TensorBytes.ToArray(group.AllGatherUneven(tensor(bytes, dtype: uint8), lengths, file, line));
+        long[] lengths = group
+            .AllGather(tensor(new[] { bytes.LongLength }, device: CPU), file, line)
+            .data<long>()
+            .ToArray();
+        byte[] all = TensorBytes.ToArray(
+            group.AllGatherUneven(tensor(bytes, dtype: uint8, device: CPU), lengths, file, line)
+        );
         var texts = new string[group.Size];
         int start = 0;
         for (int rank = 0; rank < texts.Length; rank++)
@@ -85,6 +90,6 @@ public static class ObjectCollectives
     {
         ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();
-        return TensorBytes.ToArray(group.AllGather(tensor(own, dtype: uint8), file, line));
+        return TensorBytes.ToArray(group.AllGather(tensor(own, dtype: uint8, device: CPU), file, line));
     }
 }

@@ -17,7 +17,7 @@ public static class ScalarCollectives
     {
         ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();
-        Tensor total = tensor(new[] { value });
+        Tensor total = tensor(new[] { value }, device: CPU);
         group.AllReduce(total, file: file, line: line);
         return total.item<double>();
     }
@@ -34,7 +34,10 @@ public static class ScalarCollectives
     {
         ArgumentNullException.ThrowIfNull(group);
         using var scope = NewDisposeScope();
-        double[] all = group.AllGather(tensor(new[] { added, compared }), file, line).data<double>().ToArray();
+        double[] all = group
+            .AllGather(tensor(new[] { added, compared }, device: CPU), file, line)
+            .data<double>()
+            .ToArray();
         var (sum, largest) = (all[0], all[1]);
         for (int rank = 1; rank < group.Size; rank++)
             (sum, largest) = (sum + all[2 * rank], Math.Max(largest, all[2 * rank + 1]));

@@ -193,8 +193,7 @@ public sealed class GradientBuffer : IDisposable
     }
 
     // What this rank's part of the norm is computed from.
-    private Tensor[] NormedParts =>
-        IsSharded ? [.. ownParts.Where(part => part.NumberOfElements > 0)] : [flat];
+    private Tensor[] NormedParts => IsSharded ? [.. ownParts.Where(part => part.NumberOfElements > 0)] : [flat];
 
     // Squares are summed in float64. In float32 the sum of a million squares loses digits, and the norm would differ
     // from one number of ranks to another.

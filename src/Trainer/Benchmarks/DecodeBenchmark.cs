@@ -35,8 +35,8 @@ internal sealed record DecodeBenchmark(long Heads, long HeadDim, SegmentSchedule
                 Positions = PositionEncoding.Rope,
             }
         );
-        Tensor promptRows = randn(1, prompt, channels),
-            next = randn(1, 1, channels);
+        Tensor promptRows = randn(1, prompt, channels, device: CPU),
+            next = randn(1, 1, channels, device: CPU);
         using (KeyValueCache warm = attention.CreateCache(1, prompt + 1))
         {
             attention.Decode(promptRows, warm).Dispose();

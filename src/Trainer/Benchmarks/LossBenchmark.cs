@@ -36,10 +36,10 @@ internal sealed record LossBenchmark(long Rows, long Channels, ScalarType Type, 
     {
         using var scope = NewDisposeScope();
         using TorchSharp.Modules.LayerNorm norm = nn.LayerNorm(Channels);
-        Tensor hidden = randn(1, Rows, Channels).to(Type).requires_grad_(true);
+        Tensor hidden = randn(1, Rows, Channels, device: CPU).to(Type).requires_grad_(true);
         using Scalar deviation = 0.02.ToScalar();
-        Tensor projection = randn(vocabulary, Channels).mul(deviation).detach().requires_grad_(true);
-        Tensor targets = randint(vocabulary, [1, Rows], dtype: ScalarType.Int64);
+        Tensor projection = randn(vocabulary, Channels, device: CPU).mul(deviation).detach().requires_grad_(true);
+        Tensor targets = randint(vocabulary, [1, Rows], dtype: ScalarType.Int64, device: CPU);
         Tensor[] leaves = [hidden, projection, norm.weight!, norm.bias!];
 
         void Backward(Func<Tensor> loss)

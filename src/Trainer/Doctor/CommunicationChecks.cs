@@ -83,7 +83,7 @@ internal static class CommunicationChecks
         {
             world.Barrier();
             long[] clocks = world
-                .AllGather(tensor(new[] { TimeProvider.System.GetUtcNow().UtcTicks }))
+                .AllGather(tensor(new[] { TimeProvider.System.GetUtcNow().UtcTicks }, device: CPU))
                 .data<long>()
                 .ToArray();
             least = Math.Min(least, clocks.Max() - clocks.Min());

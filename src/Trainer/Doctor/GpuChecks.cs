@@ -48,6 +48,11 @@ internal static class GpuChecks
                 );
         }
 
+        foreach (string line in gpus.Details)
+            yield return new Finding("gpu", $"{host}: {line}");
+        if (gpus.KernelProblem is { } problem)
+            yield return Finding.Note("kernels", $"{host}: {problem}");
+
         string nccl = $"{host}: {gpus.Nccl ?? "none"}";
         if (gpus.Nccl is null && usable > 0 && all > 1)
         {

@@ -9,7 +9,12 @@ namespace LongNet.Trainer.Loop;
 internal static class DeviceMemoryError
 {
     // Of libtorch's allocator; and of libraries that allocate by themselves.
-    private static readonly string[] Signs = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"];
+    private static readonly string[] Signs =
+    [
+        "out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ];
 
     /// <summary>Calls what may take memory.</summary>
     /// <param name="plan">The run.</param>

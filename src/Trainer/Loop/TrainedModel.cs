@@ -59,8 +59,7 @@ internal sealed class TrainedModel : IDisposable
             // Weights are drawn on the CPU, so that they have the same bits on every device.
             new LongNetLanguageModel(shape.Model, shape.Config.Seed, sharding, shape.Config.ToExecution()).MoveTo(
                 device.Device
-            )
-        );
+            ));
         var model = new TrainedModel(mesh, sharding, module) { Tokenizer = tokenizer, Device = device };
         // Machines of different kinds may draw normal numbers that differ in the last bit.
         model.BroadcastParameters();

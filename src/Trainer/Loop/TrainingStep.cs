@@ -100,10 +100,7 @@ internal sealed class TrainingStep : IDisposable
         var batches = new MicroBatch[plan.Batch.MicroSteps];
         for (long micro = 0; micro < batches.Length; micro++)
         {
-            long[] sequences =
-            [
-                .. plan.Batch.Sequences(mesh.DataRank, micro).Select(index => firstSequence + index),
-            ];
+            long[] sequences = [.. plan.Batch.Sequences(mesh.DataRank, micro).Select(index => firstSequence + index)];
             var (inputs, targets) = services.Reader.Read([.. sequences.Select(services.Order.WindowAt)], shard);
             batches[micro] = new MicroBatch
             {

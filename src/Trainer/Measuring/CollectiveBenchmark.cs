@@ -36,9 +36,9 @@ internal sealed record CollectiveBenchmark(ProcessGroup Group, ScalarType Type, 
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        long elementSize = empty([0], dtype: Type).ElementSize;
+        long elementSize = empty([0], dtype: Type, device: CPU).ElementSize;
         // Sums of zeros stay zeros, however often they are made.
-        Tensor buffer = zeros([Group.Size, Math.Max(1, bytes / elementSize / Group.Size)], dtype: Type);
+        Tensor buffer = zeros([Group.Size, Math.Max(1, bytes / elementSize / Group.Size)], dtype: Type, device: CPU);
         bytes = buffer.NumberOfElements * elementSize;
         Action call = operation.Prepare(Group, buffer);
         long calls = Math.Clamp(BytesPerRound / bytes, 1, MostCalls);
@@ -79,7 +79,7 @@ internal sealed record CollectiveBenchmark(ProcessGroup Group, ScalarType Type, 
     private double Slowest(double own)
     {
         using var scope = NewDisposeScope();
-        Tensor slowest = tensor(new[] { own });
+        Tensor slowest = tensor(new[] { own }, device: CPU);
         Group.AllReduce(slowest, ReduceOperation.Max);
         return slowest.item<double>();
     }

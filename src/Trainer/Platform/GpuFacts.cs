@@ -1,3 +1,4 @@
+using LongNet.Core.Cuda;
 using LongNet.Core.Native;
 using LongNet.Distributed.Backends.Nccl;
 using TorchSharp;
@@ -11,6 +12,12 @@ namespace LongNet.Trainer.Platform;
 /// <param name="Nccl">Version of NCCL; null where it cannot be loaded.</param>
 internal sealed record GpuFacts(string[] Present, bool LibTorchForCuda, string[] Usable, string? Nccl)
 {
+    /// <summary>A line for each GPU, of <see cref="GpuDetails"/>.</summary>
+    public string[] Details { get; init; } = [];
+
+    /// <summary>Why this project's own CUDA kernels cannot be used; null where they can, or there is no GPU.</summary>
+    public string? KernelProblem { get; init; }
+
     public static GpuFacts Collect(bool libTorchLoaded)
     {
         bool forCuda = libTorchLoaded && LibTorch.BringsCuda;
@@ -20,7 +27,11 @@ internal sealed record GpuFacts(string[] Present, bool LibTorchForCuda, string[]
             forCuda,
             [.. Enumerable.Range(0, count).Select(index => CudaDevice.Name(index) ?? "CUDA device")],
             NcclLibrary.Version?.ToString()
-        );
+        )
+        {
+            Details = GpuDetails.Collect(),
+            KernelProblem = count > 0 ? CudaKernels.Problem(0) : null,
+        };
     }
 
     private static string[] KnownToTheDriver()

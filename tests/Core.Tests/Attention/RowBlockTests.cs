@@ -135,13 +135,8 @@ public class RowBlockTests
     [InlineData(HeadOffsets.Blocked, 12, 6, 16384, 4)]
     [InlineData(HeadOffsets.Interleaved, 12, 3, 16384, 3)]
     [InlineData(HeadOffsets.Interleaved, 4, 8, 2, 1)]
-    public void Groups_OfHeads_AreFew(
-        HeadOffsets offsets,
-        long heads,
-        long dilation,
-        long rows,
-        int expected
-    ) => Assert.Equal(expected, offsets.Groups(heads, dilation, rows).Count);
+    public void Groups_OfHeads_AreFew(HeadOffsets offsets, long heads, long dilation, long rows, int expected) =>
+        Assert.Equal(expected, offsets.Groups(heads, dilation, rows).Count);
 
     private static void CountIn(RowBlock block, Tensor elements, Tensor statistic)
     {

@@ -1,5 +1,5 @@
-using LongNet.Core.Native;
 using LongNet.Core.Devices;
+using LongNet.Core.Native;
 using LongNet.Distributed.Collectives;
 using LongNet.Distributed.Launch;
 using LongNet.Distributed.Lifetime;

@@ -66,8 +66,8 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
     /// <inheritdoc cref="BlockwiseKernel.Forward"/>
     public static (Tensor Output, Tensor LogSumExp) Forward(Tensor q, Tensor k, Tensor v, bool causal, PairBias? bias)
     {
-        Tensor output = empty(q.shape, dtype: q.dtype),
-            logSumExp = empty(q.shape[..3], dtype: ScalarType.Float32);
+        Tensor output = empty(q.shape, dtype: q.dtype, device: CPU),
+            logSumExp = empty(q.shape[..3], dtype: ScalarType.Float32, device: CPU);
         var problem = new Problem(q, k, causal, bias);
         var (queries, keys, values, outputs) = (
             new HeadRows(q),
@@ -106,13 +106,13 @@ internal sealed unsafe class Avx512FlashKernel : IAttentionKernel
     {
         using var scope = NewDisposeScope();
         var problem = new Problem(q, k, causal, bias);
-        Tensor queryGradient = empty(q.shape, dtype: q.dtype);
+        Tensor queryGradient = empty(q.shape, dtype: q.dtype, device: CPU);
         // Each part of a unit's queries adds to the gradients of all its keys. The parts' sums are kept apart in
         // float32, summed in order and rounded only then.
         ScalarType partType = problem.Parts == 1 ? k.dtype : ScalarType.Float32;
         long[] parts = [problem.Parts * k.shape[0], .. k.shape[1..]];
-        Tensor keyGradient = empty(parts, dtype: partType),
-            valueGradient = empty(parts, dtype: partType);
+        Tensor keyGradient = empty(parts, dtype: partType, device: CPU),
+            valueGradient = empty(parts, dtype: partType, device: CPU);
         Tensor? biasGradient = bias?.NewGradients(problem.Parts * q.shape[0]);
         var inputs = new BackwardInputs(
             new HeadRows(gradient),

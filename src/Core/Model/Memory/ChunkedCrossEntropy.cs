@@ -41,10 +41,7 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
 
     /// <summary>Rows of a tile where nobody chooses.</summary>
     public static long DefaultRows(long vocabulary, DeviceType device = DeviceType.CPU) =>
-        Math.Max(
-            1,
-            (device == DeviceType.CPU ? DefaultBytes : DefaultBytesOfDevice) / (sizeof(float) * vocabulary)
-        );
+        Math.Max(1, (device == DeviceType.CPU ? DefaultBytes : DefaultBytesOfDevice) / (sizeof(float) * vocabulary));
 
     /// <summary>Sum of the cross-entropies of all valid targets. Differentiable once.</summary>
     /// <param name="hidden">[batch, length, dModel]. Not disposed.</param>

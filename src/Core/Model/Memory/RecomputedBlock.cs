@@ -139,7 +139,7 @@ internal sealed class RecomputedBlock(
         return inputGradient.MoveToOuterDisposeScope();
     }
 
-    private IEnumerable<RowTile> Tiles(Tensor tensor) => 
+    private IEnumerable<RowTile> Tiles(Tensor tensor) =>
         RowTile.Cut(tensor.shape[0], tensor.shape[1], tileSize.RowsOn(tensor.device_type));
 
     // In the scope of the caller.

@@ -289,7 +289,7 @@ public static class TorchscaleWeights
         var values = new float[headDim / 2];
         for (int pair = 0; pair < values.Length; pair++)
             values[pair] = (float)RotaryPositions.DecayOfPair(pair, headDim);
-        return tensor(values);
+        return tensor(values, device: CPU);
     }
 
     /// <summary>What a file is to fill.</summary>

@@ -361,7 +361,7 @@ internal sealed class NcclCommunicator(ICommunicator host, string name, Collecti
     private NcclQueue Link(CollectiveCall call, int device, int peer, bool sends)
     {
         NcclLibrary.Require();
-        Tensor id = empty([NcclUniqueId.Length], dtype: uint8).DetachFromDisposeScope();
+        Tensor id = empty([NcclUniqueId.Length], dtype: uint8, device: CPU).DetachFromDisposeScope();
         if (sends)
             TensorMemory.Write(id, (span, _) => NcclMeeting.NewId().CopyTo(span));
         ITransfer exchange = sends ? host.Send(call.Untracked(), id, peer) : host.Receive(call.Untracked(), id, peer);

@@ -125,9 +125,9 @@ internal static class MachineMeasurement
     private static double Products(ScalarType type, long channels, long hidden)
     {
         using var scope = NewDisposeScope();
-        Tensor rows = randn([ProductRows, channels]).to(type),
-            expand = randn([channels, hidden]).to(type),
-            contract = randn([hidden, channels]).to(type);
+        Tensor rows = randn([ProductRows, channels], device: CPU).to(type),
+            expand = randn([channels, hidden], device: CPU).to(type),
+            contract = randn([hidden, channels], device: CPU).to(type);
         double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             using Tensor expanded = rows.matmul(expand);
@@ -141,7 +141,10 @@ internal static class MachineMeasurement
     {
         using var scope = NewDisposeScope();
         long heads = 2 * get_num_threads();
-        Tensor[] inputs = [.. Enumerable.Range(0, 4).Select(_ => randn([1, heads, SegmentRows, headDim]).to(type))];
+        Tensor[] inputs =
+        [
+            .. Enumerable.Range(0, 4).Select(_ => randn([1, heads, SegmentRows, headDim], device: CPU).to(type)),
+        ];
         double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             using var inner = NewDisposeScope();
@@ -155,9 +158,9 @@ internal static class MachineMeasurement
     private static double Stream()
     {
         using var scope = NewDisposeScope();
-        Tensor left = ones(StreamElements),
-            right = ones(StreamElements),
-            sum = zeros(StreamElements);
+        Tensor left = ones(StreamElements, device: CPU),
+            right = ones(StreamElements, device: CPU),
+            sum = zeros(StreamElements, device: CPU);
         double seconds = Measurement.MedianSeconds(SecondsPerRate, () =>
         {
             sum.copy_(left);
@@ -173,7 +176,7 @@ internal static class MachineMeasurement
         for (int round = 0; round < Rounds; round++)
         {
             MemoryAllocator.Trim();
-            using Tensor fresh = empty(StreamElements);
+            using Tensor fresh = empty(StreamElements, device: CPU);
             double first = Measurement.Seconds(() => fresh.fill_(Scalars.One)),
                 again = Measurement.Seconds(() => fresh.fill_(Scalars.One));
             rates[round] = StreamElements * sizeof(float) / Math.Max(first - again, first / 100);
@@ -185,8 +188,8 @@ internal static class MachineMeasurement
     private static double CallSeconds()
     {
         using var scope = NewDisposeScope();
-        Tensor left = ones(1),
-            right = ones(1);
+        Tensor left = ones(1, device: CPU),
+            right = ones(1, device: CPU);
         return Measurement.ShortestSeconds(BenchDevice.Cpu, Rounds, () =>
             {
                 for (int call = 0; call < SmallCalls; call++)
