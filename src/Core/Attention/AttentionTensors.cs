@@ -41,7 +41,10 @@ internal sealed record AttentionResult(
     }
 }
 
-/// <summary>Gradients of attention, in the type that they are accumulated in: at least float32.</summary>
+/// <summary>
+/// Gradients of attention, in the type that they are accumulated in, at least float32, or where a
+/// <see cref="BlockCombiner"/> summed all of them at once, in the compute type.
+/// </summary>
 /// <param name="Q">Shaped like the queries.</param>
 /// <param name="K">Shaped like the keys.</param>
 /// <param name="V">Shaped like the values.</param>

@@ -1,4 +1,3 @@
-using LongNet.Core.Numerics;
 using static TorchSharp.torch;
 
 namespace LongNet.Core.Attention;
@@ -12,14 +11,14 @@ namespace LongNet.Core.Attention;
 /// <param name="result">What forward left, of all branches. Not owned.</param>
 /// <param name="gathered">The branch's gathered keys and values. Not owned.</param>
 /// <param name="outputGradient">Shaped like the output. Not owned.</param>
-/// <param name="gradients">Added to. Not owned.</param>
+/// <param name="sums">Added to. Not owned.</param>
 internal sealed class BranchBackward(
     BranchMerger merger,
     BranchPlan branch,
     AttentionResult result,
     IReadOnlyList<GatheredSegment> gathered,
     Tensor outputGradient,
-    AttentionGradients gradients
+    BlockGradientSums sums
 ) : IDisposable
 {
     private readonly List<(ShardedSegment Segment, IPendingTensor ReducedGradients)> reductions = [];
@@ -43,7 +42,7 @@ internal sealed class BranchBackward(
         using var scope = NewDisposeScope();
         foreach (RowBlock block in branch.BlocksOfOwnKeys(Causal))
         {
-            foreach (RowBlock cached in merger.CacheSizedBlocks(block))
+            foreach (RowBlock cached in merger.Combiner is null ? merger.CacheSizedBlocks(block) : [block])
             {
                 using var blockScope = NewDisposeScope();
                 var (keyGradient, valueGradient) = AddQueryGradient(
@@ -53,8 +52,7 @@ internal sealed class BranchBackward(
                     Causal,
                     keyOffset: 0
                 );
-                cached.View(gradients.K).add_(keyGradient, Scalars.One);
-                cached.View(gradients.V).add_(valueGradient, Scalars.One);
+                sums.AddToKeys(cached, keyGradient, valueGradient);
             }
         }
 
@@ -62,7 +60,8 @@ internal sealed class BranchBackward(
     }
 
     /// <summary>Waits for the gradients that came from other ranks' queries and adds them.</summary>
-    public void AddReducedGradients()
+    /// <param name="gradients">The sums; added to.</param>
+    public void AddReducedGradients(AttentionGradients gradients)
     {
         using var scope = NewDisposeScope();
         foreach (var (segment, reducedGradients) in reductions)
@@ -82,7 +81,7 @@ internal sealed class BranchBackward(
     {
         using var scope = NewDisposeScope();
         var (segment, packed) = gatheredSegment;
-        Tensor packedGradients = zeros(segment.TotalElements, dtype: gradients.K.dtype, device: gradients.K.device);
+        Tensor packedGradients = zeros(segment.TotalElements, dtype: sums.Type, device: packed.device);
         foreach (var (group, block) in segment.OwnBlocks)
         {
             if (segment.Visible(packed, group, Causal) is not var (keys, values, keyOffset))
@@ -113,7 +112,7 @@ internal sealed class BranchBackward(
             causal,
             keyOffset
         );
-        block.View(gradients.Q).add_(queryGradient, Scalars.One);
+        sums.AddToQueries(block, queryGradient);
         return (keyGradient, valueGradient);
     }
 
@@ -128,6 +127,15 @@ internal sealed class BranchBackward(
         {
             using var scope = NewDisposeScope();
             Tensor q = merger.Inputs.Q;
+            if (merger.Combiner is { } combiner)
+            {
+                var results = new List<BlockResult>();
+                merger.AttendLocal(branch, results);
+                merger.AttendGathered(gathered, results);
+                branchOutput = combiner.Merge(q, results).Output.DetachFromDisposeScope();
+                return branchOutput;
+            }
+
             var merge = new LogSumExpMerge(q);
             merger.MergeLocal(branch, merge);
             merger.MergeGathered(gathered, merge);

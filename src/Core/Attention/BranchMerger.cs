@@ -18,6 +18,37 @@ internal sealed record BranchMerger(DilatedAttentionPlan Plan, AttentionInputs I
     // The kernels' backward gives each thread whole heads. Several heads for each thread keep all threads busy.
     private const long HeadsPerThread = 4;
 
+    /// <summary>Brings the results of complete blocks together; null where they are merged one by one.</summary>
+    public BlockCombiner? Combiner { get; } = BlockCombiner.For(Inputs);
+
+    /// <summary>Attends to keys of the queries' own blocks, one kernel call for each block.</summary>
+    /// <param name="branch">The branch.</param>
+    /// <param name="results">Added to, in the dispose scope of the caller.</param>
+    public void AttendLocal(BranchPlan branch, List<BlockResult> results)
+    {
+        foreach (RowBlock block in branch.BlocksOfOwnKeys(Plan.Causal))
+        {
+            using var scope = NewDisposeScope();
+            results.Add(Attend(block, block.View(Inputs.K), block.View(Inputs.V), Plan.Causal, keyOffset: 0));
+        }
+    }
+
+    /// <summary>Attends to gathered keys, one kernel call for each block.</summary>
+    /// <param name="gathered">The branch's gathered keys and values.</param>
+    /// <param name="results">Added to, in the dispose scope of the caller.</param>
+    public void AttendGathered(IReadOnlyList<GatheredSegment> gathered, List<BlockResult> results)
+    {
+        foreach (var (segment, packed) in gathered)
+        {
+            foreach (var (group, block) in segment.OwnBlocks)
+            {
+                using var scope = NewDisposeScope();
+                if (segment.Visible(packed, group, Plan.Causal) is var (keys, values, keyOffset))
+                    results.Add(Attend(block, keys, values, causal: false, keyOffset));
+            }
+        }
+    }
+
     /// <summary>Attends to keys of the queries' own blocks.</summary>
     /// <param name="branch">The branch.</param>
     /// <param name="merge">The results are merged into it.</param>
@@ -70,4 +101,10 @@ internal sealed record BranchMerger(DilatedAttentionPlan Plan, AttentionInputs I
     /// <summary>Cuts a block into those that one kernel call each works on.</summary>
     public IEnumerable<RowBlock> CacheSizedBlocks(RowBlock block) =>
         block.Split(Inputs.Q.shape[3], CachedElements, HeadsPerThread * get_num_threads());
+
+    private BlockResult Attend(RowBlock block, Tensor keys, Tensor values, bool causal, long keyOffset)
+    {
+        var (output, logSumExp) = Attention.Forward(block, block.View(Inputs.Q), keys, values, causal, keyOffset);
+        return new BlockResult(block, output.MoveToOuterDisposeScope(), logSumExp.MoveToOuterDisposeScope());
+    }
 }

@@ -17,9 +17,9 @@ internal static class DilatedAttentionPass
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        // The gathers run while the queries attend to local keys. In bfloat16 and float16 only half of that work hides
-        // them: AttendInBranches computes one half of the heads after the other, and the first half waits for the
-        // gathers.
+        // The gathers run while the queries attend to local keys. Without a combiner only half of that work hides them
+        // in bfloat16 and float16: AttendInBranches computes one half of the heads after the other, and the first half
+        // waits for the gathers.
         PendingSegment[][] pending =
         [
             .. plan.Branches.Select(branch =>
@@ -32,7 +32,9 @@ internal static class DilatedAttentionPass
             ),
         ];
         var merger = new BranchMerger(plan, inputs, new BlockAttention(inputs.Table, plan.Buckets));
-        var (output, logSumExp) = AttendInBranches(merger, plan, inputs.Q, pending);
+        var (output, logSumExp) = merger.Combiner is { } combiner
+            ? AttendAndCombine(combiner, merger, plan, inputs.Q, pending)
+            : AttendInBranches(merger, plan, inputs.Q, pending);
         var result = new AttentionResult(
             output,
             logSumExp,
@@ -58,13 +60,13 @@ internal static class DilatedAttentionPass
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        var gradients = AttentionGradients.Zeros(plan, inputs);
-        var attention = new BlockAttention(inputs.Table, plan.Buckets) { TableGradient = gradients.Table };
+        using var sums = new BlockGradientSums(plan, inputs);
+        var attention = new BlockAttention(inputs.Table, plan.Buckets) { TableGradient = sums.Table };
         var merger = new BranchMerger(plan, inputs, attention);
         BranchBackward[] branches =
         [
             .. plan.Branches.Select(
-                (branch, b) => new BranchBackward(merger, branch, result, result.Gathered[b], outputGradient, gradients)
+                (branch, b) => new BranchBackward(merger, branch, result, result.Gathered[b], outputGradient, sums)
             ),
         ];
         // Other ranks wait for the gradients of their keys and values: these go first and travel during the rest.
@@ -72,16 +74,38 @@ internal static class DilatedAttentionPass
             branch.StartGatheredKeyGradients();
         foreach (BranchBackward branch in branches)
             branch.AddLocalGradients();
+        AttentionGradients gradients = sums.Total();
         foreach (BranchBackward branch in branches)
         {
             using (branch)
-                branch.AddReducedGradients();
+                branch.AddReducedGradients(gradients);
         }
 
         return gradients.MoveToOuterDisposeScope();
     }
 
-    // The output in the queries' type, and its log-sum-exp.
+    // The output in the queries' type, and its log-sum-exp. All local blocks come before the first wait for a gather.
+    // At the peak the results of all blocks are in memory: of the output's size, the sum of 1 / dilation over branches.
+    private static (Tensor Output, Tensor LogSumExp) AttendAndCombine(
+        BlockCombiner combiner,
+        BranchMerger merger,
+        DilatedAttentionPlan plan,
+        Tensor q,
+        PendingSegment[][] pending
+    )
+    {
+        var results = new List<BlockResult>();
+        foreach (BranchPlan branch in plan.Branches)
+            merger.AttendLocal(branch, results);
+        foreach (PendingSegment[] segments in pending)
+            merger.AttendGathered([.. segments.Select(segment => segment.Wait())], results);
+        var merged = combiner.Merge(q, results);
+        foreach (BlockResult result in results)
+            result.Dispose();
+        return merged;
+    }
+
+    // Likewise, without a combiner.
     private static (Tensor Output, Tensor LogSumExp) AttendInBranches(
         BranchMerger merger,
         DilatedAttentionPlan plan,

@@ -73,8 +73,11 @@ internal sealed class LogSumExpMerge
         Merge(block, output, logSumExp);
     }
 
-    // `output` is [segments, heads, rows, headDim], `logSumExp` [segments, heads, rows] and finite.
-    private void Merge(RowBlock block, Tensor output, Tensor logSumExp)
+    /// <summary>Merges a result into a block's rows.</summary>
+    /// <param name="block">Which rows and heads; no others than those merged.</param>
+    /// <param name="output">[segments, heads, rows, headDim].</param>
+    /// <param name="logSumExp">[segments, heads, rows]; finite.</param>
+    public void Merge(RowBlock block, Tensor output, Tensor logSumExp)
     {
         using var scope = NewDisposeScope();
         block = block with { Group = block.Group with { FirstHead = block.Group.FirstHead - firstHead } };

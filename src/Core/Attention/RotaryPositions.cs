@@ -1,3 +1,4 @@
+using LongNet.Core.Cuda;
 using LongNet.Core.Native;
 using LongNet.Core.Sequences;
 using static TorchSharp.torch;
@@ -115,6 +116,8 @@ public sealed class RotaryPositions : IDisposable
         using var scope = NewDisposeScope();
         long[] shape = tensor.shape;
         factors = factors.narrow(0, first, shape[1]);
+        if (KernelModule.For(tensor) is { } kernels)
+            return FusedRotation.Apply(kernels, tensor, factors).MoveToOuterDisposeScope();
         Tensor pairs = tensor
             .to(LogSumExpMerge.AccumulationType(tensor.dtype))
             .reshape(shape[0], shape[1], shape[2], shape[3] / 2, 2);

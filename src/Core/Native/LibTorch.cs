@@ -4,7 +4,7 @@ using TorchSharp;
 namespace LongNet.Core.Native;
 
 /// <summary>Loads libtorch, before the first tensor.</summary>
-internal static class LibTorch
+internal static partial class LibTorch
 {
     /// <summary>
     /// Environment variable that names the folder of another libtorch, such as a Python installation's torch/lib.
@@ -12,6 +12,15 @@ internal static class LibTorch
     public const string FolderVariable = "LONGNET_LIBTORCH";
 
     private const string CpuLibrary = "libtorch_cpu.so";
+
+    // Variables of libtorch's allocator for GPUs, the older one last.
+    private const string Allocator = "PYTORCH_ALLOC_CONF",
+        OlderAllocator = "PYTORCH_CUDA_ALLOC_CONF";
+
+    // The versions whose classes have the layout that TorchSharp's native part was built for: it derives from one of
+    // them, and another layout would corrupt memory instead of failing.
+    private static readonly Version OldestSupported = new(2, 10),
+        FirstUnsupported = new(2, 13);
 
     // Each library needs those before it. The CUDA ones are missing from a libtorch for CPUs.
     private static readonly (string Pattern, bool Required)[] Order =
@@ -36,6 +45,8 @@ internal static class LibTorch
             throw Missing("this build brings none"); // TorchSharp would search on, and copy half a NuGet cache.
         try
         {
+            PreferExpandableSegments();
+            RefuseOtherVersions();
             // Before anything else is asked of libtorch: it looks for its CUDA part once, and never again.
             if (BringsCuda)
                 _ = torch.TryInitializeDeviceType(DeviceType.CUDA);
@@ -96,6 +107,37 @@ internal static class LibTorch
     /// <summary>Whether this libtorch is one for CUDA, whatever GPUs there are.</summary>
     public static bool BringsCuda =>
         Find(OperatingSystem.IsWindows() ? "torch_cuda.dll" : "libtorch_cuda.so") is not null;
+
+    // Tensors of long sequences leave holes that no other fits into; segments that grow have none. libtorch reads the
+    // variable from the process's own environment, which Environment.SetEnvironmentVariable does not change.
+    private static void PreferExpandableSegments()
+    {
+        if (
+            OperatingSystem.IsLinux()
+            && BringsCuda
+            && Environment.GetEnvironmentVariable(Allocator) is null
+            && Environment.GetEnvironmentVariable(OlderAllocator) is null
+        )
+            _ = SetVariable(Allocator, "expandable_segments:True", overwrite: 0);
+    }
+
+    private static void RefuseOtherVersions()
+    {
+        if (
+            Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder
+            && System.Version.TryParse(Version, out Version? version)
+            && (version < OldestSupported || version >= FirstUnsupported)
+        )
+        {
+            throw new UserException(
+                $"{FolderVariable} is {folder}, a libtorch {version}, but this program needs version 2.10, 2.11 or "
+                    + "2.12: install such a PyTorch and name its torch/lib."
+            );
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "setenv", StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int SetVariable(string name, string value, int overwrite);
 
     private static string? Find(string file) =>
         Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } folder

@@ -69,6 +69,18 @@ internal static unsafe partial class TensorMemory
         return address;
     }
 
+    /// <summary>Like <see cref="DeviceAddress"/>, of a tensor with any strides.</summary>
+    /// <param name="tensor">On a CUDA device.</param>
+    /// <exception cref="ArgumentException">It is on another device.</exception>
+    internal static nint StridedDeviceAddress(Tensor tensor)
+    {
+        if (tensor.device_type != DeviceType.CUDA)
+            throw new ArgumentException($"A CUDA tensor is needed, not one on {tensor.device}.", nameof(tensor));
+        nint address = THSTensor_data(tensor.Handle);
+        GC.KeepAlive(tensor);
+        return address;
+    }
+
     /// <summary>
     /// Address of the first element of a strided tensor, the storage offset included. Valid only while the caller keeps
     /// the tensor alive.

@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using LongNet.Core.Cuda;
 using LongNet.Core.Native;
 using LongNet.Core.Sequences;
 using static TorchSharp.torch;
@@ -14,6 +15,14 @@ namespace LongNet.Core.Numerics;
 /// <param name="Shard">The positions of the tokens that the process holds of each sequence.</param>
 public sealed record DropoutContext(RandomStream Stream, IReadOnlyList<long> Sequences, SequenceShard Shard)
 {
+    /// <summary>The stream of every sequence for one use.</summary>
+    /// <param name="site">Names the use.</param>
+    internal RandomStream[] SequenceStreams(string site)
+    {
+        RandomStream stream = Stream.Derive(site);
+        return [.. Sequences.Select(sequence => stream.Derive(sequence))];
+    }
+
     /// <summary>Choices that TorchSharp's generator decides, for what has to make them twice.</summary>
     /// <param name="batch">Sequences.</param>
     /// <param name="length">Tokens of each.</param>
@@ -44,11 +53,14 @@ internal static class CounterDropout
             return input;
         if (context is null)
             return nn.functional.dropout(input, probability, training: true);
+        Choices choices = Choices.Of(probability, context, site);
+        if (KernelModule.For(input) is { } kernels)
+            return FusedDropout.Apply(kernels, input, probability, choices.Sequences, context.Shard);
         using var scope = NewDisposeScope();
         Tensor mask =
             input.device_type == TorchSharp.DeviceType.CPU
                 ? Mask(input.shape, probability, context, site)
-                : DeviceDropoutMask.Of(input.shape, Choices.Of(probability, context, site), input.device);
+                : DeviceDropoutMask.Of(input.shape, choices, input.device);
         return input.mul(mask.to(input.dtype)).MoveToOuterDisposeScope();
     }
 
@@ -66,9 +78,8 @@ internal static class CounterDropout
     {
         public static Choices Of(double probability, DropoutContext context, string site)
         {
-            RandomStream stream = context.Stream.Derive(site);
             return new Choices(
-                [.. context.Sequences.Select(sequence => stream.Derive(sequence))],
+                context.SequenceStreams(site),
                 context.Shard,
                 (uint)Math.Min(probability * 4294967296.0, uint.MaxValue),
                 (float)(1 / (1 - probability))

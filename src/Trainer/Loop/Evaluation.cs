@@ -1,3 +1,4 @@
+using LongNet.Core;
 using LongNet.Core.Devices;
 using LongNet.Core.Numerics;
 using LongNet.Core.Sequences;
@@ -18,7 +19,10 @@ namespace LongNet.Trainer.Loop;
 internal sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainedModel model, BatchReader reader)
 {
     /// <summary>Evaluates the present weights. Collective over the world.</summary>
-    public EvaluationMetrics Run()
+    /// <exception cref="UserException">The device has no memory left.</exception>
+    public EvaluationMetrics Run() => DeviceMemoryError.Explain(plan, model.Device, Evaluate);
+
+    private EvaluationMetrics Evaluate()
     {
         using var noGradient = no_grad();
         model.Module.eval();

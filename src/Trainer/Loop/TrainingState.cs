@@ -1,3 +1,4 @@
+using LongNet.Core;
 using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Core.Optimization;
@@ -55,7 +56,11 @@ internal sealed class TrainingState : IDisposable
     /// <param name="device">Where the rank computes.</param>
     /// <exception cref="AgreedUserException">A rank has no disk for what is offloaded, or too little space on
     /// it.</exception>
-    public static TrainingState Create(RunPlan plan, DeviceMesh mesh, ComputeDevice device)
+    /// <exception cref="UserException">The device has no memory for it.</exception>
+    public static TrainingState Create(RunPlan plan, DeviceMesh mesh, ComputeDevice device) =>
+        DeviceMemoryError.Explain(plan, device, () => Make(plan, mesh, device));
+
+    private static TrainingState Make(RunPlan plan, DeviceMesh mesh, ComputeDevice device)
     {
         var trained = TrainedModel.Create(plan.Shape, plan.Corpus.Tokenizer, mesh, device);
         long offloaded = trained.Module.OffloadedBytes(plan.Batch.MicroBatchSize, plan.TokensPerRank);

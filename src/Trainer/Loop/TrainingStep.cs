@@ -1,3 +1,4 @@
+using LongNet.Core;
 using LongNet.Core.Devices;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
@@ -50,7 +51,13 @@ internal sealed class TrainingStep : IDisposable
     /// <returns>What is measured, without the time that saving has taken.</returns>
     /// <exception cref="AgreedUserException">The gradient is not finite, and no smaller scale could make it so;
     /// parameters are left as they were.</exception>
-    public StepMetrics Run(CheckpointSaver? saver = null)
+    /// <exception cref="UserException">The device has no memory left.</exception>
+    public StepMetrics Run(CheckpointSaver? saver = null) =>
+        DeviceMemoryError.Explain(plan, state.Device, () => RunStep(saver));
+
+    public void Dispose() => prefetched?.Dispose();
+
+    private StepMetrics RunStep(CheckpointSaver? saver)
     {
         var measurement = new StepMeasurement(mesh.World.Monitor, () => state.BytesSent, services.Clock);
         services.TrimPolicy.BeforeStep(state.Device.AllocatedBytes());
@@ -72,8 +79,6 @@ internal sealed class TrainingStep : IDisposable
         state.Advance(plan.Batch.BatchSize, tokens);
         return Report(result, rate, measurement);
     }
-
-    public void Dispose() => prefetched?.Dispose();
 
     private StepBatches NextBatches()
     {

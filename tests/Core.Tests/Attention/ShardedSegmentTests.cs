@@ -2,6 +2,7 @@ using LongNet.Core.Attention;
 using LongNet.Core.Model;
 using LongNet.Core.Numerics;
 using LongNet.Core.Sequences;
+using LongNet.Core.Tests.Cuda;
 using LongNet.Core.Tests.Model;
 using LongNet.TestKit;
 using TorchSharp;
@@ -70,6 +71,43 @@ public class ShardedSegmentTests
         AssertEqualsOneRank(name, new AttentionPattern(branches, Causal: true), lengths: null, buckets: null);
     }
 
+    // As on a GPU: all local blocks, then the gathered ones, then one merge; and one sum of all gradients.
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public void Attend_BlocksCombinedAtOnce_EqualsOneRank(string name, bool causal)
+    {
+        var branches = new SegmentSchedule(new Branch(12, 1), new Branch(96, 2), new Branch(200, 5));
+        foreach (MixingGradient mixing in Enum.GetValues<MixingGradient>())
+        {
+            var pattern = new AttentionPattern(branches, causal, HeadOffsets.Interleaved, mixing);
+            AssertEqualsOneRank(name, pattern, lengths: null, buckets: null, new TensorBlockCombiner());
+            AssertEqualsOneRank(name, pattern, [67, 53], buckets: null, new TensorBlockCombiner());
+        }
+    }
+
+    // Gradients that are summed in the compute type, beside those of keys that other ranks' queries add to in float32.
+    [Theory]
+    [InlineData(ScalarType.BFloat16, false)]
+    [InlineData(ScalarType.BFloat16, true)]
+    [InlineData(ScalarType.Float32, false)]
+    [InlineData(ScalarType.Float32, true)]
+    public void Attend_BlocksCombinedByType_EqualsOneRank(ScalarType type, bool withKernels)
+    {
+        BlockCombiner combiner = withKernels
+            ? new KernelBlockCombiner(EmulatedKernels.Get())
+            : new TensorBlockCombiner();
+        var branches = new SegmentSchedule(new Branch(12, 1), new Branch(96, 2), new Branch(200, 5));
+        foreach (bool causal in new[] { true, false })
+            AssertEqualsOneRank(
+                "4 ranks, no order",
+                new AttentionPattern(branches, causal),
+                lengths: null,
+                buckets: null,
+                combiner,
+                type
+            );
+    }
+
     // Rotary positions, dropout and recomputation too are decided by position.
     [Theory]
     [InlineData("2 ranks", Recompute.None)]
@@ -117,7 +155,9 @@ public class ShardedSegmentTests
         string name,
         AttentionPattern pattern,
         long[]? lengths,
-        RelativePositionBuckets? buckets
+        RelativePositionBuckets? buckets,
+        BlockCombiner? combiner = null,
+        ScalarType type = ScalarType.Float64
     )
     {
         using var scope = NewDisposeScope();
@@ -131,7 +171,10 @@ public class ShardedSegmentTests
         Tensor biases = randn([buckets?.Count ?? 2, Heads], dtype: float64, generator: generator);
         SequenceLayout layout = Layouts[name];
         Tensor[] expected = Run(0, UnshardedSequence.Instance);
+        // Every rank's thread has the combiner of this one; the one rank has none.
+        BlockCombiner.Substitute.Value = combiner;
         Tensor[][] ranks = InProcessSequence.Run(layout, Run);
+        BlockCombiner.Substitute.Value = null;
         string what = $"{name}, {pattern}, lengths {lengths is not null}, bias {buckets is not null}";
         for (int rank = 0; rank < ranks.Length; rank++)
         {
@@ -140,10 +183,10 @@ public class ShardedSegmentTests
                 Compare.AssertClose(
                     ranks[rank][i],
                     expected[i].index_select(1, rows),
-                    Tolerance,
+                    ToleranceOf(type),
                     $"output, q, k, v ({i}) of rank {rank}: {what}",
                     // A shard that keeps next to nothing proves nothing by digits.
-                    floor: expected[i].abs().max().item<double>()
+                    floor: expected[i].abs().max().to(float64).item<double>()
                 );
         }
 
@@ -159,7 +202,7 @@ public class ShardedSegmentTests
         Tensor[] Run(int rank, ISequenceSharding sharding)
         {
             Tensor rows = tensor(sharding.ShardOf(Length).Positions());
-            Tensor[] own = [.. inputs.Select(input => input.index_select(1, rows).requires_grad_())];
+            Tensor[] own = [.. inputs.Select(input => input.index_select(1, rows).to(type).requires_grad_())];
             using RelativePositionBias? bias = buckets is null ? null : new RelativePositionBias(Heads, buckets);
             bias?.to(float64);
             using (no_grad())
@@ -170,6 +213,15 @@ public class ShardedSegmentTests
             return bias is null ? results : [.. results, bias.Table.grad!.clone()];
         }
     }
+
+    // Rounding of the type, in blocks of other shapes.
+    private static double ToleranceOf(ScalarType type) =>
+        type switch
+        {
+            ScalarType.Float64 => Tolerance,
+            ScalarType.Float32 => 1e-5,
+            _ => 4e-2,
+        };
 
     private static SequenceLayout Of(params (long First, long Length)[] ranks) =>
         new([.. ranks.Select(range => new[] { new PositionRange(range.First, range.Length) })]);
