@@ -16,7 +16,8 @@ namespace LongNet.Distributed.Backends;
 /// <remarks>
 /// <para>
 /// The ranks of a group decide at their first collective of a CUDA tensor, where NCCL is loaded, and parts of the group
-/// that are made later keep to it. Where NCCL is required and missing on any rank, every rank throws the same exception.
+/// that are made later keep to it. Where NCCL is required and missing on any rank, every rank throws the same
+/// exception.
 /// </para>
 /// <para>
 /// A message has only two ranks, which may not know yet what the group will decide. So messages of CUDA tensors travel
@@ -38,7 +39,8 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     /// <param name="host">Transfers CPU tensors. Owned by this object.</param>
     /// <param name="name">The group, for messages.</param>
-    /// <param name="choice">What carries tensors of devices. Owned by this object; parts of the group use it too.</param>
+    /// <param name="choice">What carries tensors of devices. Owned by this object; parts of the group use it
+    /// too.</param>
     public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, DeviceTransportChoice choice)
         : this(host, name, monitor, choice, ownsChoice: true, null) { }
 

@@ -8,7 +8,9 @@ internal sealed class DeviceTransportChoice : IDisposable
 {
     private int noted;
 
-    /// <summary>What carries them; the same on all ranks. Groups that have carried one already keep their way.</summary>
+    /// <summary>
+    /// What carries them; the same on all ranks. A group that has carried a CUDA tensor already keeps to its way.
+    /// </summary>
     public DeviceTransport Transport { get; set; }
 
     /// <summary>Host memory in which they travel.</summary>

@@ -26,8 +26,8 @@ namespace LongNet.Distributed.Collectives;
 /// GPUs NCCL chooses the order for float32 and float64. 16-bit types are accumulated in float32 everywhere.
 /// </para>
 /// <para>
-/// CUDA tensors of a rank lie on one GPU, and with NCCL no two ranks share one. Where ranks belong to several groups, they
-/// start the groups' collectives of CUDA tensors in the same order. With NCCL a Start… of these returns when the
+/// CUDA tensors of a rank lie on one GPU, and with NCCL no two ranks share one. Where ranks belong to several groups,
+/// they start the groups' collectives of CUDA tensors in the same order. With NCCL a Start… of these returns when the
 /// collective is on its stream, which for the first of a group is when all ranks have come; else when this rank's part
 /// is in host memory.
 /// </para>

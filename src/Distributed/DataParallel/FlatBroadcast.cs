@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace LongNet.Distributed.DataParallel;
 
-/// <summary>Broadcasts many tensors as few: a model has hundreds of small ones, and each broadcast has a latency.</summary>
+/// <summary>
+/// Broadcasts many tensors as few: a model has hundreds of small ones, and each broadcast has a latency.
+/// </summary>
 internal static class FlatBroadcast
 {
     /// <summary>Most bytes that travel as one tensor, unless a single tensor has more: 64 MiB.</summary>

@@ -14,7 +14,7 @@ namespace LongNet.RankWorker.Scenarios;
 
 /// <summary>The contract of process groups on any backend: run once per backend and number of ranks.</summary>
 /// <param name="device">Device of the tensors. Expected values are computed on the CPU.</param>
-/// <param name="sumsInAnyOrder">Whether sums of floating-point numbers may be added in any order, as NCCL's are.</param>
+/// <param name="sumsInAnyOrder">Whether floating-point numbers may be added in any order, as NCCL does.</param>
 internal sealed class ProcessGroupContract(Device device, bool sumsInAnyOrder = false)
 {
     private static readonly ScalarType[] Floating =
@@ -33,8 +33,8 @@ internal sealed class ProcessGroupContract(Device device, bool sumsInAnyOrder = 
         new ProcessGroupContract(CPU).Check(runtime.Environment, runtime.World);
 
     /// <summary>
-    /// CUDA tensors by NCCL, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator of
-    /// one rank.
+    /// CUDA tensors by NCCL, every rank's on a GPU of its own. A process without a launcher joins an NCCL communicator
+    /// of one rank.
     /// </summary>
     public static void RunOnGpus(DistributedRuntime runtime, string[] arguments)
     {
