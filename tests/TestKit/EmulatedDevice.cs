@@ -6,11 +6,11 @@ namespace LongNet.TestKit;
 
 /// <summary>
 /// An accelerator without hardware: libtorch's lazy backend. Its tensors lie on a device of their own and have real
-/// numbers, which operators of the CPU compute. A tensor of the CPU is refused where it meets one of the device, so that
-/// code which forgets to name a device fails as it would on a GPU.
+/// numbers, which operators of the CPU compute. A tensor of the CPU is refused where it meets one of the device, so
+/// that code which forgets to name a device fails as it would on a GPU.
 /// </summary>
 /// <remarks>
-/// It lets two mistakes pass: a tensor without dimensions, as a GPU does too, and operators that fall back to the CPU as
+/// It lets two errors pass: a tensor without dimensions, as a GPU does too, and operators that fall back to the CPU as
 /// a unit, such as the normalization of a layer. A few functions of TorchSharp end the process instead of throwing.
 /// </remarks>
 public static class EmulatedDevice

@@ -16,7 +16,8 @@ internal sealed class ConsoleReporter(TextWriter output, long lastStep, long eve
     {
         Message(
             $"{run.Name}: {run.Parameters:N0} parameters, optimizer state {run.OptimizerStateBytes / 1e6:F1} MB per "
-                + $"rank, mesh {run.DataRanks} data x {run.SequenceRanks} sequence on {run.Device}, {run.ProcessSettings}"
+                + $"rank, mesh {run.DataRanks} data x {run.SequenceRanks} sequence on {run.Device}, "
+                + run.ProcessSettings
         );
         Message(
             $"corpus: {run.Corpus}, {run.TrainingWindows} training and {run.ValidationWindows} held-out windows of "

@@ -36,7 +36,9 @@ internal static class CudaAttention
     private static readonly CudaEfficientKernel Efficient = new();
     private static readonly MathKernel TensorOperations = new();
 
-    /// <summary>The kernel that is used wherever it can compute what is asked; elsewhere the fastest that can.</summary>
+    /// <summary>
+    /// The kernel that is used wherever it can compute what is asked; elsewhere the fastest that can.
+    /// </summary>
     /// <exception cref="UserException">The variable names no kernel.</exception>
     public static CudaAttentionKernel Preferred { get; set; } = FromEnvironment();
 
