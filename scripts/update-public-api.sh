@@ -4,7 +4,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+file="" before=""
+# The analyzer reports what the file does not list, so it is empty while it builds. An interrupt restores it.
+restore() { [ -z "$before" ] || echo "$before" >"$file"; rm -f "$log"; }
+trap restore EXIT
 for project in src/Core src/Distributed; do
   file=$project/PublicAPI.Unshipped.txt
   before=$(cat "$file")
@@ -12,10 +15,10 @@ for project in src/Core src/Distributed; do
   # The second project takes the first one's build.
   if ! DOTNET_CLI_UI_LANGUAGE=en dotnet build "$project" -c Release --nologo --no-incremental -v quiet \
     -p:WarningsNotAsErrors=RS0016 -p:BuildProjectReferences=false >"$log"; then
-    echo "$before" >"$file"
     cat "$log" >&2
     exit 1
   fi
+  before=""
   sed -nE "s/.*warning RS0016: Symbol '(.*)' is not part of the declared public API.*/\1/p" "$log" | LC_ALL=C sort -u >>"$file"
   echo "$file: $(($(wc -l <"$file") - 1)) members"
 done

@@ -42,17 +42,17 @@ internal sealed class BranchBackward(
         using var scope = NewDisposeScope();
         foreach (RowBlock block in branch.BlocksOfOwnKeys(Causal))
         {
-            foreach (RowBlock cached in merger.Combiner is null ? merger.CacheSizedBlocks(block) : [block])
+            foreach (RowBlock piece in merger.Combiner is null ? merger.CacheSizedBlocks(block) : [block])
             {
                 using var blockScope = NewDisposeScope();
                 var (keyGradient, valueGradient) = AddQueryGradient(
-                    cached,
-                    cached.View(merger.Inputs.K),
-                    cached.View(merger.Inputs.V),
+                    piece,
+                    piece.View(merger.Inputs.K),
+                    piece.View(merger.Inputs.V),
                     Causal,
                     keyOffset: 0
                 );
-                sums.AddToKeys(cached, keyGradient, valueGradient);
+                sums.AddToKeys(piece, keyGradient, valueGradient);
             }
         }
 

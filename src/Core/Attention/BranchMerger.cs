@@ -56,16 +56,16 @@ internal sealed record BranchMerger(DilatedAttentionPlan Plan, AttentionInputs I
     {
         foreach (RowBlock block in branch.BlocksOfOwnKeys(Plan.Causal))
         {
-            var (merged, _, count) = merge.MergedHeadsOf(block);
+            var (restricted, _, count) = merge.RestrictToHeads(block);
             if (count == 0)
                 continue;
-            foreach (RowBlock cached in CacheSizedBlocks(merged))
+            foreach (RowBlock piece in CacheSizedBlocks(restricted))
                 merge.AttendAndMerge(
                     Attention,
-                    cached,
+                    piece,
                     Inputs.Q,
-                    cached.View(Inputs.K),
-                    cached.View(Inputs.V),
+                    piece.View(Inputs.K),
+                    piece.View(Inputs.V),
                     Plan.Causal,
                     keyOffset: 0
                 );
@@ -83,11 +83,11 @@ internal sealed record BranchMerger(DilatedAttentionPlan Plan, AttentionInputs I
             {
                 if (segment.Visible(packed, group, Plan.Causal) is not var (keys, values, keyOffset))
                     continue;
-                var (merged, first, count) = merge.MergedHeadsOf(block);
+                var (restricted, first, count) = merge.RestrictToHeads(block);
                 if (count > 0)
                     merge.AttendAndMerge(
                         Attention,
-                        merged,
+                        restricted,
                         Inputs.Q,
                         keys.narrow(1, first, count),
                         values.narrow(1, first, count),
@@ -98,9 +98,13 @@ internal sealed record BranchMerger(DilatedAttentionPlan Plan, AttentionInputs I
         }
     }
 
-    /// <summary>Cuts a block into those that one kernel call each works on.</summary>
+    /// <summary>
+    /// Cuts a block into those that one kernel call each works on. Devices other than the CPU take it in one call.
+    /// </summary>
     public IEnumerable<RowBlock> CacheSizedBlocks(RowBlock block) =>
-        block.Split(Inputs.Q.shape[3], CachedElements, HeadsPerThread * get_num_threads());
+        Inputs.Q.device_type != TorchSharp.DeviceType.CPU
+            ? [block]
+            : block.Split(Inputs.Q.shape[3], CachedElements, HeadsPerThread * get_num_threads());
 
     private BlockResult Attend(RowBlock block, Tensor keys, Tensor values, bool causal, long keyOffset)
     {

@@ -158,7 +158,7 @@ public sealed class DilatedAttention : Module<Tensor, Tensor>
     }
 
     /// <summary>Dropout and projection after the attention itself, a function of single tokens.</summary>
-    /// <param name="attended">Mixed heads, [batch, rows, dModel]. Not disposed.</param>
+    /// <param name="attended">The attention of all heads, concatenated, [batch, rows, dModel]. Not disposed.</param>
     /// <param name="dropoutContext">Where these tokens lie; null draws from TorchSharp's generator.</param>
     /// <returns>Shaped alike. In the scope of the caller.</returns>
     internal Tensor Finish(Tensor attended, DropoutContext? dropoutContext) =>

@@ -81,18 +81,21 @@ internal static class HeadOffsetRules
     public static IReadOnlyList<HeadGroup> Groups(this HeadOffsets rule, long heads, long dilation, long rows)
     {
         IReadOnlyList<HeadGroup> byOffset = rule.Groups(heads, dilation);
-        long longer = rows % dilation,
-            rounds = byOffset[0].Heads;
-        if (rounds * (longer > 0 && longer < byOffset.Count ? 2 : 1) >= byOffset.Count)
+        long offsetsWithExtraRow = rows % dilation,
+            headsPerOffset = byOffset[0].Heads;
+        if (
+            headsPerOffset * (offsetsWithExtraRow > 0 && offsetsWithExtraRow < byOffset.Count ? 2 : 1)
+            >= byOffset.Count
+        )
             return byOffset;
 
-        // The same table the other way round: the first heads of all offsets, then the second ones, …
+        // One group takes a head of every offset: the first heads of all offsets, then their second heads, …
         var groups = new List<HeadGroup>();
-        for (long place = 0; place < rounds; place++)
+        for (long place = 0; place < headsPerOffset; place++)
         {
             // Only the last offsets can be short of a head.
             long offsets = byOffset.Count(group => group.Heads > place),
-                split = Math.Min(longer, offsets);
+                split = Math.Min(offsetsWithExtraRow, offsets);
             AddRun(0, split, place);
             AddRun(split, offsets, place);
         }
@@ -103,7 +106,7 @@ internal static class HeadOffsetRules
         {
             if (first == end)
                 return;
-            long stride = rule == HeadOffsets.Interleaved ? 1 : rounds,
+            long stride = rule == HeadOffsets.Interleaved ? 1 : headsPerOffset,
                 firstHead = byOffset[0].FirstHead + place * byOffset[0].HeadStride + first * stride;
             groups.Add(new HeadGroup(first, firstHead, stride, end - first, OffsetStride: 1));
         }

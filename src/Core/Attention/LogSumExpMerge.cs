@@ -48,7 +48,7 @@ internal sealed class LogSumExpMerge
 
     /// <summary>The heads of a block that are merged here.</summary>
     /// <returns>A block of these heads, possibly of none, and their place among the heads of the given one.</returns>
-    public (RowBlock Block, long First, long Count) MergedHeadsOf(RowBlock block) => block.OfHeads(firstHead, Heads);
+    public (RowBlock Block, long First, long Count) RestrictToHeads(RowBlock block) => block.OfHeads(firstHead, Heads);
 
     /// <summary>Lets a block's queries attend to keys, and merges the result into the block's rows.</summary>
     /// <param name="attention">Computes the attention.</param>

@@ -37,8 +37,9 @@ public abstract class ComputeDevice
     public abstract long? AllocatedBytes();
 
     /// <summary>The most bytes that have been in use so far; null where the system does not report it.</summary>
-    /// <remarks>On the CPU, the peak resident memory of the process: with .NET, and with mapped files. On a GPU, what
-    /// libtorch's allocator has taken from the driver, which it keeps.</remarks>
+    /// <remarks>On the CPU, the peak resident memory of the process: with .NET, and with mapped files. On a GPU, by how
+    /// much its used memory has grown since the device was opened: libtorch's allocator keeps what it has taken, and
+    /// other processes count too.</remarks>
     public abstract long? PeakBytes();
 
     /// <summary>Returns when all work that this process has started here is done.</summary>

@@ -31,6 +31,21 @@ internal static class DeviceRead
         return ToCpu(tensor).item<bool>();
     }
 
+    /// <summary>Copies a tensor's values into memory of the host, and waits for them.</summary>
+    /// <param name="destination">On the CPU, of the same shape and type; pinned, if the copy is to be fast.</param>
+    /// <param name="source">Not disposed.</param>
+    public static void Into(Tensor destination, Tensor source)
+    {
+        ArgumentNullException.ThrowIfNull(destination);
+        ArgumentNullException.ThrowIfNull(source);
+        using var noGradient = no_grad();
+        using var scope = NewDisposeScope();
+        if (source.device_type != DeviceType.CPU)
+            Interlocked.Increment(ref count);
+        // libtorch's lazy backend, on which tests compute, has no copy into existing memory.
+        destination.copy_(source.device_type == DeviceType.CUDA ? source : source.cpu());
+    }
+
     /// <summary>The tensor's values on the CPU: itself where it lies there.</summary>
     /// <param name="tensor">Not disposed.</param>
     /// <returns>In the scope of the caller.</returns>

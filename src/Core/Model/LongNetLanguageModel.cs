@@ -47,8 +47,9 @@ public sealed class LongNetLanguageModel : Module<Tensor, Tensor>
         Execution = execution ?? new ModelExecution();
         positions = RotaryPositions.Create(config.Positions, config.DModel / config.Heads, config.Schedule);
         if (Execution.Recompute != Recompute.None)
-            store = Execution.OffloadFolder is { } folder
-                ? new DiskActivationStore(folder)
+            store =
+                Execution.OffloadFolder is { } folder ? new DiskActivationStore(folder)
+                : Execution.OffloadToHost ? new HostActivationStore()
                 : new MemoryActivationStore();
         embedding = Embedding(config.Vocabulary, config.DModel);
         RelativePositionBias? bias = config.RelativePositionBias is { } buckets

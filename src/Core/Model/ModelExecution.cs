@@ -15,8 +15,8 @@ public sealed record ModelExecution
     public Recompute Recompute { get; init; } = Recompute.None;
 
     /// <summary>
-    /// Rows of all sequences that a recomputed block works on at once, outside attention; null: as many as fit a
-    /// cache-friendly tile.
+    /// Rows of all sequences that a recomputed block works on at once, outside attention; null: on the CPU as many as
+    /// stay in its caches, on a GPU as many as keep it busy.
     /// </summary>
     public long? TileRows { get; init; }
 
@@ -24,6 +24,13 @@ public sealed record ModelExecution
     /// memory.</summary>
     public string? OffloadFolder { get; init; }
 
-    /// <summary>Rows of all sequences whose logits exist at once; null: as many as take 256 MB.</summary>
+    /// <summary>
+    /// Whether recomputed blocks of a model on a GPU keep their inputs and results for backward in the host's memory.
+    /// Without effect where <see cref="OffloadFolder"/> is given.
+    /// </summary>
+    public bool OffloadToHost { get; init; }
+
+    /// <summary>Rows of all sequences whose logits exist at once; null: as many as take 256 MB on the
+    /// CPU, or 2 GB on a GPU.</summary>
     public long? LossRows { get; init; }
 }

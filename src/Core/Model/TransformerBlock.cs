@@ -145,7 +145,8 @@ public sealed class TransformerBlock : Module<Tensor, DropoutContext?, Tensor>
 
     /// <summary>Everything after the attention itself, a function of single tokens.</summary>
     /// <param name="input">The block's input, [batch, rows, dModel]. Not disposed.</param>
-    /// <param name="attended">Mixed heads of the same tokens, [batch, rows, dModel]. Not disposed.</param>
+    /// <param name="attended">The attention of the same tokens, heads concatenated, [batch, rows, dModel]. Not
+    /// disposed.</param>
     /// <param name="dropoutContext">Where these tokens lie.</param>
     /// <returns>The block's output. In the scope of the caller.</returns>
     internal Tensor Finish(Tensor input, Tensor attended, DropoutContext? dropoutContext)

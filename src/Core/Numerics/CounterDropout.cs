@@ -53,32 +53,32 @@ internal static class CounterDropout
             return input;
         if (context is null)
             return nn.functional.dropout(input, probability, training: true);
-        Choices choices = Choices.Of(probability, context, site);
+        MaskParameters parameters = MaskParameters.Of(probability, context, site);
         if (KernelModule.For(input) is { } kernels)
-            return FusedDropout.Apply(kernels, input, probability, choices.Sequences, context.Shard);
+            return FusedDropout.Apply(kernels, input, probability, parameters.Sequences, context.Shard);
         using var scope = NewDisposeScope();
         Tensor mask =
             input.device_type == TorchSharp.DeviceType.CPU
                 ? Mask(input.shape, probability, context, site)
-                : DeviceDropoutMask.Of(input.shape, choices, input.device);
+                : DeviceDropoutMask.Of(input.shape, parameters, input.device);
         return input.mul(mask.to(input.dtype)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>What the bits of a row become.</summary>
+    /// <summary>What decides the mask of one use.</summary>
     /// <param name="Sequences">The stream of each sequence of the batch.</param>
     /// <param name="Shard">The positions of its tokens.</param>
     /// <param name="Threshold">An element whose 32 bits are below it is dropped.</param>
-    /// <param name="Kept">The factor of all others.</param>
-    internal sealed record Choices(
+    /// <param name="Scale">The factor of all others, 1 / (1 − p).</param>
+    internal sealed record MaskParameters(
         IReadOnlyList<RandomStream> Sequences,
         SequenceShard Shard,
         uint Threshold,
-        float Kept
+        float Scale
     )
     {
-        public static Choices Of(double probability, DropoutContext context, string site)
+        public static MaskParameters Of(double probability, DropoutContext context, string site)
         {
-            return new Choices(
+            return new MaskParameters(
                 context.SequenceStreams(site),
                 context.Shard,
                 (uint)Math.Min(probability * 4294967296.0, uint.MaxValue),
@@ -106,7 +106,7 @@ internal static class CounterDropout
 
         long length = shape[1];
         int channels = checked((int)shape[2]);
-        Choices choices = Choices.Of(probability, context, site);
+        MaskParameters parameters = MaskParameters.Of(probability, context, site);
         Tensor mask = empty(shape, dtype: ScalarType.Float32, device: CPU);
         nint address = TensorMemory.Address(mask);
         // Each row has its own stream, so the threads that fill the mask do not change it.
@@ -115,9 +115,9 @@ internal static class CounterDropout
                 address,
                 row * channels,
                 channels,
-                choices.Sequences[(int)(row / length)].Derive(context.Shard.PositionOf(row % length)),
-                choices.Threshold,
-                choices.Kept
+                parameters.Sequences[(int)(row / length)].Derive(context.Shard.PositionOf(row % length)),
+                parameters.Threshold,
+                parameters.Scale
             )
         );
         GC.KeepAlive(mask);

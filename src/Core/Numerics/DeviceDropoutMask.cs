@@ -12,23 +12,23 @@ internal static class DeviceDropoutMask
 
     /// <summary>The factors of all elements.</summary>
     /// <param name="shape">[batch, length, channels].</param>
-    /// <param name="choices">Of these sequences and positions.</param>
+    /// <param name="parameters">Of these sequences and positions.</param>
     /// <param name="device">Where the mask is made.</param>
     /// <returns>Float32, 0 or the factor that is kept. Owned by the caller.</returns>
-    public static Tensor Of(long[] shape, CounterDropout.Choices choices, Device device)
+    public static Tensor Of(long[] shape, CounterDropout.MaskParameters parameters, Device device)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
         var draws = new Draws();
-        long[] keys = [.. choices.Sequences.Select(stream => unchecked((long)stream.Key))];
+        long[] keys = [.. parameters.Sequences.Select(stream => unchecked((long)stream.Key))];
         // One draw serves two channels; its counter is the first of them.
         long[] counters = [.. Enumerable.Range(0, (int)((shape[2] + 1) / 2)).Select(pair => 2L * pair)];
-        Tensor rows = draws.Of(Integers(keys).view(-1, 1), Integers([.. choices.Shard.Positions()])).unsqueeze(-1);
+        Tensor rows = draws.Of(Integers(keys).view(-1, 1), Integers([.. parameters.Shard.Positions()])).unsqueeze(-1);
         Tensor bits = draws.Of(rows, Integers(counters));
         return stack(
                 [
-                    Factors(bits.bitwise_and(Integer(uint.MaxValue)), choices),
-                    Factors(draws.ShiftRight(bits, HalfOfBits), choices),
+                    Factors(bits.bitwise_and(Integer(uint.MaxValue)), parameters),
+                    Factors(draws.ShiftRight(bits, HalfOfBits), parameters),
                 ],
                 dim: -1
             )
@@ -39,11 +39,11 @@ internal static class DeviceDropoutMask
         Tensor Integers(long[] values) => tensor(values, dtype: ScalarType.Int64, device: CPU).to(device);
     }
 
-    private static Tensor Factors(Tensor halves, CounterDropout.Choices choices) =>
+    private static Tensor Factors(Tensor halves, CounterDropout.MaskParameters parameters) =>
         halves
-            .ge(Integer(choices.Threshold))
+            .ge(Integer(parameters.Threshold))
             .to(ScalarType.Float32)
-            .mul(tensor(choices.Kept, dtype: ScalarType.Float32, device: CPU));
+            .mul(tensor(parameters.Scale, dtype: ScalarType.Float32, device: CPU));
 
     // Without dimensions, so that it meets tensors of any device.
     private static Tensor Integer(long value) => tensor(value, dtype: ScalarType.Int64, device: CPU);

@@ -13,4 +13,11 @@ internal static class Integers
 
     /// <summary>The least common multiple of two positive numbers.</summary>
     public static long LeastCommonMultiple(long a, long b) => a / GreatestCommonDivisor(a, b) * b;
+
+    /// <summary>The divisor of a positive number that is nearest to another number, the smaller of two such.</summary>
+    public static long NearestDivisor(long number, long near) =>
+        Enumerable
+            .Range(1, (int)Math.Min(number, int.MaxValue - 1))
+            .Where(candidate => number % candidate == 0)
+            .MinBy(candidate => Math.Abs(candidate - near));
 }

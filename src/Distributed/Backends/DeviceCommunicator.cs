@@ -15,7 +15,7 @@ namespace LongNet.Distributed.Backends;
 /// </summary>
 /// <remarks>
 /// <para>
-/// The ranks of a group decide at their first collective of a CUDA tensor, where NCCL is loaded, and parts of the group
+/// The ranks of a group decide at their first collective of a CUDA tensor, where NCCL is loaded, and its subgroups
 /// that are made later keep to it. Where NCCL is required and missing on any rank, every rank throws the same
 /// exception.
 /// </para>
@@ -31,7 +31,7 @@ internal sealed class DeviceCommunicator : ICommunicator
     private readonly DeviceTransportChoice choice;
     private readonly bool ownsChoice;
     private readonly string name;
-    private readonly NcclCommunicator gpus;
+    private readonly NcclCommunicator nccl;
     private readonly StagedTransport staged;
 
     // Null until the group has decided.
@@ -39,7 +39,7 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     /// <param name="host">Transfers CPU tensors. Owned by this object.</param>
     /// <param name="name">The group, for messages.</param>
-    /// <param name="choice">What carries tensors of devices. Owned by this object; parts of the group use it
+    /// <param name="choice">What carries tensors of devices. Owned by this object; its subgroups use it
     /// too.</param>
     public DeviceCommunicator(ICommunicator host, string name, CollectiveMonitor monitor, DeviceTransportChoice choice)
         : this(host, name, monitor, choice, ownsChoice: true, null) { }
@@ -58,10 +58,10 @@ internal sealed class DeviceCommunicator : ICommunicator
         this.monitor = monitor;
         this.choice = choice;
         this.ownsChoice = ownsChoice;
-        gpus = new NcclCommunicator(host, name, monitor, queue);
+        nccl = new NcclCommunicator(host, name, monitor, queue);
         staged = new StagedTransport(host, choice.Staging);
         if (queue is not null)
-            cuda = gpus;
+            cuda = nccl;
     }
 
     public int Rank => host.Rank;
@@ -112,7 +112,7 @@ internal sealed class DeviceCommunicator : ICommunicator
         // A rank that is by itself in its subgroup needs no NCCL communicator, but it takes part in making the others'.
         // The only rank of a job gets one, so that NCCL can be tested with one GPU.
         bool isSingle = subgroup.Size == 1 && Size > 1;
-        NcclQueue? queue = gpus.Split(call, color, key, name, isSingle ? null : subgroup);
+        NcclQueue? queue = nccl.Split(call, color, key, name, isSingle ? null : subgroup);
         if (isSingle)
             return subgroup;
         var part = new DeviceCommunicator(subgroup, name, monitor, choice, ownsChoice: false, queue);
@@ -123,7 +123,7 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     public void Dispose()
     {
-        gpus.Dispose();
+        nccl.Dispose();
         host.Dispose();
         if (ownsChoice)
             choice.Dispose();
@@ -139,7 +139,7 @@ internal sealed class DeviceCommunicator : ICommunicator
 
     private ITensorTransport ForMessage(Tensor tensor) =>
         tensor.device_type == DeviceType.CPU ? host
-        : tensor.device_type == DeviceType.CUDA && choice.Transport == DeviceTransport.Nccl ? gpus
+        : tensor.device_type == DeviceType.CUDA && choice.Transport == DeviceTransport.Nccl ? nccl
         : staged;
 
     // Collective over the group.
@@ -147,17 +147,17 @@ internal sealed class DeviceCommunicator : ICommunicator
     {
         if (choice.Transport == DeviceTransport.Host)
             return staged;
-        NcclMeeting meeting = NcclMeeting.Hold(call, host, name, device);
-        if (meeting.Problem is null)
+        NcclHandshake handshake = NcclHandshake.Run(call, host, name, device);
+        if (handshake.Problem is null)
         {
-            gpus.Join(meeting);
-            return gpus;
+            nccl.Join(handshake);
+            return nccl;
         }
 
         if (choice.Transport == DeviceTransport.Nccl)
-            throw new AgreedUserException(meeting.Problem);
+            throw new AgreedUserException(handshake.Problem);
         if (host.Members[host.Rank] == 0)
-            choice.NoteHost(meeting.Problem);
+            choice.NoteHost(handshake.Problem);
         return staged;
     }
 }

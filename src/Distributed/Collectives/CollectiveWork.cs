@@ -12,8 +12,9 @@ namespace LongNet.Distributed.Collectives;
 /// </summary>
 /// <remarks>
 /// A collective has three objects, one for each reader. The <see cref="CollectiveCall"/> describes it to messages, the
-/// monitor and flight records. The <see cref="ITransfer"/> is its state in the backend, and the progress thread
-/// advances it. The <see cref="CollectiveWork"/> is what the caller waits for, and has the result.
+/// monitor and flight records. The <see cref="ITransfer"/> is its state in the backend, which the thread that waits
+/// for it advances, or a thread of the backend. The <see cref="CollectiveWork"/> is what the caller waits for, and has
+/// the result.
 /// </remarks>
 public sealed class CollectiveWork : IPendingTensor
 {
@@ -37,7 +38,7 @@ public sealed class CollectiveWork : IPendingTensor
 
     /// <summary>
     /// Waits for this rank's part. A CPU tensor then holds the result; a CUDA tensor will hold it for everything that
-    /// is put on the current stream from now on.
+    /// is put on the default stream from now on.
     /// </summary>
     public void Wait()
     {

@@ -1,4 +1,5 @@
 using LongNet.Core;
+using LongNet.Core.Numerics;
 
 namespace LongNet.Distributed.Collectives;
 
@@ -82,14 +83,8 @@ public sealed class DeviceMesh : IDisposable
                     $"parallel: {axis} ({size}) does not divide the {worldSize} "
                         + $"rank{(worldSize == 1 ? "" : "s")} that {(worldSize == 1 ? "was" : "were")} started. "
                         + $"Start {Math.Max(1, (worldSize + size / 2) / size) * (long)size} ranks, or set "
-                        + $"{axis}: {NearestDivisor(size)}."
+                        + $"{axis}: {Integers.NearestDivisor(worldSize, size)}."
                 );
-
-        int NearestDivisor(int size) =>
-            Enumerable
-                .Range(1, worldSize)
-                .Where(divisor => worldSize % divisor == 0)
-                .MinBy(divisor => Math.Abs((long)divisor - size));
     }
 
     /// <summary>Collective, as <see cref="ProcessGroup.Dispose()"/> is.</summary>

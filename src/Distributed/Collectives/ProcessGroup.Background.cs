@@ -69,7 +69,7 @@ public sealed partial class ProcessGroup
     /// <see cref="StartReduceScatterUneven"/> in place: this rank's part of the sum takes its place in the tensor,
     /// whose other parts are left undefined. Collective.
     /// </summary>
-    /// <param name="all">[Σ counts], contiguous, without history; the same counts on all ranks.</param>
+    /// <param name="all">[Σ counts], contiguous, in no autograd graph; the same counts on all ranks.</param>
     /// <param name="counts">Every rank's part's element count; zeros allowed.</param>
     /// <returns>The work, whose result is the tensor.</returns>
     public CollectiveWork StartReduceScatterInPlace(

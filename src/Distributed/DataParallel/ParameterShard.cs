@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Core.Optimization;
 using LongNet.Distributed.Collectives;
 using TorchSharp.Modules;
@@ -87,7 +88,7 @@ internal sealed class ParameterShard : IDisposable
                 if (rank == 0)
                     own!.copy_(view);
                 else
-                    group.Send(view.cpu(), rank);
+                    group.Send(DeviceRead.ToCpu(view), rank);
             }
             else if (rank == group.Rank)
             {

@@ -11,9 +11,9 @@ namespace LongNet.Distributed.SequenceParallel;
 /// kept keys and values travel, and only among the ranks that share the segment (section 3 of arXiv:2307.02486).
 /// </summary>
 /// <remarks>
-/// Volume per layer and such branch: a rank sends (ℓ / r) · dModel elements of keys and as many of values forward, and
-/// as many gradients for each other rank of the segment backward, the former in the compute type, the latter in at
-/// least float32, in which they are summed. Neither grows with the sequence.
+/// Volume per layer and such branch, which does not grow with the sequence: forward, a rank contributes
+/// (ℓ / r) · dModel elements of keys and as many of values, in the compute type. Backward, it contributes as many
+/// gradients for each other rank of the segment, in at least float32, in which they are summed.
 /// </remarks>
 public sealed class AllGatherSequenceParallel : ISequenceSharding, IDisposable
 {

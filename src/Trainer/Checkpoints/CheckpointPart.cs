@@ -20,7 +20,7 @@ internal sealed record CheckpointPart(
     public bool IsEmpty => Model.Count == 0 && Optimizer.Count == 0;
 
     /// <summary>Whether other ranks write parts too.</summary>
-    public bool IsShared => Manifest.OptimizerShards > 1;
+    public bool IsSharded => Manifest.OptimizerShards > 1;
 
     /// <summary>Size of this rank's tensors in bytes.</summary>
     public long Bytes =>

@@ -76,7 +76,7 @@ internal sealed class CheckpointSaver : IDisposable
         clock.Restart();
         Failure = null;
         livePart = partToWrite = part;
-        if (!part.IsEmpty || part.IsShared)
+        if (!part.IsEmpty || part.IsSharded)
         {
             if (options.Asynchronous)
                 (partToWrite, snapshotDone) = snapshot.Take(part);
@@ -86,7 +86,7 @@ internal sealed class CheckpointSaver : IDisposable
                 snapshotDone.Wait();
                 return writer.WritePart(source);
             });
-            if (!part.IsShared)
+            if (!part.IsSharded)
                 committing = CommitInBackground(source, writing);
         }
 
@@ -242,7 +242,7 @@ internal sealed class CheckpointSaver : IDisposable
     {
         UserException? own = CheckProgress() == SaveProgress.Failed ? FailureOf(part, ErrorOf(OwnTask!)!) : null;
         Clear();
-        Failure = AgreeOnFailure(part.IsShared, own);
+        Failure = AgreeOnFailure(part.IsSharded, own);
         // All ranks have stopped writing.
         if (world.Rank == 0)
             writer.Abandon(part);

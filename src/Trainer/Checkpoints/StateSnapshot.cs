@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using LongNet.Core.Native;
 using static TorchSharp.torch;
 
@@ -58,7 +59,7 @@ internal sealed class StateSnapshot : IDisposable
             if (TensorMemory.IsDirect(from))
                 TensorMemory.Copy(from, to);
             else
-                to.copy_(from);
+                DeviceRead.Into(to, from);
         }
     }
 }

@@ -50,6 +50,7 @@ internal sealed record RunConfig
             Recompute = Memory.Recompute,
             TileRows = Memory.TileRows,
             OffloadFolder = Memory.Offload == Offload.Disk ? Memory.OffloadDirectory ?? Path.GetTempPath() : null,
+            OffloadToHost = Memory.Offload == Offload.Host,
             LossRows = Memory.LossRows,
         };
 }
@@ -281,6 +282,11 @@ internal enum Offload
     /// What recomputed blocks keep for backward is written to a file, and read back before it is needed.
     /// </summary>
     Disk,
+
+    /// <summary>
+    /// What recomputed blocks of a model on a GPU keep for backward waits in the host's memory. On CPUs it does anyway.
+    /// </summary>
+    Host,
 }
 
 /// <summary>What long sequences cost. None of it changes what is computed, but for rounding.</summary>

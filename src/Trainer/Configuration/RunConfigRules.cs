@@ -1,6 +1,7 @@
 using System.Reflection;
 using LongNet.Core.Attention;
 using LongNet.Core.Model;
+using LongNet.Core.Numerics;
 
 namespace LongNet.Trainer.Configuration;
 
@@ -50,7 +51,7 @@ internal static class RunConfigRules
         problems.Require(
             divides,
             $"model.heads ({model.Heads}) must divide model.d_model ({model.DModel}): "
-                + $"{NearestDivisor(model.DModel, model.Heads)} heads would."
+                + $"{Integers.NearestDivisor(model.DModel, model.Heads)} heads would."
         );
         long channels = model.DModel / model.Heads;
         problems.Require(
@@ -126,13 +127,13 @@ internal static class RunConfigRules
         );
         problems.Require(
             recomputes || !offloads,
-            "memory.offload is disk, but memory.recompute is none, and only what recomputed blocks "
-                + "keep can be offloaded: set memory.recompute to block or full."
+            $"memory.offload is {KeyName.OfValue(memory.Offload)}, but memory.recompute is none, and only what "
+                + "recomputed blocks keep can be offloaded: set memory.recompute to block or full."
         );
         problems.Require(
-            memory.OffloadDirectory is null || offloads,
-            $"memory.offload_directory is {memory.OffloadDirectory}, but memory.offload is none, so no "
-                + "file is written there: set memory.offload to disk."
+            memory.OffloadDirectory is null || memory.Offload == Offload.Disk,
+            $"memory.offload_directory is {memory.OffloadDirectory}, but memory.offload is "
+                + $"{KeyName.OfValue(memory.Offload)}, so no file is written there: set memory.offload to disk."
         );
         problems.Require(
             memory.OffloadDirectory is null || !string.IsNullOrWhiteSpace(memory.OffloadDirectory),
@@ -153,10 +154,4 @@ internal static class RunConfigRules
                 + "least 0 and below 1, such as [0.9, 0.95]."
         );
     }
-
-    private static long NearestDivisor(long number, long near) =>
-        Enumerable
-            .Range(1, (int)Math.Min(number, int.MaxValue - 1))
-            .Where(candidate => number % candidate == 0)
-            .MinBy(candidate => Math.Abs(candidate - near));
 }

@@ -37,7 +37,7 @@ internal sealed class Evaluation(RunPlan plan, DeviceMesh mesh, TrainedModel mod
             using var scope = NewDisposeScope();
             var (inputs, targets) = reader.Read(windows, shard);
             bytes += CountBytes(targets);
-            // Windows have a next token everywhere.
+            // Every token of a window has a next one.
             Tensor batchLoss = model.Module.LossSum(
                 model.Device.Upload(inputs),
                 model.Device.Upload(targets),

@@ -196,7 +196,7 @@ public class AttentionKernelTests
         using Tensor q = zeros([1, 1, 1, 8], dtype: ScalarType.Int64, device: META);
         var error = Assert.Throws<UserException>(() => AttentionKernels.For(q, 3));
         Assert.Equal(
-            "Attention has no kernel for Int64 on meta:0: use float32, bfloat16, float16 or float64.",
+            "Attention has no kernel for Int64 on meta: use float32, bfloat16, float16 or float64.",
             error.Message
         );
     }

@@ -36,6 +36,32 @@ public class CudaAttentionTests
 
     [Theory]
     [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float16)]
+    public void Kernel_LongBlocks_MatchesFloat64(ScalarType type)
+    {
+        NeedsGpu();
+        // So many rows that cuDNN attends on Hopper; 200 and 333 are no multiples of its tiles.
+        var queries = new RowBlock(1, 200, 2, 3, 420, new HeadGroup(1, 1, 2, 2));
+        var keys = new RowBlock(0, 333, 1, 3, 420, new HeadGroup(0, 0, 2, 2));
+        foreach (long headDim in HeadDims)
+        {
+            AssertMatchesFloat64(type, headDim, causal: true, queries, queries, length: 3 * 420);
+            AssertMatchesFloat64(type, headDim, causal: false, queries, keys, length: 3 * 420);
+        }
+    }
+
+    [Fact]
+    public void Kernel_OfALongBlock_IsCudnnOnHopper()
+    {
+        NeedsGpu();
+        using Tensor q = zeros([1, 1, 256, 64], dtype: ScalarType.BFloat16, device: CUDA);
+        Assert.SkipWhen(!CudaDevice.IsHopper(q.device_index), "cuDNN is preferred on compute capability 9.0 only");
+        Assert.IsType<CudaCudnnKernel>(AttentionKernels.For(q, 256));
+        Assert.IsType<CudaFlashKernel>(AttentionKernels.For(q, 64));
+    }
+
+    [Theory]
+    [InlineData(ScalarType.BFloat16)]
     [InlineData(ScalarType.Float32)]
     public void Kernel_OneHeadAndOneRow_MatchesFloat64(ScalarType type)
     {

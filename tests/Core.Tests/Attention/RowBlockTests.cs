@@ -134,7 +134,7 @@ public class RowBlockTests
     [InlineData(HeadOffsets.Interleaved, 12, 6, 16384, 4)]
     [InlineData(HeadOffsets.Blocked, 12, 6, 16384, 4)]
     [InlineData(HeadOffsets.Interleaved, 12, 3, 16384, 3)]
-    [InlineData(HeadOffsets.Interleaved, 4, 8, 2, 1)]
+    [InlineData(HeadOffsets.Interleaved, 4, 8, 2, 2)]
     public void Groups_OfHeads_AreFew(HeadOffsets offsets, long heads, long dilation, long rows, int expected) =>
         Assert.Equal(expected, offsets.Groups(heads, dilation, rows).Count);
 

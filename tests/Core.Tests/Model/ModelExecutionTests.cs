@@ -23,14 +23,14 @@ public class ModelExecutionTests
     private static readonly LongNetConfig Config = TinyModel.Config with { Layers = 3, Vocabulary = 300 };
 
     [Theory]
-    [InlineData(Recompute.Block, null, false)]
-    [InlineData(Recompute.Full, null, false)]
-    [InlineData(Recompute.Block, 7L, false)]
-    [InlineData(Recompute.Full, 7L, false)]
-    [InlineData(Recompute.Block, 50L, true)]
-    [InlineData(Recompute.Full, 80L, true)]
-    [InlineData(Recompute.None, null, false)]
-    public void LossAndGradients_Recomputed_AreThoseOfEverythingKept(Recompute recompute, long? tileRows, bool offloads)
+    [InlineData(Recompute.Block, null, "memory")]
+    [InlineData(Recompute.Full, null, "memory")]
+    [InlineData(Recompute.Block, 7L, "memory")]
+    [InlineData(Recompute.Full, 7L, "host")]
+    [InlineData(Recompute.Block, 50L, "disk")]
+    [InlineData(Recompute.Full, 80L, "disk")]
+    [InlineData(Recompute.None, null, "memory")]
+    public void LossAndGradients_Recomputed_AreThoseOfEverythingKept(Recompute recompute, long? tileRows, string store)
     {
         using var folder = new TemporaryFolder();
         var execution = new ModelExecution
@@ -38,7 +38,8 @@ public class ModelExecutionTests
             Recompute = recompute,
             TileRows = tileRows,
             LossRows = tileRows is null ? null : 11,
-            OffloadFolder = offloads ? folder.Path : null,
+            OffloadFolder = store == "disk" ? folder.Path : null,
+            OffloadToHost = store == "host",
         };
         foreach (
             LongNetConfig config in new[]

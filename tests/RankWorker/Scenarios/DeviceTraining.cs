@@ -36,9 +36,12 @@ internal static class DeviceTraining
             actual = Train(plan, mesh, EmulatedDevice.Compute);
 
         Assert.Equal(0, expected.DeviceReads);
-        // The loss and the norm come together, in one read of each step. What is offloaded is read too.
-        if (config.Memory.Offload == Offload.None)
+        // The loss and the norm come together, in one read of each step. What is offloaded is read too, and what
+        // travels through the host's memory.
+        if (config.Memory.Offload == Offload.None && runtime.World.Size == 1)
             Assert.Equal(Steps, actual.DeviceReads);
+        else
+            Assert.InRange(actual.DeviceReads, Steps, long.MaxValue);
         for (int step = 0; step < Steps; step++)
         {
             AssertClose(expected.Steps[step].Loss, actual.Steps[step].Loss, $"loss of step {step + 1}");

@@ -26,6 +26,7 @@ public sealed class DeviceTrainingTests
     [InlineData("model.positions=xpos")]
     [InlineData("model.positions=rope", "memory.recompute=full", "model.dropout=0.1")]
     [InlineData("memory.recompute=block", "memory.offload=disk", "model.tie_embeddings=false")]
+    [InlineData("memory.recompute=full", "memory.offload=host", "model.sub_layer_norm=true")]
     [InlineData(
         "model.positions=none",
         "model.attention.relative_position_bias=true",

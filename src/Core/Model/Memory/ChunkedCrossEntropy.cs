@@ -107,9 +107,9 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
             normWeight,
             normBias,
             projection,
-            rounded;
+            projectionInComputeType;
         private readonly Call call;
-        private readonly ScalarType precise;
+        private readonly ScalarType accumulationType;
         private readonly bool differentiates;
         private readonly Tensor? hiddenGradient,
             projectionGradient;
@@ -132,8 +132,8 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
                 call,
                 differentiates
             );
-            precise = projection.dtype;
-            rounded = projection.to(hidden.dtype);
+            accumulationType = projection.dtype;
+            projectionInComputeType = projection.to(hidden.dtype);
             if (!differentiates)
                 return;
             // Leaves of their own: the real parameters' gradients must wait for backward's factor.
@@ -154,7 +154,7 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
             Tensor sum = zeros([], dtype: ScalarType.Float64, device: hidden.device);
             foreach (RowTile tile in RowTile.Cut(hidden.shape[0], hidden.shape[1], call.Rows))
                 AddTile(tile, sum);
-            return sum.to(precise).MoveToOuterDisposeScope();
+            return sum.to(accumulationType).MoveToOuterDisposeScope();
         }
 
         private void AddTile(RowTile tile, Tensor sum)
@@ -176,7 +176,7 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
             Tensor logarithms = LogSoftmax(rows);
             Tensor ofTargets = logarithms.gather(1, targets);
             if (!all)
-                ofTargets = ofTargets.mul(valid.to(precise));
+                ofTargets = ofTargets.mul(valid.to(accumulationType));
             sum.sub_(ofTargets.sum(ScalarType.Float64));
             if (!differentiates)
                 return;
@@ -185,11 +185,11 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
             Tensor gradient = logarithms.exp_();
             gradient.scatter_add_(1, targets, MinusOne(targets));
             if (!all)
-                gradient.mul_(valid.to(precise));
+                gradient.mul_(valid.to(accumulationType));
             gradient = gradient.to(hidden.dtype);
-            normalized.backward([gradient.mm(rounded).view(normalized.shape)]);
+            normalized.backward([gradient.mm(projectionInComputeType).view(normalized.shape)]);
             tile.View(hiddenGradient!).copy_(own.grad!);
-            if (hidden.dtype == precise)
+            if (hidden.dtype == accumulationType)
                 projectionGradient!.addmm_(gradient.t(), rows, 1, 1);
             else
                 projectionGradient!.add_(gradient.t().mm(rows), Scalars.One);
@@ -198,11 +198,13 @@ internal sealed class ChunkedCrossEntropy : autograd.SingleTensorFunction<Chunke
         private Tensor LogSoftmax(Tensor rows)
         {
             using var scope = NewDisposeScope();
-            return nn.functional.log_softmax(rows.mm(rounded.t()).to(precise), 1).MoveToOuterDisposeScope();
+            return nn
+                .functional.log_softmax(rows.mm(projectionInComputeType.t()).to(accumulationType), 1)
+                .MoveToOuterDisposeScope();
         }
 
         private Tensor MinusOne(Tensor targets) =>
-            full(targets.shape, Scalars.MinusOne, dtype: precise, device: hidden.device);
+            full(targets.shape, Scalars.MinusOne, dtype: accumulationType, device: hidden.device);
 
         // Made at its first use, when libtorch is loaded.
         private static readonly Lazy<Scalar> IgnoredTarget = new(() => LongNetLanguageModel.IgnoredTarget.ToScalar());

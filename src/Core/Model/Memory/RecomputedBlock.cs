@@ -71,7 +71,7 @@ internal sealed class RecomputedBlock(
     /// <param name="context">Of the rows held.</param>
     /// <param name="keeps">Whether backward follows.</param>
     /// <returns>The output, in the scope of the caller, and what backward needs.</returns>
-    internal (Tensor Output, Kept? Kept) Forward(Tensor input, DropoutContext? context, bool keeps)
+    internal (Tensor Output, SavedForBackward? Saved) Forward(Tensor input, DropoutContext? context, bool keeps)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
@@ -88,42 +88,42 @@ internal sealed class RecomputedBlock(
             tile.View(output).copy_(block.Finish(tile.View(input), tile.View(attended), tile.Of(context)));
         }
 
-        Kept? kept = null;
+        SavedForBackward? saved = null;
         if (keeps)
         {
             // Backward takes them in the opposite order.
             IStoredActivation[] attention =
                 recompute == Recompute.Full ? [] : [.. SavedAttention.Pack(result).Select(store.Store)];
-            kept = new Kept(this, plan, context, attention, store.Store(input));
+            saved = new SavedForBackward(this, plan, context, attention, store.Store(input));
         }
 
-        return (output.MoveToOuterDisposeScope(), kept);
+        return (output.MoveToOuterDisposeScope(), saved);
     }
 
     /// <summary>Backward, outside autograd. Gradients of the block's parameters add to theirs.</summary>
-    /// <param name="kept">What forward left.</param>
+    /// <param name="saved">What forward left.</param>
     /// <param name="outputGradient">Shaped like the output. Not disposed.</param>
     /// <returns>The input's gradient, in the scope of the caller.</returns>
-    internal Tensor Backward(Kept kept, Tensor outputGradient)
+    internal Tensor Backward(SavedForBackward saved, Tensor outputGradient)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
-        using Tensor input = kept.Input.Take();
+        using Tensor input = saved.Input.Take();
         SequenceShard shard = block.Attention.ShardOf(input.shape[1]);
         AttentionInputs? inputs = recompute == Recompute.Full ? Project(input) : null;
         AttentionResult result = inputs is null
-            ? SavedAttention.UnpackResult(kept.Plan, kept.Attention.Reverse().Select(each => each.Take()).Reverse())
-            : DilatedAttentionPass.Forward(kept.Plan, inputs);
+            ? SavedAttention.UnpackResult(saved.Plan, saved.Attention.Reverse().Select(each => each.Take()).Reverse())
+            : DilatedAttentionPass.Forward(saved.Plan, inputs);
 
         Tensor attended = result.Output.view(input.shape),
             inputGradient = empty_like(input),
             attendedGradient = empty_like(input);
         foreach (RowTile tile in Tiles(input))
-            FinishBackward(tile, kept.Context, input, attended, outputGradient, inputGradient, attendedGradient);
+            FinishBackward(tile, saved.Context, input, attended, outputGradient, inputGradient, attendedGradient);
 
         inputs ??= Project(input);
         AttentionGradients gradients = DilatedAttentionPass.Backward(
-            kept.Plan,
+            saved.Plan,
             inputs,
             result,
             attendedGradient.view(inputs.Q.shape)
@@ -214,7 +214,7 @@ internal sealed class RecomputedBlock(
     /// <param name="Context">Decides the random choices.</param>
     /// <param name="Attention">The packed result of attention, where that is not computed again.</param>
     /// <param name="Input">The block's input.</param>
-    internal sealed record Kept(
+    internal sealed record SavedForBackward(
         RecomputedBlock Block,
         DilatedAttentionPlan Plan,
         DropoutContext? Context,
@@ -227,7 +227,7 @@ internal sealed class RecomputedBlock(
 /// <remarks>Inputs: the block's input, the block, and the context of its random choices.</remarks>
 internal sealed class RecomputedBlockFunction : autograd.SingleTensorFunction<RecomputedBlockFunction>
 {
-    private const string KeptKey = "kept";
+    private const string SavedKey = "saved";
     private const int Inputs = 3;
 
     public override string Name => nameof(RecomputedBlockFunction);
@@ -235,12 +235,12 @@ internal sealed class RecomputedBlockFunction : autograd.SingleTensorFunction<Re
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
         using var scope = NewDisposeScope();
-        var (output, kept) = ((RecomputedBlock)vars[1]).Forward(
+        var (output, saved) = ((RecomputedBlock)vars[1]).Forward(
             ((Tensor)vars[0]).detach(),
             (DropoutContext?)vars[2],
             keeps: true
         );
-        ctx.save_data(KeptKey, kept!);
+        ctx.save_data(SavedKey, saved!);
         // Else a tensor of the output's size would wait for backward.
         ctx.set_materialize_grads(false);
         return output.MoveToOuterDisposeScope();
@@ -250,7 +250,7 @@ internal sealed class RecomputedBlockFunction : autograd.SingleTensorFunction<Re
         BackwardPass.Guard(Inputs, () =>
         {
             using var scope = NewDisposeScope();
-            var kept = (RecomputedBlock.Kept)ctx.get_data(KeptKey);
-            return [kept.Block.Backward(kept, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
+            var saved = (RecomputedBlock.SavedForBackward)ctx.get_data(SavedKey);
+            return [saved.Block.Backward(saved, grad_output.contiguous()).MoveToOuterDisposeScope(), null!, null!];
         });
 }

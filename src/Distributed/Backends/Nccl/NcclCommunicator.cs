@@ -151,7 +151,7 @@ internal sealed class NcclCommunicator(ICommunicator host, string name, Collecti
     public ITransfer Receive(CollectiveCall call, Tensor tensor, int peer) => Message(call, tensor, peer, sends: false);
 
     /// <summary>
-    /// The communicators of parts of the group, made from the group's where it has one; else those of the parts are
+    /// The communicators of subgroups, made from the group's where it has one; else those of the subgroups are
     /// made when they are needed. Collective.
     /// </summary>
     /// <param name="part">This rank's part; null where it needs no communicator.</param>
@@ -162,16 +162,16 @@ internal sealed class NcclCommunicator(ICommunicator host, string name, Collecti
             : queue?.Split(call, color, key, Called(partName), part.Rank, part.Size);
 
     /// <summary>Makes the group's communicator. Collective.</summary>
-    /// <param name="meeting">Of all its ranks, without a problem.</param>
-    public void Join(NcclMeeting meeting) =>
+    /// <param name="handshake">Of all its ranks, without a problem.</param>
+    public void Join(NcclHandshake handshake) =>
         queue = NcclQueue.Join(
             monitor,
             Called(name),
             host.Rank,
             host.Size,
             host.Members[host.Rank],
-            meeting.Device,
-            () => meeting.Id
+            handshake.Device,
+            () => handshake.Id
         );
 
     /// <summary>Collective.</summary>
@@ -363,7 +363,7 @@ internal sealed class NcclCommunicator(ICommunicator host, string name, Collecti
         NcclLibrary.Require();
         Tensor id = empty([NcclUniqueId.Length], dtype: uint8, device: CPU).DetachFromDisposeScope();
         if (sends)
-            TensorMemory.Write(id, (span, _) => NcclMeeting.NewId().CopyTo(span));
+            TensorMemory.Write(id, (span, _) => NcclHandshake.NewId().CopyTo(span));
         ITransfer exchange = sends ? host.Send(call.Untracked(), id, peer) : host.Receive(call.Untracked(), id, peer);
         return NcclQueue.Join(
             monitor,

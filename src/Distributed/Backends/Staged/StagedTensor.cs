@@ -1,3 +1,4 @@
+using LongNet.Core.Devices;
 using static TorchSharp.torch;
 
 namespace LongNet.Distributed.Backends.Staged;
@@ -31,18 +32,18 @@ internal sealed class StagedTensor
     public Tensor Host { get; }
 
     /// <summary>Copies a range of elements from the device.</summary>
-    public StagedTensor Read(long first, long count)
+    public StagedTensor CopyFromDevice(long first, long count)
     {
         CopyFrom(device, first, count);
         return this;
     }
 
     /// <summary>Copies all elements from the device.</summary>
-    public StagedTensor Read() => Read(0, Host.NumberOfElements);
+    public StagedTensor CopyFromDevice() => CopyFromDevice(0, Host.NumberOfElements);
 
     /// <summary>Copies another tensor of the device over a range of the copy.</summary>
     /// <param name="source">[count], contiguous, of any shape.</param>
-    public StagedTensor Read(Tensor source, long first)
+    public StagedTensor CopyFromDevice(Tensor source, long first)
     {
         using var noGradient = no_grad();
         using var scope = NewDisposeScope();
@@ -52,7 +53,7 @@ internal sealed class StagedTensor
     }
 
     /// <summary>Copies a range of elements to the device.</summary>
-    public void Write(long first, long count)
+    public void CopyToDevice(long first, long count)
     {
         if (count == 0)
             return;
@@ -78,8 +79,6 @@ internal sealed class StagedTensor
         ReadDevice(source.narrow(0, first, count), Host.narrow(0, first, count));
     }
 
-    // Blocks until the device has computed the source and the copy is done. A device of libtorch's lazy backend has no
-    // copy into existing host memory.
-    private static void ReadDevice(Tensor source, Tensor destination) =>
-        destination.copy_(source.device_type == TorchSharp.DeviceType.CUDA ? source : source.cpu());
+    // Blocks until the device has computed the source and the copy is done.
+    private static void ReadDevice(Tensor source, Tensor destination) => DeviceRead.Into(destination, source);
 }

@@ -21,9 +21,9 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
             count = counts[host.Rank],
             after = first + count;
         if (own is null)
-            staged.Read(first, count);
+            staged.CopyFromDevice(first, count);
         else
-            staged.Read(own, first);
+            staged.CopyFromDevice(own, first);
         return new StagedTransfer(
             host.AllGather(call, null, staged.Host, counts),
             () =>
@@ -31,12 +31,12 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
                 // The own part is on the device already, unless it was given apart.
                 if (own is not null)
                 {
-                    staged.Write(0, staged.Host.NumberOfElements);
+                    staged.CopyToDevice(0, staged.Host.NumberOfElements);
                     return;
                 }
 
-                staged.Write(0, first);
-                staged.Write(after, staged.Host.NumberOfElements - after);
+                staged.CopyToDevice(0, first);
+                staged.CopyToDevice(after, staged.Host.NumberOfElements - after);
             },
             staged
         );
@@ -50,11 +50,11 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
         ReduceOperation operation
     )
     {
-        StagedTensor given = new StagedTensor(pool, input).Read(),
+        StagedTensor given = new StagedTensor(pool, input).CopyFromDevice(),
             sum = new(pool, output);
         return new StagedTransfer(
             host.ReduceScatter(call, given.Host, sum.Host, counts, operation),
-            () => sum.Write(0, sum.Host.NumberOfElements),
+            () => sum.CopyToDevice(0, sum.Host.NumberOfElements),
             given,
             sum
         );
@@ -62,10 +62,10 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
 
     public ITransfer AllReduce(CollectiveCall call, Tensor tensor, ReduceOperation operation)
     {
-        StagedTensor staged = new StagedTensor(pool, tensor).Read();
+        StagedTensor staged = new StagedTensor(pool, tensor).CopyFromDevice();
         return new StagedTransfer(
             host.AllReduce(call, staged.Host, operation),
-            () => staged.Write(0, staged.Host.NumberOfElements),
+            () => staged.CopyToDevice(0, staged.Host.NumberOfElements),
             staged
         );
     }
@@ -75,10 +75,10 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
         var staged = new StagedTensor(pool, tensor);
         bool isRoot = host.Rank == root;
         if (isRoot)
-            staged.Read();
+            staged.CopyFromDevice();
         return new StagedTransfer(
             host.Broadcast(call, staged.Host, root),
-            isRoot ? null : () => staged.Write(0, staged.Host.NumberOfElements),
+            isRoot ? null : () => staged.CopyToDevice(0, staged.Host.NumberOfElements),
             staged
         );
     }
@@ -91,11 +91,11 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
         IReadOnlyList<long> receiveCounts
     )
     {
-        StagedTensor sent = new StagedTensor(pool, input).Read(),
+        StagedTensor sent = new StagedTensor(pool, input).CopyFromDevice(),
             received = new(pool, output);
         return new StagedTransfer(
             host.AllToAll(call, sent.Host, sendCounts, received.Host, receiveCounts),
-            () => received.Write(0, received.Host.NumberOfElements),
+            () => received.CopyToDevice(0, received.Host.NumberOfElements),
             sent,
             received
         );
@@ -103,7 +103,7 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
 
     public ITransfer Send(CollectiveCall call, Tensor tensor, int peer)
     {
-        StagedTensor staged = new StagedTensor(pool, tensor).Read();
+        StagedTensor staged = new StagedTensor(pool, tensor).CopyFromDevice();
         return new StagedTransfer(host.Send(call, staged.Host, peer), null, staged);
     }
 
@@ -112,7 +112,7 @@ internal sealed class StagedTransport(ICommunicator host, StagingPool pool) : IT
         var staged = new StagedTensor(pool, tensor);
         return new StagedTransfer(
             host.Receive(call, staged.Host, peer),
-            () => staged.Write(0, staged.Host.NumberOfElements),
+            () => staged.CopyToDevice(0, staged.Host.NumberOfElements),
             staged
         );
     }

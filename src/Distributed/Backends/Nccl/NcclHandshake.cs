@@ -10,7 +10,7 @@ namespace LongNet.Distributed.Backends.Nccl;
 /// What the ranks of a group tell one another before NCCL can start, by the host's communicator: rank 0's id, and
 /// whether every rank has the library and a GPU of its own. All ranks come to the same conclusion.
 /// </summary>
-internal sealed unsafe class NcclMeeting
+internal sealed unsafe class NcclHandshake
 {
     /// <summary>
     /// Environment variable that lets ranks share a GPU, for tests. NCCL itself then needs another value of NCCL_HOSTID
@@ -18,15 +18,15 @@ internal sealed unsafe class NcclMeeting
     /// </summary>
     public const string SharedGpuVariable = "LONGNET_NCCL_SHARED_GPU";
 
-    // A rank's words: an id, which only rank 0 fills in, the GPU's UUID, whether it may be shared, and a problem
+    // The message of a rank: an id, which only rank 0 fills in, the GPU's UUID, whether it may be shared, and a problem
     // (UTF-8, empty where there is none).
     private const int UuidStart = NcclUniqueId.Length,
         ShareStart = UuidStart + CudaDriver.UuidLength,
         ProblemStart = ShareStart + 1,
         ProblemLength = 512,
-        IntroductionLength = ProblemStart + ProblemLength;
+        MessageLength = ProblemStart + ProblemLength;
 
-    private NcclMeeting(int device, NcclUniqueId id, string? problem)
+    private NcclHandshake(int device, NcclUniqueId id, string? problem)
     {
         Device = device;
         Id = id;
@@ -46,11 +46,11 @@ internal sealed unsafe class NcclMeeting
     /// <param name="host">The group's ranks, for CPU tensors.</param>
     /// <param name="name">The group, for messages.</param>
     /// <param name="device">This rank's GPU.</param>
-    public static NcclMeeting Hold(CollectiveCall call, ICommunicator host, string name, int device)
+    public static NcclHandshake Run(CollectiveCall call, ICommunicator host, string name, int device)
     {
-        byte[] all = Exchange(call, host, Introduction(host.Rank == 0, device));
-        byte[][] ranks = [.. all.Chunk(IntroductionLength)];
-        return new NcclMeeting(
+        byte[] all = Exchange(call, host, MessageOf(host.Rank == 0, device));
+        byte[][] ranks = [.. all.Chunk(MessageLength)];
+        return new NcclHandshake(
             device,
             NcclUniqueId.From(ranks[0].AsSpan(0, NcclUniqueId.Length)),
             ProblemOf(ranks, host) ?? SharedGpu(ranks, host, name)
@@ -65,9 +65,9 @@ internal sealed unsafe class NcclMeeting
         return new ReadOnlySpan<byte>(id.Content, NcclUniqueId.Length).ToArray();
     }
 
-    private static byte[] Introduction(bool makesId, int device)
+    private static byte[] MessageOf(bool makesId, int device)
     {
-        var own = new byte[IntroductionLength];
+        var own = new byte[MessageLength];
         try
         {
             NcclLibrary.Require();
