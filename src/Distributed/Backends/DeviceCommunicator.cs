@@ -133,6 +133,8 @@ internal sealed class DeviceCommunicator : ICommunicator
         tensor.device_type switch
         {
             DeviceType.CPU => host,
+            // Nothing travels: the tensors stay where they are.
+            _ when Size == 1 && choice.Transport != DeviceTransport.Nccl => SingleRankCommunicator.Instance,
             DeviceType.CUDA => cuda ??= Decide(call, (int)tensor.device_index),
             _ => staged,
         };

@@ -23,14 +23,13 @@ public sealed class DeviceTrainingTests
     ];
 
     [Theory]
-    [InlineData("model.positions=xpos")]
-    [InlineData("model.positions=rope", "memory.recompute=full", "model.dropout=0.1")]
+    [InlineData("model.positions=rope", "memory.recompute=full", "memory.offload=host", "model.dropout=0.1")]
     [InlineData("memory.recompute=block", "memory.offload=disk", "model.tie_embeddings=false")]
-    [InlineData("memory.recompute=full", "memory.offload=host", "model.sub_layer_norm=true")]
     [InlineData(
         "model.positions=none",
         "model.attention.relative_position_bias=true",
         "model.attention.mixing_gradient=detached",
+        "model.sub_layer_norm=true",
         "training.batch_size=2",
         "optimizer.gradient_clipping=0.1"
     )]
@@ -38,8 +37,7 @@ public sealed class DeviceTrainingTests
 
     [Theory]
     [InlineData(2, "parallel.sequence=2")]
-    [InlineData(2, "parallel.data=2", "parallel.shard_optimizer=true", "training.batch_size=2")]
-    [InlineData(4, "parallel.data=2", "parallel.sequence=2", "training.batch_size=2")]
+    [InlineData(4, "parallel.data=2", "parallel.sequence=2", "parallel.shard_optimizer=true", "training.batch_size=2")]
     public void Train_OnDevicesOfSeveralRanks_GivesTheNumbersOfTheirCpus(int ranks, params string[] settings) =>
         Run(ranks, settings);
 
