@@ -9,7 +9,7 @@ public class GarbageCollectionTests
 {
     [Theory]
     [InlineData(MpiKind.None, 1)]
-    [InlineData(MpiKind.OpenMpi, 2)]
+    [InlineData(MpiKind.OpenMpi, 2, Traits = ["Category", "slow"])]
     public void Training_WhileGarbageIsCollectedWithoutPause_NeitherCrashesNorGrows(MpiKind kind, int ranks) =>
         RankTests.RunScenario(kind, ranks, "garbage-collection");
 }

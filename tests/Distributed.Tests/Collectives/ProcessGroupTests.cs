@@ -10,18 +10,18 @@ public class ProcessGroupTests
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 1)]
     [InlineData(MpiKind.OpenMpi, 2)]
-    [InlineData(MpiKind.OpenMpi, 3)]
+    [InlineData(MpiKind.OpenMpi, 3, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 4)]
     [InlineData(MpiKind.Mpich, 1)]
     [InlineData(MpiKind.Mpich, 2)]
-    [InlineData(MpiKind.Mpich, 3)]
+    [InlineData(MpiKind.Mpich, 3, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 4)]
     public void Collectives_EveryTypeAndLength_KeepTheContract(MpiKind kind, int ranks) =>
         RankTests.RunScenario(kind, ranks, "process-group");
 
     [Theory]
     [InlineData(MpiKind.OpenMpi, 3)]
-    [InlineData(MpiKind.OpenMpi, 4)]
+    [InlineData(MpiKind.OpenMpi, 4, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 2)]
     public void Collectives_InManyMessages_KeepTheContract(MpiKind kind, int ranks) =>
         RankTests.RunScenario(kind, ranks, "process-group", "--small-messages");

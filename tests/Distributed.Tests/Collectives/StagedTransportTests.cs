@@ -12,28 +12,28 @@ public class StagedTransportTests
     [Theory]
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 2)]
-    [InlineData(MpiKind.OpenMpi, 4)]
-    [InlineData(MpiKind.Mpich, 1)]
-    [InlineData(MpiKind.Mpich, 2)]
+    [InlineData(MpiKind.OpenMpi, 4, Traits = ["Category", "slow"])]
+    [InlineData(MpiKind.Mpich, 1, Traits = ["Category", "slow"])]
+    [InlineData(MpiKind.Mpich, 2, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 4)]
     public void Collectives_OfADevicesTensors_KeepTheContract(MpiKind kind, int ranks) =>
         RankTests.RunScenario(kind, ranks, "process-group-staged");
 
     [Theory]
     [InlineData(MpiKind.OpenMpi, 2)]
-    [InlineData(MpiKind.Mpich, 3)]
+    [InlineData(MpiKind.Mpich, 3, Traits = ["Category", "slow"])]
     public void ShardedStep_OnADevice_EqualsTheUnsharded(MpiKind kind, int ranks) =>
         RankTests.RunScenario(kind, ranks, "sharded-optimizer", "--device");
 
     [Theory]
     [InlineData(MpiKind.OpenMpi, 2)]
-    [InlineData(MpiKind.Mpich, 4)]
+    [InlineData(MpiKind.Mpich, 4, Traits = ["Category", "slow"])]
     public void Attention_OnADevice_EqualsOneRank(MpiKind kind, int ranks) =>
         RankTests.RunScenario(kind, ranks, "sequence-attention", "--device");
 
     [Theory]
     [InlineData(MpiKind.OpenMpi, 1, 2)]
-    [InlineData(MpiKind.Mpich, 2, 2)]
+    [InlineData(MpiKind.Mpich, 2, 2, Traits = ["Category", "slow"])]
     public void EveryParametersGradient_OnADevice_EqualsOneRanks(MpiKind kind, int data, int sequence) =>
         RankTests.RunScenario(kind, data * sequence, "model-gradients", $"{data}", $"{sequence}", "--device");
 }

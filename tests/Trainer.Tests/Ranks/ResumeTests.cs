@@ -9,7 +9,7 @@ namespace LongNet.Trainer.Tests.Ranks;
 /// <summary>A run that is stopped and resumed equals the one that never stopped.</summary>
 public class ResumeTests
 {
-    // Dropout, so that random choices are part of the proof; a batch that makes steps slow enough to be killed between.
+    // Dropout, so that random choices are part of the proof.
     private static readonly string[] Settings =
     [
         "--set",
@@ -17,7 +17,7 @@ public class ResumeTests
         "--set",
         "model.dropout=0.1",
         "--set",
-        "training.batch_size=16",
+        "training.batch_size=4",
     ];
 
     private const string Middle = "checkpoints/step-00000010",
@@ -25,7 +25,7 @@ public class ResumeTests
 
     [Theory]
     [InlineData(MpiKind.None, 1, 1)]
-    [InlineData(MpiKind.OpenMpi, 1, 2)]
+    [InlineData(MpiKind.OpenMpi, 1, 2, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 2, 2)]
     [InlineData(MpiKind.Mpich, 2, 1)]
     public void Resume_AfterAKillOnTheSameMesh_IsBitwiseTheSame(MpiKind kind, int data, int sequence)
@@ -33,7 +33,7 @@ public class ResumeTests
         using var folder = new TemporaryFolder();
         TrainingJob.RanksAgree(kind, data, sequence, folder["straight"], Settings);
 
-        KillBetweenSteps10And20(kind, data, sequence, folder["killed"]);
+        KillInStep15(kind, data, sequence, folder["killed"]);
         ProgramResult resumed = TrainingJob.RanksAgree(
             kind,
             data,
@@ -73,8 +73,10 @@ public class ResumeTests
     [Fact]
     public void Resume_OnFewerRanks_AgreesToRounding()
     {
+        // The keys' bias has no gradient but for rounding, which AdamW scales up; in a larger batch it averages out.
+        string[] settings = [.. Settings, "--set", "training.batch_size=16"];
         using var folder = new TemporaryFolder();
-        TrainingJob.RanksAgree(MpiKind.OpenMpi, 2, 2, folder["four"], Settings);
+        TrainingJob.RanksAgree(MpiKind.OpenMpi, 2, 2, folder["four"], settings);
         foreach (var (ranks, data, sequence) in new[] { (2, 1, 2), (2, 2, 1), (1, 1, 1) })
         {
             string output = folder[$"on {data}x{sequence}"];
@@ -83,7 +85,7 @@ public class ResumeTests
                 data,
                 sequence,
                 output,
-                [.. Settings, "--resume", Path.Combine(folder["four"], Middle)]
+                [.. settings, "--resume", Path.Combine(folder["four"], Middle)]
             );
             using SafetensorsReader expected = SafetensorsReader.Open(
                 Path.Combine(folder["four"], End, "model.safetensors")
@@ -103,18 +105,23 @@ public class ResumeTests
         }
     }
 
-    private static void KillBetweenSteps10And20(MpiKind kind, int data, int sequence, string output)
+    // Rank 0 stops within the step, so that the kill cannot come too late; the checkpoint of step 10 becomes complete
+    // beside it.
+    private static void KillInStep15(MpiKind kind, int data, int sequence, string output)
     {
         using ProgramRun run = RankTests
             .Launcher(kind)
             .Start(
                 data * sequence,
                 Repository.LongNet,
-                TrainingJob.RanksAgreeArguments(data, sequence, output, Settings)
+                TrainingJob.RanksAgreeArguments(data, sequence, output, Settings),
+                environment: new Dictionary<string, string?> { ["LONGNET_FAULT"] = "hang:0:15:forward" }
             );
         var clock = Stopwatch.StartNew();
-        string latest = Path.Combine(output, "checkpoints/LATEST");
-        while (!File.Exists(latest) || LastStep() < 12)
+        while (
+            !File.Exists(Path.Combine(output, "checkpoints/LATEST"))
+            || !run.Printed.Contains("LONGNET_FAULT: hang", StringComparison.Ordinal)
+        )
         {
             Assert.False(run.HasExited, "the run ended before it could be killed");
             Assert.True(clock.Elapsed < TimeSpan.FromMinutes(2), "no checkpoint within two minutes");
@@ -123,7 +130,5 @@ public class ResumeTests
 
         run.Kill();
         Assert.False(Directory.Exists(Path.Combine(output, End)), "the run reached its end before it was killed");
-
-        int LastStep() => File.ReadAllText(Path.Combine(output, "metrics.jsonl")).Count(character => character == '\n');
     }
 }

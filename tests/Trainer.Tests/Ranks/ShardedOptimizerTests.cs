@@ -32,7 +32,7 @@ public sealed class ShardedOptimizerTests : IDisposable
     public void Dispose() => folder.Dispose();
 
     [Theory]
-    [InlineData(MpiKind.OpenMpi, 1, 2)]
+    [InlineData(MpiKind.OpenMpi, 1, 2, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 3, 1)]
     [InlineData(MpiKind.Mpich, 2, 2)]
     public void Train_Sharded_EqualsTheUnshardedRunWithTheStateDivided(MpiKind kind, int data, int sequence)

@@ -32,7 +32,7 @@ public sealed class TortureTests : IDisposable
     public void Dispose() => folder.Dispose();
 
     [Theory]
-    [InlineData(MpiKind.OpenMpi, false, 30, 3, 1)]
+    [InlineData(MpiKind.OpenMpi, false, 20, 2, 1)]
     public void Train_KilledAtRandomMoments_IsBitwiseTheRunThatWasNot(
         MpiKind kind,
         bool sharded,
