@@ -4,7 +4,7 @@
 #   scripts/test.sh --slow    only the slow proofs (trait Category=slow)
 #   scripts/test.sh --all     everything
 # Tests that measure time or memory, or whose deadlines are short, have the trait Category=machine: they run by themselves, after the
-# others. The others run in two lanes at once, as most of them wait for processes that start.
+# others. The others run in two lanes at once, as most of them wait for processes that start: those that train on ranks, and the rest.
 # Then come the twenty slowest tests with their seconds; the last line is "N passed, N failed" (", N skipped") over all test projects.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,8 +37,13 @@ run() {
 
 if [ -n "$lanes" ]; then
   together=(-trait- Category=machine -trait- Category=slow)
-  { run Core lanes "${together[@]}"; run Distributed lanes "${together[@]}"; } >"$reports/lane.log" 2>&1 &
-  run Trainer lanes "${together[@]}"
+  training=LongNet.Trainer.Tests.Ranks
+  {
+    run Core lanes "${together[@]}"
+    run Distributed lanes "${together[@]}"
+    run Trainer lanes "${together[@]}" -namespace- $training
+  } >"$reports/lane.log" 2>&1 &
+  run Trainer ranks "${together[@]}" -namespace $training
   wait
   cat "$reports/lane.log"
 fi

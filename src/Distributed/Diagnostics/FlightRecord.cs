@@ -146,8 +146,10 @@ internal sealed record FlightRecord
         try
         {
             Directory.CreateDirectory(folder);
+            // The watchdog and the thread that fails may write at the same time: each has a file of its own until it is
+            // complete.
             string path = Path.Combine(folder, FileNameOf(Rank)),
-                partial = path + ".partial";
+                partial = $"{path}.{Environment.ProcessId}-{Environment.CurrentManagedThreadId}.partial";
             File.WriteAllText(partial, ToJson());
             File.Move(partial, path, overwrite: true);
             return true;

@@ -11,7 +11,7 @@ public class ProcessGroupTests
     [InlineData(MpiKind.OpenMpi, 1)]
     [InlineData(MpiKind.OpenMpi, 2)]
     [InlineData(MpiKind.OpenMpi, 3, Traits = ["Category", "slow"])]
-    [InlineData(MpiKind.OpenMpi, 4)]
+    [InlineData(MpiKind.OpenMpi, 4, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 1)]
     [InlineData(MpiKind.Mpich, 2)]
     [InlineData(MpiKind.Mpich, 3, Traits = ["Category", "slow"])]

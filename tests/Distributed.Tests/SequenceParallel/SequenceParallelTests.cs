@@ -9,7 +9,7 @@ public class SequenceParallelTests
     [InlineData(MpiKind.None, 1)]
     [InlineData(MpiKind.OpenMpi, 2, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 3, Traits = ["Category", "slow"])]
-    [InlineData(MpiKind.OpenMpi, 4)]
+    [InlineData(MpiKind.OpenMpi, 4, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 5)]
     [InlineData(MpiKind.Mpich, 2)]
     [InlineData(MpiKind.Mpich, 4)]
@@ -22,7 +22,7 @@ public class SequenceParallelTests
     [InlineData(MpiKind.OpenMpi, 2, 1, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 1, 4)]
     [InlineData(MpiKind.OpenMpi, 2, 2, Traits = ["Category", "slow"])]
-    [InlineData(MpiKind.OpenMpi, 4, 1)]
+    [InlineData(MpiKind.OpenMpi, 4, 1, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 1, 2)]
     [InlineData(MpiKind.Mpich, 2, 2)]
     public void EveryParametersGradient_OnAnyMesh_EqualsOneRanks(MpiKind kind, int data, int sequence) =>

@@ -17,11 +17,11 @@ namespace LongNet.RankWorker.Scenarios;
 /// </summary>
 internal static class GarbageCollection
 {
-    private const int WarmupSteps = 100,
-        Steps = 300,
-        StepsPerEvaluation = 50;
+    private const int WarmupSteps = 50,
+        Steps = 120,
+        StepsPerEvaluation = 40;
 
-    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 50 MiB. Memory
+    // A tensor of activations, [4, 256, 64] of float32, has 256 KiB: one that leaks per step would add 17 MiB. Memory
     // that allocators keep or release between steps changes the number by less than this.
     private const long LargestGrowth = 12 << 20;
 
