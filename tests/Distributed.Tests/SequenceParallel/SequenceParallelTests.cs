@@ -23,7 +23,7 @@ public class SequenceParallelTests
     [InlineData(MpiKind.OpenMpi, 1, 4)]
     [InlineData(MpiKind.OpenMpi, 2, 2, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 4, 1, Traits = ["Category", "slow"])]
-    [InlineData(MpiKind.Mpich, 1, 2)]
+    [InlineData(MpiKind.Mpich, 1, 2, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 2, 2)]
     public void EveryParametersGradient_OnAnyMesh_EqualsOneRanks(MpiKind kind, int data, int sequence) =>
         RankTests.RunScenario(kind, data * sequence, "model-gradients", $"{data}", $"{sequence}");

@@ -102,7 +102,7 @@ public sealed class LossScalingTests : IDisposable
 
     [Theory]
     [InlineData(MpiKind.None, 1, 1, false)]
-    [InlineData(MpiKind.OpenMpi, 2, 1, false)]
+    [InlineData(MpiKind.OpenMpi, 2, 1, false, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.OpenMpi, 2, 1, true)]
     [InlineData(MpiKind.Mpich, 1, 2, false)]
     public void Train_WithAScaleThatOverflows_SkipsOnAllRanksUntilItFits(

@@ -33,7 +33,7 @@ public sealed class ShardedOptimizerTests : IDisposable
 
     [Theory]
     [InlineData(MpiKind.OpenMpi, 1, 2, Traits = ["Category", "slow"])]
-    [InlineData(MpiKind.OpenMpi, 3, 1)]
+    [InlineData(MpiKind.OpenMpi, 3, 1, Traits = ["Category", "slow"])]
     [InlineData(MpiKind.Mpich, 2, 2)]
     public void Train_Sharded_EqualsTheUnshardedRunWithTheStateDivided(MpiKind kind, int data, int sequence)
     {
