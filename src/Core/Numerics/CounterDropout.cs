@@ -55,7 +55,7 @@ internal static class CounterDropout
             return nn.functional.dropout(input, probability, training: true);
         MaskParameters parameters = MaskParameters.Of(probability, context, site);
         if (KernelModule.For(input) is { } kernels)
-            return FusedDropout.Apply(kernels, input, probability, parameters.Sequences, context.Shard);
+            return FusedDropout.Apply(kernels, input, parameters);
         using var scope = NewDisposeScope();
         Tensor mask =
             input.device_type == TorchSharp.DeviceType.CPU
@@ -76,15 +76,13 @@ internal static class CounterDropout
         float Scale
     )
     {
-        public static MaskParameters Of(double probability, DropoutContext context, string site)
-        {
-            return new MaskParameters(
+        public static MaskParameters Of(double probability, DropoutContext context, string site) =>
+            new(
                 context.SequenceStreams(site),
                 context.Shard,
                 (uint)Math.Min(probability * 4294967296.0, uint.MaxValue),
                 (float)(1 / (1 - probability))
             );
-        }
     }
 
     /// <summary>The factors themselves: 0 or 1 / (1 − p), float32 on the CPU. Owned by the caller.</summary>
@@ -96,14 +94,7 @@ internal static class CounterDropout
     {
         ArgumentNullException.ThrowIfNull(shape);
         ArgumentNullException.ThrowIfNull(context);
-        if (shape.Length != 3 || shape[0] != context.Sequences.Count || shape[1] != context.Shard.Length)
-        {
-            throw new ArgumentException(
-                $"Dropout takes [batch, length, channels] with a batch of {context.Sequences.Count} and a length of "
-                    + $"{context.Shard.Length}, not [{string.Join(", ", shape)}]."
-            );
-        }
-
+        CheckShape(shape, context.Sequences.Count, context.Shard);
         long length = shape[1];
         int channels = checked((int)shape[2]);
         MaskParameters parameters = MaskParameters.Of(probability, context, site);
@@ -122,6 +113,18 @@ internal static class CounterDropout
         );
         GC.KeepAlive(mask);
         return mask;
+    }
+
+    /// <summary>Refuses a shape that is not that of the tokens whose mask is asked for.</summary>
+    internal static void CheckShape(long[] shape, int sequences, SequenceShard shard)
+    {
+        if (shape.Length != 3 || shape[0] != sequences || shape[1] != shard.Length)
+        {
+            throw new ArgumentException(
+                $"Dropout takes [batch, length, channels] with a batch of {sequences} and a length of {shard.Length}, "
+                    + $"not [{string.Join(", ", shape)}]."
+            );
+        }
     }
 
     private static unsafe void FillRow(

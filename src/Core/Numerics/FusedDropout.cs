@@ -19,27 +19,12 @@ internal sealed class FusedDropout : autograd.SingleTensorFunction<FusedDropout>
     /// <summary>Zeroes each element with the given probability and scales the rest. Differentiable.</summary>
     /// <param name="kernels">Those of the device.</param>
     /// <param name="input">[sequences, length, channels]. Not disposed.</param>
-    /// <param name="probability">0 ≤ p &lt; 1.</param>
-    /// <param name="sequences">The stream of each sequence.</param>
-    /// <param name="shard">The positions of the tokens of each.</param>
+    /// <param name="mask">Of as many sequences and tokens.</param>
     /// <returns>Shaped and typed like the input. Owned by the caller.</returns>
-    public static Tensor Apply(
-        KernelModule kernels,
-        Tensor input,
-        double probability,
-        IReadOnlyList<RandomStream> sequences,
-        SequenceShard shard
-    )
+    public static Tensor Apply(KernelModule kernels, Tensor input, CounterDropout.MaskParameters mask)
     {
-        if (input.dim() != 3 || input.shape[0] != sequences.Count || input.shape[1] != shard.Length)
-        {
-            throw new ArgumentException(
-                $"Dropout takes [batch, length, channels] with a batch of {sequences.Count} and a length of "
-                    + $"{shard.Length}, not [{string.Join(", ", input.shape)}]."
-            );
-        }
-
-        var drop = new Drop(kernels, probability, [.. sequences.Select(stream => stream.Key)], shard);
+        CounterDropout.CheckShape(input.shape, mask.Sequences.Count, mask.Shard);
+        var drop = new Drop(kernels, mask, [.. mask.Sequences.Select(stream => stream.Key)]);
         if (!input.requires_grad || !is_grad_enabled())
             return drop.Launch(input);
         using var scope = NewDisposeScope();
@@ -61,7 +46,7 @@ internal sealed class FusedDropout : autograd.SingleTensorFunction<FusedDropout>
             return [((Drop)ctx.get_data(DropKey)).Launch(grad_output), null!];
         });
 
-    private sealed record Drop(KernelModule Kernels, double Probability, ulong[] Keys, SequenceShard Shard)
+    private sealed record Drop(KernelModule Kernels, CounterDropout.MaskParameters Mask, ulong[] Keys)
     {
         // A launch for each range of positions and for as many sequences as the parameters hold keys of.
         public Tensor Launch(Tensor input)
@@ -73,7 +58,7 @@ internal sealed class FusedDropout : autograd.SingleTensorFunction<FusedDropout>
             {
                 ReadOnlySpan<ulong> keys = Keys.AsSpan(first, Math.Min(KeyTable.Length, Keys.Length - first));
                 long row = 0;
-                foreach (PositionRange range in Shard.Ranges)
+                foreach (PositionRange range in Mask.Shard.Ranges)
                 {
                     Launch(dense.narrow(0, first, keys.Length), result.narrow(0, first, keys.Length), keys, range, row);
                     row += range.Length;
@@ -91,7 +76,6 @@ internal sealed class FusedDropout : autograd.SingleTensorFunction<FusedDropout>
                 threads = keys.Length * range.Length * groups;
             if (threads == 0)
                 return;
-            // Threshold and factor as CounterDropout.Mask has them.
             var parameters = new DropoutParameters
             {
                 Input = Kernels.AddressOf(input),
@@ -103,8 +87,8 @@ internal sealed class FusedDropout : autograd.SingleTensorFunction<FusedDropout>
                 Channels = (int)channels,
                 Rows = new KernelDivisor(range.Length),
                 Groups = new KernelDivisor(groups),
-                Threshold = (uint)Math.Min(Probability * 4294967296.0, uint.MaxValue),
-                Kept = (float)(1 / (1 - Probability)),
+                Threshold = Mask.Threshold,
+                Kept = Mask.Scale,
             };
             keys.CopyTo(parameters.Keys);
             bool aligned =

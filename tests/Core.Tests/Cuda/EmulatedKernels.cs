@@ -53,9 +53,9 @@ internal sealed unsafe class EmulatedKernels : KernelModule
 
     private static readonly Lazy<(EmulatedKernels? Kernels, string? Problem)> Compiled = new(Compile);
 
-    private readonly nint library;
+    private readonly nint handle;
 
-    private EmulatedKernels(nint library) => this.library = library;
+    private EmulatedKernels(nint handle) => this.handle = handle;
 
     /// <summary>The kernels; skips the test where there is no compiler.</summary>
     public static EmulatedKernels Get()
@@ -70,7 +70,7 @@ internal sealed unsafe class EmulatedKernels : KernelModule
 
     protected override void Launch(string kernel, uint blocks, void* parameters)
     {
-        var run = (delegate* unmanaged<void*, uint, void>)NativeLibrary.GetExport(library, kernel);
+        var run = (delegate* unmanaged<void*, uint, void>)NativeLibrary.GetExport(handle, kernel);
         run(parameters, blocks);
     }
 

@@ -136,7 +136,7 @@ internal static class KernelChecks
         Tensor input = Random().requires_grad_(),
             cotangent = Random();
         Tensor mask = CounterDropout.Mask(shape, 0.3, context, "site").to(type).to(device);
-        Tensor output = FusedDropout.Apply(kernels, input, 0.3, context.SequenceStreams("site"), shard);
+        Tensor output = FusedDropout.Apply(kernels, input, CounterDropout.MaskParameters.Of(0.3, context, "site"));
         output.backward([cotangent]);
         BackwardPass.ThrowIfFailed();
         Assert.True(Same(output, input.mul(mask)), $"dropout of {type}, {channels} channels");
